@@ -1,0 +1,521 @@
+//! Granting GPUs to a container on this node, and giving them back: observe, decide, note, commit.
+//! The wrapper does it at every start of a container, the engine before a change that needs more.
+//!
+//! Order matters, and is the same everywhere: the node's note is written before the commit, so that
+//! what the ledger may have promised the node knows of; it is removed after the holder was seen gone.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::config::{AllPolicy, Config};
+use crate::ledger::{At, Batch, Change, Leases, Ledger, LedgerError};
+use crate::model::{
+    Binding, BootId, ContainerId, ContainerName, Evidence, GpuRequest, Holder, Inventory, Lease,
+    LeaseState, Operation, Process, SCHEMA, Timestamp, Token, Unit,
+};
+use crate::node::{busy, docker, files, lock, notes, process};
+use crate::rules::allocate::{Judged, Shortage, Supply, Want, allocate};
+use crate::rules::liveness::{Facts, Life, Seen, judge};
+use crate::rules::words::{Refusal, refusal};
+use crate::store::{Outcome, StoreError};
+
+/// Longest inventory, in bytes.
+const LONGEST_INVENTORY: u64 = 4 << 20;
+
+/// Why a grant was not made.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum GrantError {
+    /// The ledger's word.
+    #[error("{0}")]
+    Ledger(#[from] LedgerError),
+    /// There are not the GPUs that were asked for.
+    #[error("{}", .0.headline)]
+    Refused(Refusal),
+    /// The node's own files: which, and what is the matter.
+    #[error("{what} cannot be used: {why}")]
+    Node {
+        /// Which.
+        what: &'static str,
+        /// What is the matter, in plain words.
+        why: &'static str,
+    },
+    /// Others were quicker, again and again, until the time was up.
+    #[error("GPUs are being claimed by others, and the time for this claim is up")]
+    Contended,
+}
+
+fn node_error(what: &'static str) -> impl Fn(std::io::Error) -> GrantError {
+    move |e| GrantError::Node { what, why: crate::config::plain_io_error(&e) }
+}
+
+/// The node as grants see it.
+#[derive(Debug)]
+pub struct NodeView<'a> {
+    /// The settings.
+    pub config: &'a Config,
+    /// This boot.
+    pub boot_id: BootId,
+}
+
+impl<'a> NodeView<'a> {
+    /// Looks at the node.
+    ///
+    /// # Errors
+    /// When the boot id cannot be read.
+    pub fn new(config: &'a Config) -> Result<Self, GrantError> {
+        let boot_id = process::boot_id(&config.paths.boot_id).map_err(node_error("the boot id"))?;
+        Ok(Self { config, boot_id })
+    }
+
+    /// The node's GPUs, less those that the driver no longer shows.
+    ///
+    /// # Errors
+    /// When there is no inventory or it cannot be read.
+    pub fn inventory(&self) -> Result<Inventory, GrantError> {
+        let what = "the inventory of GPUs";
+        let mut inventory: Inventory =
+            files::read_json(&self.config.paths.inventory(), LONGEST_INVENTORY)
+                .map_err(node_error(what))?
+                .ok_or(GrantError::Node {
+                    what,
+                    why: "it is not there: run docker gpuctl doctor --fix",
+                })?;
+        let present = present_gpus(&self.config.gpu.proc);
+        for gpu in &mut inventory.gpus {
+            if !present.contains(&gpu.pci.to_ascii_lowercase()) {
+                gpu.health = crate::model::Health::Bad("the driver does not show it".into());
+            }
+        }
+        Ok(inventory)
+    }
+
+    /// What tells that this process claims.
+    ///
+    /// # Errors
+    /// When /proc is not readable.
+    pub fn claimer(&self) -> Result<Evidence, GrantError> {
+        Ok(Evidence {
+            boot_id: self.boot_id.clone(),
+            claimer: process::own().map_err(node_error("/proc"))?,
+            init: None,
+            cgroup: None,
+            ended: None,
+        })
+    }
+
+    fn process_seen(&self, evidence: &Evidence) -> (bool, Seen, Option<Seen>, Option<Seen>) {
+        let same_boot = evidence.boot_id == self.boot_id;
+        (
+            same_boot,
+            process::seen(evidence.claimer),
+            evidence.init.map(process::seen),
+            evidence.cgroup.as_deref().map(|c| process::cgroup_seen(Path::new(c))),
+        )
+    }
+
+    /// Whether the holder of a lease lives. `changing` are the names of containers with an open
+    /// change.
+    pub fn judge(&self, lease: &Lease, changing: &[ContainerName], now: Timestamp) -> Life {
+        let (same_boot, claimer, init, cgroup) = self.process_seen(&lease.evidence);
+        let facts = Facts {
+            same_boot,
+            claimer,
+            init,
+            cgroup,
+            files: docker::facts(&self.config.docker.root, &lease.holder.container),
+            change_open: lease.holder.name.as_ref().is_some_and(|name| changing.contains(name)),
+            now,
+        };
+        judge(lease, &facts)
+    }
+
+    /// Grants of this boot whose processes may still live.
+    ///
+    /// # Errors
+    /// When a note cannot be read: then it is not known what is granted.
+    pub fn living_grants(&self) -> Result<Vec<notes::Grant>, GrantError> {
+        let grants = notes::grants(&self.config.paths).map_err(node_error("a note of a grant"))?;
+        Ok(grants
+            .into_iter()
+            .filter(|grant| {
+                let (same_boot, claimer, init, cgroup) = self.process_seen(&grant.evidence);
+                let gone = |seen: Option<Seen>| seen.is_none_or(|s| s == Seen::Gone);
+                let dead =
+                    if grant.active { gone(init) && gone(cgroup) } else { claimer == Seen::Gone };
+                same_boot && !dead
+            })
+            .collect())
+    }
+}
+
+/// PCI addresses, in lower case, of the GPUs that the driver shows.
+fn present_gpus(proc: &Path) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(proc.join("gpus")) else { return Vec::new() };
+    entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .map(|name| {
+            // /proc has a domain of four digits, NVML one of eight.
+            let name = name.to_ascii_lowercase();
+            if name.find(':') == Some(4) { format!("0000{name}") } else { name }
+        })
+        .collect()
+}
+
+/// What is claimed, by whom.
+#[derive(Debug, Clone)]
+pub struct Claim<'a> {
+    /// For whom.
+    pub holder: &'a Holder,
+    /// What.
+    pub request: &'a GpuRequest,
+    /// Taken first.
+    pub prefer: &'a [Unit],
+    /// The claim's token.
+    pub token: &'a Token,
+    /// The binding to write in the same commit, and the revision at which it was seen. Its `last`
+    /// and `token` are set to what is granted.
+    pub binding: Option<(Binding, Option<crate::store::Revision>)>,
+    /// What `all` means.
+    pub all: AllPolicy,
+    /// Whether units that this container holds and that are not granted again are freed in the
+    /// same commit, where its old process is seen gone.
+    pub free_rest: bool,
+    /// The change of which this claim is a part, if any: it may act on its own container.
+    pub operation: Option<&'a Token>,
+}
+
+/// What was granted.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Granted {
+    /// The units, in nvidia-smi order, or in the order named.
+    pub units: Vec<Unit>,
+    /// The inventory from which they were granted.
+    pub inventory: Inventory,
+    /// The binding as committed.
+    pub binding: Option<Binding>,
+}
+
+/// The state of the node, seen at once.
+#[derive(Debug)]
+pub struct Observed {
+    /// The GPUs.
+    pub inventory: Inventory,
+    /// The leases with their revisions.
+    pub leases: Leases,
+    /// The leases judged.
+    pub judged: BTreeMap<Unit, Judged>,
+    /// Open changes.
+    pub operations: Vec<At<Operation>>,
+    /// In use without the ledger's knowledge.
+    pub busy: BTreeMap<Unit, String>,
+}
+
+/// Looks at ledger and node. `container` is for whom: its own grants are no obstacle.
+///
+/// # Errors
+/// The ledger's or the node's.
+pub fn observe(
+    ledger: &Ledger,
+    view: &NodeView<'_>,
+    container: Option<&ContainerId>,
+) -> Result<Observed, GrantError> {
+    let inventory = view.inventory()?;
+    let leases = ledger.leases()?;
+    let operations: Vec<At<Operation>> = ledger.list(&ledger.keys().operations())?;
+    let changing: Vec<ContainerName> = operations.iter().map(|o| o.record.name.clone()).collect();
+    let now = Timestamp::now();
+    let judged = leases
+        .iter()
+        .map(|(unit, at)| {
+            let life = view.judge(&at.record, &changing, now);
+            (unit.clone(), Judged { lease: at.record.clone(), life })
+        })
+        .collect();
+    let busy = node_busy(view, &inventory, &judged, container)?;
+    Ok(Observed { inventory, leases, judged, operations, busy })
+}
+
+/// GPUs that are not free whatever the ledger says. Only those are looked at that it calls free.
+fn node_busy(
+    view: &NodeView<'_>,
+    inventory: &Inventory,
+    judged: &BTreeMap<Unit, Judged>,
+    container: Option<&ContainerId>,
+) -> Result<BTreeMap<Unit, String>, GrantError> {
+    let held = |unit: &Unit| judged.get(unit).is_some_and(|j| j.life != Life::Gone);
+    let mut found = BTreeMap::new();
+    for grant in view.living_grants()? {
+        if container == Some(&grant.holder.container) {
+            continue;
+        }
+        for unit in &grant.units {
+            if !judged.get(unit).is_some_and(|j| j.lease.holder.container == grant.holder.container)
+            {
+                found.insert(
+                    unit.clone(),
+                    format!("granted to {} in this boot", grant.holder.shown()),
+                );
+            }
+        }
+    }
+    let free: Vec<(u32, &Unit)> =
+        inventory.gpus.iter().filter(|g| !held(&g.unit)).map(|g| (g.minor, &g.unit)).collect();
+    let minors: Vec<u32> = free.iter().map(|(minor, _)| *minor).collect();
+    let openers = busy::openers(&minors, &view.config.gpu.watchers).map_err(node_error("/proc"))?;
+    for (minor, unit) in &free {
+        if let Some((pid, name)) = openers.get(minor).and_then(|list| list.first()) {
+            found.entry((*unit).clone()).or_insert_with(|| format!("process {pid} ({name})"));
+        }
+    }
+    if let Some(watch) = busy::fresh_watch(&view.config.paths.watch(), Timestamp::now()) {
+        for (unit, strangers) in &watch.strangers {
+            let alive = strangers.iter().find(|(pid, _)| {
+                i32::try_from(*pid).is_ok_and(|pid| !matches!(process::find(pid), Ok(None)))
+            });
+            if let Some((pid, name)) = alive.filter(|_| !held(unit)) {
+                found.entry(unit.clone()).or_insert_with(|| format!("process {pid} ({name})"));
+            }
+        }
+        for (unit, why) in &watch.unhealthy {
+            found.entry(unit.clone()).or_insert_with(|| why.clone());
+        }
+    }
+    Ok(found)
+}
+
+/// A shortage as this node says it.
+pub fn shortage_refusal(shortage: &Shortage, request: &GpuRequest, ledger: &Ledger) -> Refusal {
+    refusal(shortage, request, ledger.node(), &shown_time)
+}
+
+/// A time as people here read it: the hour where it is of the last day, else the date too.
+pub fn shown_time(at: Timestamp) -> String {
+    let zone = jiff::tz::TimeZone::system();
+    let Ok(time) = jiff::Timestamp::from_millisecond(at.millis()) else { return at.to_string() };
+    let time = time.to_zoned(zone);
+    let recent = Timestamp::now().millis_since(at) < 20 * 3600 * 1000;
+    time.strftime(if recent { "%H:%M" } else { "%a %Y-%m-%d %H:%M" }).to_string()
+}
+
+/// Claims what is asked for, or nothing: one commit over every unit of the request and the binding.
+/// Tried again while others are quicker, until `limit` has passed.
+///
+/// # Errors
+/// [`GrantError`]; then nothing is claimed, unless the ledger's answer was lost: then the note
+/// stays, and the claim ends with this process.
+pub fn claim(
+    ledger: &Ledger,
+    view: &NodeView<'_>,
+    claim: &Claim<'_>,
+    limit: Duration,
+) -> Result<Granted, GrantError> {
+    let deadline = Instant::now() + limit;
+    let id = &claim.holder.container;
+    loop {
+        let locked = lock::take(&view.config.paths.run, "grant.lock", limit)
+            .map_err(node_error("the lock for grants"))?
+            .ok_or(GrantError::Contended)?;
+        let seen = observe(ledger, view, Some(id))?;
+        let supply = Supply { inventory: &seen.inventory, leases: &seen.judged, busy: &seen.busy };
+        let want = Want {
+            request: claim.request,
+            container: Some(id),
+            prefer: claim.prefer,
+            all: claim.all,
+        };
+        let units = allocate(&supply, &want)
+            .map_err(|s| GrantError::Refused(shortage_refusal(&s, claim.request, ledger)))?;
+        let (batch, binding, leases) = plan_commit(ledger, view, claim, &seen, &units)?;
+        let before = notes::read_grant(&view.config.paths, id).ok().flatten();
+        if let Some(first) = leases.first() {
+            let grant = notes::Grant {
+                holder: claim.holder.clone(),
+                units: units.clone(),
+                minors: units
+                    .iter()
+                    .filter_map(|u| seen.inventory.by_unit(u).map(|g| g.minor))
+                    .collect(),
+                token: claim.token.clone(),
+                since: first.since,
+                evidence: first.evidence.clone(),
+                active: false,
+            };
+            // A change claims while the old process still runs: its note stays the living one's.
+            if claim.operation.is_none() || before.is_none() {
+                notes::write_grant(&view.config.paths, &grant)
+                    .map_err(node_error("the note of a grant"))?;
+            }
+        }
+        drop(locked);
+        let token = claim.token;
+        let proof = |ledger: &Ledger| -> Result<bool, LedgerError> {
+            if units.is_empty() {
+                let binding = ledger.binding(id)?;
+                return Ok(binding.is_some_and(|b| b.record.token == *token));
+            }
+            let now = ledger.leases()?;
+            Ok(units.iter().all(|u| now.get(u).is_some_and(|l| l.record.token == *token)))
+        };
+        match ledger.commit_proved(&batch, proof) {
+            Ok(Outcome::Done(_)) => {
+                return Ok(Granted { units, inventory: seen.inventory, binding });
+            }
+            Ok(Outcome::Conflict) => {
+                restore_note(view, id, before);
+                if Instant::now() >= deadline {
+                    return Err(GrantError::Contended);
+                }
+            }
+            // It may be written: the note must stay as long as this process lives.
+            Err(e @ LedgerError::Store(StoreError::Unknown(_))) => return Err(e.into()),
+            Err(e) => {
+                restore_note(view, id, before);
+                return Err(e.into());
+            }
+        }
+    }
+}
+
+fn restore_note(view: &NodeView<'_>, id: &ContainerId, before: Option<notes::Grant>) {
+    let _ = match before {
+        Some(grant) => notes::write_grant(&view.config.paths, &grant),
+        None => notes::remove_grant(&view.config.paths, id),
+    };
+}
+
+/// The commit that makes the grant.
+fn plan_commit(
+    ledger: &Ledger,
+    view: &NodeView<'_>,
+    claim: &Claim<'_>,
+    seen: &Observed,
+    units: &[Unit],
+) -> Result<(Batch, Option<Binding>, Vec<Lease>), GrantError> {
+    let keys = ledger.keys();
+    let mut batch = Batch::new();
+    let mut leases = Vec::new();
+    let evidence = view.claimer()?;
+    let now = Timestamp::now();
+    for unit in units {
+        let old = seen.leases.get(unit);
+        let own = old.filter(|l| l.record.holder.container == claim.holder.container);
+        // A change claims while the old process runs: what that one holds stays under its evidence.
+        let running = own.filter(|l| {
+            claim.operation.is_some() && view.judge(&l.record, &[], now) == Life::Alive
+        });
+        let lease = Lease {
+            schema: SCHEMA,
+            unit: unit.clone(),
+            holder: claim.holder.clone(),
+            since: own.map_or(now, |l| l.record.since),
+            token: claim.token.clone(),
+            state: running.map_or(LeaseState::Claimed, |l| l.record.state),
+            evidence: running.map_or_else(|| evidence.clone(), |l| l.record.evidence.clone()),
+        };
+        let key = keys.lease(unit);
+        batch.unchanged(key.clone(), old.map(|l| l.revision)).put(key, &lease);
+        leases.push(lease);
+    }
+    if claim.free_rest {
+        for (unit, lease) in &seen.leases {
+            let mine = lease.record.holder.container == claim.holder.container;
+            if !mine || units.contains(unit) {
+                continue;
+            }
+            // Its change is open; what counts here is whether the old process is gone.
+            let life = view.judge(&lease.record, &[], now);
+            if matches!(life, Life::Gone | Life::Reserved) {
+                let key = keys.lease(unit);
+                batch.at(key.clone(), lease.revision).delete(key);
+            }
+        }
+    }
+    let binding = claim.binding.as_ref().map(|(binding, revision)| {
+        let mut binding = binding.clone();
+        binding.token = claim.token.clone();
+        if !units.is_empty() {
+            binding.last = units.to_vec();
+        }
+        let key = keys.binding(&binding.container);
+        batch.unchanged(key.clone(), *revision).put(key, &binding);
+        binding
+    });
+    Ok((batch, binding, leases))
+}
+
+/// Activates the leases of a container under a token: one commit that writes down its init.
+/// The units so activated.
+///
+/// # Errors
+/// The ledger's.
+pub fn activate(
+    ledger: &Ledger,
+    id: &ContainerId,
+    token: &Token,
+    init: Process,
+    cgroup: Option<String>,
+) -> Result<Vec<Unit>, LedgerError> {
+    ledger.change_leases(id, Some(token), |lease| {
+        let mut new = lease.clone();
+        new.state = LeaseState::Active;
+        new.evidence.init = Some(init);
+        new.evidence.cgroup.clone_from(&cgroup);
+        new.evidence.ended = None;
+        if new == *lease { Change::Keep } else { Change::Put(Box::new(new)) }
+    })
+}
+
+/// What became of the leases of a container that ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// They are free.
+    Released,
+    /// They wait for it.
+    Reserved,
+    /// Left as they were: a change is open, or the holder was not seen gone.
+    Left,
+}
+
+/// Ends the claim of a container that stands under `token` (any for `None`): frees its leases, or
+/// keeps them reserved where Docker will start it again. Poststop, the wrapper after `delete`, and
+/// reconciliation call it; calling it twice does nothing the second time.
+///
+/// # Errors
+/// The ledger's.
+pub fn end(
+    ledger: &Ledger,
+    view: &NodeView<'_>,
+    id: &ContainerId,
+    token: Option<&Token>,
+) -> Result<Ended, GrantError> {
+    let operations: Vec<At<Operation>> = ledger.list(&ledger.keys().operations())?;
+    let changing: Vec<ContainerName> = operations.iter().map(|o| o.record.name.clone()).collect();
+    let now = Timestamp::now();
+    let outcome = std::cell::Cell::new(Ended::Released);
+    ledger.change_leases(id, token, |lease| {
+        let mut ended = lease.clone();
+        ended.evidence.ended = Some(lease.evidence.ended.unwrap_or(now));
+        match view.judge(&ended, &changing, now) {
+            Life::Gone => Change::Delete,
+            Life::Reserved => {
+                outcome.set(Ended::Reserved);
+                ended.state = LeaseState::Reserved;
+                if ended == *lease { Change::Keep } else { Change::Put(Box::new(ended)) }
+            }
+            Life::Alive | Life::Changing | Life::Unknown => {
+                outcome.set(Ended::Left);
+                Change::Keep
+            }
+        }
+    })?;
+    if outcome.get() != Ended::Left {
+        // Only the note of this very claim: a later start may have written its own.
+        let noted = notes::read_grant(&view.config.paths, id).ok().flatten();
+        if noted.is_some_and(|grant| token.is_none_or(|token| grant.token == *token)) {
+            let _ = notes::remove_grant(&view.config.paths, id);
+        }
+    }
+    Ok(outcome.get())
+}

@@ -1,0 +1,19 @@
+//! The words of the field as types. A value that exists is valid: every constructor checks, and so
+//! does deserialisation.
+
+mod id;
+mod inventory;
+mod record;
+mod request;
+mod time;
+
+pub use id::{
+    BootId, ContainerId, ContainerName, DockerName, Invalid, NodeName, Token, Unit, Version,
+};
+pub use inventory::{Gpu, Health, Inventory, MigDevice};
+pub use record::{
+    Binding, ContainerRecord, Evidence, Holder, Lease, LeaseState, NodeRecord, Operation,
+    OperationKind, Process, SCHEMA, VersionRecord,
+};
+pub use request::{GpuRef, GpuRequest};
+pub use time::Timestamp;

@@ -1,0 +1,10 @@
+//! What the node itself shows: its boot, its processes and cgroups, who has GPUs open, what Docker
+//! writes down of a container, and our own notes of this boot. Everything here reads the system;
+//! nothing here decides.
+
+pub mod busy;
+pub mod docker;
+pub mod files;
+pub mod lock;
+pub mod notes;
+pub mod process;

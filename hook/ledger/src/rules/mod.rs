@@ -1,0 +1,8 @@
+//! Pure decisions over the model: no I/O, no clock, no environment. What a rule needs it is given.
+
+pub mod allocate;
+pub mod liveness;
+pub mod words;
+
+#[cfg(test)]
+mod proptests;

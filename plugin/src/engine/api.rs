@@ -1,0 +1,408 @@
+//! Operations and what comes of them, as plain data: the same behind a terminal, the service's
+//! socket and, later, HTTP. Nothing here acts.
+
+use gpuctl_ledger::model::{
+    ContainerId, ContainerName, DockerName, GpuRequest, Timestamp, Unit, Version,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// What a user asks the engine to do.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "snake_case")]
+pub enum Request {
+    /// run and create.
+    Create(CreateRequest),
+    /// start of stopped containers.
+    Start {
+        /// Names as the user wrote them: `foo` or `foo-N`.
+        names: Vec<String>,
+    },
+    /// stop: GPUs are given back.
+    Stop {
+        /// As for start.
+        names: Vec<String>,
+        /// Grace in seconds before the kill; Docker's own when absent.
+        timeout: Option<i32>,
+    },
+    /// restart: the same number of GPUs, those held now first.
+    Restart {
+        /// As for start.
+        names: Vec<String>,
+        /// As for stop.
+        timeout: Option<i32>,
+    },
+    /// rm.
+    Remove {
+        /// As for start.
+        names: Vec<String>,
+        /// Also a running one.
+        force: bool,
+        /// Its anonymous volumes too.
+        volumes: bool,
+        /// Its history too.
+        history: bool,
+    },
+    /// scale.
+    Scale {
+        /// As for start.
+        name: String,
+        /// The new set or number.
+        gpus: GpuRequest,
+        /// As for stop.
+        timeout: Option<i32>,
+        /// Only tell what would be done.
+        dry_run: bool,
+    },
+    /// ps.
+    Ps {
+        /// Stopped ones too.
+        all: bool,
+    },
+    /// gpus.
+    Gpus,
+    /// inspect: record, leases and Docker's own inspect of each.
+    Inspect {
+        /// As for start.
+        names: Vec<String>,
+    },
+    /// history.
+    History {
+        /// The container's name.
+        name: String,
+    },
+    /// The name in Docker, for exec and logs, which the Docker CLI does itself.
+    Resolve {
+        /// As for start.
+        name: String,
+    },
+    /// doctor.
+    Doctor {
+        /// Mend what can be mended safely.
+        fix: bool,
+    },
+    /// version: of the service.
+    Version,
+}
+
+/// run and create.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CreateRequest {
+    /// The name given; one is made up where there is none.
+    pub name: Option<ContainerName>,
+    /// What it is to get.
+    pub gpus: GpuRequest,
+    /// Whether, and how, it is started.
+    pub start: StartMode,
+    /// `--rm` was given.
+    pub auto_remove: bool,
+    /// Build from the record of this container and version instead of from flags.
+    pub from: Option<(ContainerName, Option<Version>)>,
+}
+
+/// Whether and how a new container is started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StartMode {
+    /// Not at all: create.
+    No,
+    /// By the engine: `run -d`.
+    Detached,
+    /// By the client's `docker start --attach`, so that no output is lost: `run`.
+    Attached,
+}
+
+/// What the engine asks of its client to have created with `docker create`, which parses every flag
+/// of run, pulls, and resolves the client's own paths and credentials.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CreateAsk {
+    /// `--name`.
+    pub docker_name: DockerName,
+    /// `--runtime`.
+    pub runtime: String,
+    /// `--hostname` and network alias, unless the user gives a hostname.
+    pub name: ContainerName,
+    /// `--label`s as key and value; the operation's token is among them, so that a container whose
+    /// creation outlived the operation is found.
+    pub labels: Vec<(String, String)>,
+}
+
+/// Something the engine tells while it works.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// For stderr: what happens now, or what must be known ("processes restart").
+    Note {
+        /// One line.
+        text: String,
+    },
+    /// Something is not as it should be, and the operation goes on.
+    Warning {
+        /// One line.
+        text: String,
+    },
+}
+
+/// What came of a request.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "answer", content = "data", rename_all = "snake_case")]
+pub enum Answer {
+    /// Of run and create.
+    Created {
+        /// Its id in Docker; `run -d` and `create` print it.
+        id: ContainerId,
+        /// Its name.
+        name: ContainerName,
+        /// Its name in Docker.
+        docker_name: DockerName,
+    },
+    /// Of start, stop, restart, rm: the names as the user wrote them, each on a line of stdout, and
+    /// the failures of the others.
+    Each {
+        /// Done.
+        done: Vec<String>,
+        /// Not done.
+        failed: Vec<Failure>,
+    },
+    /// Of scale.
+    Scaled {
+        /// Its name.
+        name: ContainerName,
+        /// Its name in Docker now.
+        docker_name: DockerName,
+        /// For stderr.
+        summary: String,
+    },
+    /// Of scale --dry-run: one step a line, in order.
+    Plan {
+        /// For stdout.
+        steps: Vec<String>,
+    },
+    /// Of ps.
+    Ps(Vec<PsRow>),
+    /// Of gpus.
+    Gpus(Vec<GpuRow>),
+    /// Of inspect: one object a name.
+    Inspect(Vec<Value>),
+    /// Of history, oldest first.
+    History(Vec<HistoryRow>),
+    /// Of resolve.
+    Resolved {
+        /// The current name in Docker.
+        docker_name: DockerName,
+        /// Its id.
+        id: ContainerId,
+    },
+    /// Of doctor.
+    Doctor(Vec<Check>),
+    /// Of version.
+    Version(VersionInfo),
+}
+
+/// Why a request was refused or failed; printed as `error:`, indented details, `hint:`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// What was asked and what is so, in one line without a full stop.
+    pub message: String,
+    /// Lines of a table, or the like.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub details: Vec<String>,
+    /// What to type next.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+    /// The exit code that run and exec end with where Docker has one of its own (125, 126, 127);
+    /// other commands end with 1, or 2 for wrong usage.
+    pub code: u8,
+}
+
+impl Failure {
+    /// A refusal: exit code 125 of run, 1 elsewhere.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), details: Vec::new(), hint: None, code: 125 }
+    }
+
+    /// With what to type next.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// With more lines.
+    #[must_use]
+    pub fn details(mut self, details: Vec<String>) -> Self {
+        self.details = details;
+        self
+    }
+
+    /// With another exit code.
+    #[must_use]
+    pub fn code(mut self, code: u8) -> Self {
+        self.code = code;
+        self
+    }
+}
+
+/// A row of ps.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PsRow {
+    /// Managed name.
+    pub name: ContainerName,
+    /// Its version.
+    pub version: Version,
+    /// Its id in Docker; absent once removed.
+    pub id: Option<ContainerId>,
+    /// Its image, as Docker shows it.
+    pub image: String,
+    /// What it is to get when it starts.
+    pub gpus: GpuRequest,
+    /// Indexes of the GPUs it holds now.
+    pub held: Vec<u32>,
+    /// Who owns it.
+    pub owner: Option<String>,
+    /// When this version came to be.
+    pub since: Option<Timestamp>,
+    /// As in docker ps: `Up 5 minutes`.
+    pub status: String,
+    /// As in docker ps.
+    pub ports: String,
+    /// Whether it runs.
+    pub running: bool,
+}
+
+/// A row of gpus.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GpuRow {
+    /// As in nvidia-smi.
+    pub index: u32,
+    /// Its UUID.
+    pub uuid: Unit,
+    /// Its model.
+    pub model: String,
+    /// Bytes.
+    pub memory_total: u64,
+    /// Bytes; absent where the driver does not say.
+    pub memory_used: Option<u64>,
+    /// Percent.
+    pub utilisation: Option<u32>,
+    /// The container that holds it, by its name in Docker.
+    pub holder: Option<String>,
+    /// Who owns that.
+    pub owner: Option<String>,
+    /// Since when it is held.
+    pub since: Option<Timestamp>,
+    /// `claimed`, `active`, `reserved` of a lease.
+    pub state: Option<String>,
+    /// Pids that the driver shows on it.
+    pub processes: Vec<u32>,
+    /// `ok`, or why it is not granted.
+    pub health: String,
+}
+
+/// A row of history.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HistoryRow {
+    /// The version.
+    pub version: Version,
+    /// Whether it is the current one.
+    pub current: bool,
+    /// When it came to be.
+    pub at: Timestamp,
+    /// Who asked for it.
+    pub by: Option<String>,
+    /// What changed.
+    pub why: String,
+    /// Its GPUs.
+    pub gpus: GpuRequest,
+    /// Its image.
+    pub image: String,
+}
+
+/// One check of doctor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Check {
+    /// What was looked at.
+    pub name: String,
+    /// How it is.
+    pub verdict: Verdict,
+    /// Why, in one line.
+    pub detail: String,
+    /// What mends it.
+    pub fix: Option<String>,
+}
+
+/// How a check ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// As it should be.
+    Ok,
+    /// Works, but.
+    Warning,
+    /// Does not work.
+    Problem,
+    /// Was a problem, and has been mended just now.
+    Fixed,
+}
+
+/// Versions.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VersionInfo {
+    /// Ours.
+    pub gpuctl: String,
+    /// The Engine's.
+    pub engine: String,
+    /// The driver's, where there is one.
+    pub driver: Option<String>,
+    /// What the ledger is: `sqlite:///...`, `etcd://...`.
+    pub ledger: String,
+    /// The node's name.
+    pub node: String,
+}
+
+/// What the engine needs of whoever asked, while it works: the terminal itself, or the client at
+/// the other end of the socket.
+pub trait Front {
+    /// Show an event.
+    fn event(&mut self, event: Event);
+
+    /// Run `docker create` with the user's arguments and these of ours; the new container's id.
+    ///
+    /// # Errors
+    /// Docker's own message and exit code have been shown to the user already when
+    /// [`AskError::Refused`] comes; [`AskError::Gone`] when nobody is there any more.
+    fn create(&mut self, ask: &CreateAsk) -> Result<ContainerId, AskError>;
+
+    /// Start the container attached (`docker start --attach`), and return as soon as that command
+    /// runs.
+    ///
+    /// # Errors
+    /// As for create.
+    fn attach(&mut self, docker_name: &DockerName) -> Result<(), AskError>;
+
+    /// Whether the attached command has ended, without waiting: its exit code.
+    ///
+    /// # Errors
+    /// [`AskError::Gone`] when nobody is there any more.
+    fn attach_ended(&mut self) -> Result<Option<u8>, AskError>;
+
+    /// Who asks: the user's name, from the socket's credentials or our own uid (through sudo:
+    /// SUDO_USER).
+    fn user(&self) -> Option<String>;
+}
+
+/// Why a client did not do what it was asked to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(tag = "why", rename_all = "snake_case")]
+pub enum AskError {
+    /// The Docker CLI refused; its exit code.
+    #[error("docker refused")]
+    Refused {
+        /// The CLI's exit code.
+        code: u8,
+    },
+    /// The client is gone, or was interrupted.
+    #[error("the client is gone")]
+    Gone,
+}
