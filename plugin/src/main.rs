@@ -1,0 +1,4 @@
+mod gpu;
+//! The program `docker-gpuctl`.
+
+fn main() {}
