@@ -1,0 +1,224 @@
+//! A private Docker Engine, away from any other of the host: its own folder, sockets, containerd,
+//! cgroup and mount namespace.
+
+use std::fs::{self, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::{Doing as _, Place, Result, command, processes};
+
+/// How long the Engine may take to answer.
+const UP: Duration = Duration::from_secs(60);
+
+/// In the new namespace: the place's `dev` becomes `/dev`, then the Engine starts. With `-` as the
+/// place, `/dev` stays the host's.
+const ENTER: &str = r#"
+set -eu
+place=$1 net=$2
+shift 2
+if [ "$place" != - ]; then
+    mount --bind "$place/dev" "$place/dev"
+    for name in pts shm mqueue; do
+        if mountpoint -q "/dev/$name"; then mount --rbind "/dev/$name" "$place/dev/$name"; fi
+    done
+    mount --rbind "$place/dev" /dev
+fi
+if [ "$net" = own ]; then ip link set lo up; fi
+exec "$@"
+"#;
+
+/// How the Engine is started.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Containers get a bridge and published ports, in a network namespace of the Engine's own. Else
+    /// they have no network but with `--network host`.
+    pub bridge: bool,
+    /// The place's `dev` is the Engine's `/dev`.
+    pub own_dev: bool,
+    /// The runtime behind `gpuctl` and `gpuctl-gate`; `None`: the place's `gpuctl-runtime`.
+    pub runtime: Option<PathBuf>,
+    /// More arguments for dockerd.
+    pub more: Vec<String>,
+    /// A folder to put first on the Engine's PATH: strict mode.
+    pub first_on_path: Option<PathBuf>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { bridge: false, own_dev: true, runtime: None, more: vec![], first_on_path: None }
+    }
+}
+
+/// An Engine at a place.
+#[derive(Debug, Clone)]
+pub struct Engine {
+    place: Place,
+    options: Options,
+    cli: PathBuf,
+}
+
+impl Engine {
+    /// An Engine that may or may not run.
+    ///
+    /// # Errors
+    /// When no Docker CLI is installed.
+    pub fn at(place: Place, options: Options) -> Result<Self> {
+        // Debian's own first: it is of the same version as the Engine.
+        let cli = command::find(&["/usr/bin/docker", "docker"])?;
+        Ok(Self { place, options, cli })
+    }
+
+    /// Where it is.
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// The Docker CLI, its global environment set for this Engine.
+    pub fn docker(&self) -> Command {
+        let mut docker = Command::new(&self.cli);
+        for (name, value) in self.environment() {
+            docker.env(name, value);
+        }
+        docker.env_remove("DOCKER_CONTEXT").env_remove("DOCKER_TLS_VERIFY");
+        docker
+    }
+
+    /// What a shell needs to use this Engine.
+    pub fn environment(&self) -> [(&'static str, String); 3] {
+        [
+            ("DOCKER_HOST", self.place.docker_host()),
+            ("DOCKER_CONFIG", self.place.docker_config().display().to_string()),
+            ("GPUCTL_CONFIG", self.place.config().display().to_string()),
+        ]
+    }
+
+    /// The Engine's process, if it runs.
+    pub fn pid(&self) -> Option<i32> {
+        let pid = fs::read_to_string(self.place.pidfile()).ok()?.trim().parse().ok()?;
+        processes::of(&self.place).contains(&pid).then_some(pid)
+    }
+
+    /// Starts it and waits until it answers.
+    ///
+    /// # Errors
+    /// When it does not; with the end of what it printed.
+    pub fn start(&self) -> Result<()> {
+        if self.pid().is_some() && self.answers() {
+            return Ok(());
+        }
+        let log = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.place.docker_log())
+            .doing("open the Engine's log")?;
+        let mut child = self.command()?;
+        let mut child = child
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().doing("share the Engine's log")?)
+            .stderr(log)
+            .spawn()
+            .doing("start the Engine")?;
+        let until = Instant::now() + UP;
+        while !self.answers() {
+            let ended = child.try_wait().is_ok_and(|s| s.is_some());
+            if ended || Instant::now() > until {
+                return Err(format!("the Engine does not come up\n{}", self.last_words()));
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        // Collects its exit status whenever it ends, so that no zombie stays.
+        std::thread::spawn(move || child.wait());
+        Ok(())
+    }
+
+    fn command(&self) -> Result<Command> {
+        let place = &self.place;
+        let runtime =
+            self.options.runtime.clone().unwrap_or_else(|| place.libexec().join("gpuctl-runtime"));
+        let mut child = Command::new("setsid");
+        child.arg("unshare").args(["--mount", "--propagation", "slave"]);
+        if self.options.bridge {
+            child.arg("--net");
+        }
+        child.args(["sh", "-c", ENTER, "sh"]);
+        child.arg(if self.options.own_dev { place.root() } else { Path::new("-") });
+        child.arg(if self.options.bridge { "own" } else { "host" });
+        child.arg(command::find(&["dockerd"])?);
+        child.arg("--data-root").arg(place.data()).arg("--exec-root").arg(place.exec());
+        child.arg("-H").arg(place.docker_host()).arg("--pidfile").arg(place.pidfile());
+        child.arg("--config-file").arg(place.at("daemon.json"));
+        child.args(["--exec-opt", "native.cgroupdriver=cgroupfs"]);
+        child.arg("--cgroup-parent").arg(format!("/{}", place.cgroup()));
+        for name in ["gpuctl", "gpuctl-gate"] {
+            child.arg("--add-runtime").arg(format!("{name}={}", runtime.display()));
+        }
+        child.args(["--default-runtime", "gpuctl-gate"]);
+        if !self.options.bridge {
+            child.args(["--bridge", "none", "--iptables=false", "--ip6tables=false"]);
+        }
+        child.args(&self.options.more);
+        // Its runtimes and hooks inherit this; dockerd also writes it into the spec of a --gpus
+        // container. The stub's folder is last, so that a real NVIDIA toolkit wins.
+        let first = self.options.first_on_path.iter().map(|p| format!("{}:", p.display()));
+        let path = format!(
+            "{}/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:{}",
+            first.collect::<String>(),
+            place.stub().display()
+        );
+        child.env_clear().env("PATH", path).env("HOME", "/root").env("LANG", "C.UTF-8");
+        child.env("GPUCTL_CONFIG", place.config());
+        crate::files::write(&place.at("daemon.json"), "{}\n")?;
+        Ok(child)
+    }
+
+    /// Whether it answers.
+    pub fn answers(&self) -> bool {
+        if !self.place.docker_socket().exists() {
+            return false;
+        }
+        let mut version = self.docker();
+        version.args(["version", "--format", "{{.Server.Version}}"]);
+        command::run(&mut version, Duration::from_secs(10)).is_ok_and(|o| o.code == 0)
+    }
+
+    /// The end of what it printed.
+    pub fn last_words(&self) -> String {
+        let text = fs::read(self.place.docker_log()).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text).into_owned();
+        let lines: Vec<&str> = text.lines().collect();
+        lines.get(lines.len().saturating_sub(20)..).unwrap_or_default().join("\n")
+    }
+
+    /// Stops it as systemd would: SIGTERM, which stops its containers too.
+    ///
+    /// # Errors
+    /// When it does not end within half a minute.
+    pub fn stop(&self) -> Result<()> {
+        self.end(Signal::SIGTERM, Duration::from_secs(30))
+    }
+
+    /// kill -9 of dockerd. Its containerd goes with it, shims and containers stay.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub fn kill(&self) -> Result<()> {
+        self.end(Signal::SIGKILL, Duration::from_secs(10))
+    }
+
+    fn end(&self, signal: Signal, limit: Duration) -> Result<()> {
+        let Some(pid) = self.pid() else { return Ok(()) };
+        kill(Pid::from_raw(pid), signal).doing("signal the Engine")?;
+        let until = Instant::now() + limit;
+        while processes::start_time(pid).is_some() {
+            if Instant::now() > until {
+                return Err(format!("the Engine does not end\n{}", self.last_words()));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+}

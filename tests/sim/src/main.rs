@@ -1,0 +1,125 @@
+//! `gpuctl-sim`: brings a private Engine up and down for the quickstart. Entered as `runc`, it is
+//! the narrowing runtime of [`gpuctl_sim::narrow`].
+
+use std::io::Write as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use gpuctl_sim::engine::Options;
+use gpuctl_sim::etcd::Etcd;
+use gpuctl_sim::files::Gpus;
+use gpuctl_sim::site::{Plan, Programs, Site};
+use gpuctl_sim::{Place, Result, narrow, processes, sweep};
+
+const USAGE: &str = "\
+usage: gpuctl-sim up PLACE --programs DIR --hook FILE (--profile FILE | --cdi DIR) [--etcd] [--node NAME]
+       gpuctl-sim down PLACE
+       gpuctl-sim env PLACE
+       gpuctl-sim sweep FOLDER";
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args();
+    let name = arguments.next().unwrap_or_default();
+    let arguments: Vec<String> = arguments.collect();
+    if Path::new(&name).file_name().is_some_and(|n| n == "runc") {
+        return runc(Path::new(&name), &arguments);
+    }
+    match act(&arguments) {
+        Ok(text) => {
+            let _ = std::io::stdout().write_all(text.as_bytes());
+            ExitCode::SUCCESS
+        }
+        Err(why) => {
+            let _ = writeln!(std::io::stderr(), "gpuctl-sim: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn runc(me: &Path, arguments: &[String]) -> ExitCode {
+    let failed = |why: String| {
+        let _ = writeln!(std::io::stderr(), "{why}");
+        ExitCode::FAILURE
+    };
+    let real = match std::fs::read_to_string(me.with_file_name("runc.path")) {
+        Ok(text) => PathBuf::from(text.trim()),
+        Err(e) => return failed(format!("cannot read which runc is the real one: {e}")),
+    };
+    if let Err(why) = narrow::apply(arguments) {
+        return failed(why);
+    }
+    failed(format!(
+        "cannot start {}: {}",
+        real.display(),
+        Command::new(&real).args(arguments).exec()
+    ))
+}
+
+/// The value after a flag.
+fn value<'a>(arguments: &'a [String], flag: &str) -> Option<&'a str> {
+    let at = arguments.iter().position(|a| a == flag)?;
+    arguments.get(at + 1).map(String::as_str)
+}
+
+fn act(arguments: &[String]) -> Result<String> {
+    let [verb, folder, flags @ ..] = arguments else { return Err(USAGE.into()) };
+    let folder = Path::new(folder);
+    match verb.as_str() {
+        "up" => up(Place::new(folder)?, flags),
+        "down" => processes::remove(&Place::new(folder)?).map(|()| String::new()),
+        "sweep" => sweep::sweep(folder)
+            .map(|n| if n == 0 { String::new() } else { format!("{n} removed\n") }),
+        "env" => {
+            let site = Site::at(Place::new(folder)?, Options::default())?;
+            let lines = site.engine().environment().map(|(n, v)| format!("export {n}='{v}'\n"));
+            Ok(lines.concat())
+        }
+        _ => Err(USAGE.into()),
+    }
+}
+
+fn up(place: Place, flags: &[String]) -> Result<String> {
+    let needed =
+        |flag: &str| value(flags, flag).ok_or_else(|| format!("{flag} is missing\n{USAGE}"));
+    let folder = PathBuf::from(needed("--programs")?);
+    let gpus = value(flags, "--cdi").map_or(Gpus::Simulated, |d| Gpus::Real(d.into()));
+    let profile = if gpus == Gpus::Simulated { needed("--profile")? } else { "" };
+    let options = Options { own_dev: gpus == Gpus::Simulated, ..Options::default() };
+    let site = Site::at(place, options.clone())?;
+    site.place().create()?;
+    let ledger = if flags.iter().any(|f| f == "--etcd") { Some(etcd(site.place())?) } else { None };
+    let plan = Plan {
+        programs: Some(Programs {
+            plugin: folder.join("docker-gpuctl"),
+            hook: needed("--hook")?.into(),
+            nvml: folder.join("libfake_nvml.so"),
+            sim: std::env::current_exe().map_err(|e| format!("cannot find myself: {e}"))?,
+        }),
+        profile: profile.into(),
+        gpus,
+        node: value(flags, "--node").unwrap_or("quickstart").into(),
+        ledger,
+        more: String::new(),
+        engine: options,
+    };
+    site.lay_out(&plan)?;
+    site.start()?;
+    Ok(String::new())
+}
+
+/// The URL of the place's own etcd, started unless it runs.
+fn etcd(place: &Place) -> Result<String> {
+    let note = place.at("etcd.url");
+    let runs = processes::of(place).into_iter().any(|pid| {
+        std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe.ends_with("etcd"))
+    });
+    if runs && let Ok(url) = std::fs::read_to_string(&note) {
+        return Ok(url.trim().to_owned());
+    }
+    let etcd = Etcd::start(&place.at("etcd"), 1)?;
+    let url = etcd.url();
+    gpuctl_sim::files::write(&note, &format!("{url}\n"))?;
+    etcd.keep();
+    Ok(url)
+}

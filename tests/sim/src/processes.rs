@@ -1,0 +1,187 @@
+//! Finds what belongs to a place - processes, mounts, cgroups - and ends it.
+
+use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::mount::{MntFlags, umount2};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::{Place, Result};
+
+/// Programs that are a place's own when they name it in their arguments or environment.
+const OURS: [&str; 9] = [
+    "dockerd",
+    "containerd",
+    "containerd-shim-runc-v2",
+    "containerd-shim",
+    "runc",
+    "docker-proxy",
+    "docker-gpuctl",
+    "etcd",
+    "gpuctl-hook",
+];
+
+/// Start time of a process in clock ticks since boot; `None` when there is none, or a zombie.
+pub fn start_time(pid: i32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    let state = fields.next()?;
+    if state == "Z" || state == "X" { None } else { fields.nth(18)?.parse().ok() }
+}
+
+/// All processes that belong to the place, without zombies and without the caller: its Engine,
+/// containerd, shims, runtimes, hooks, service, etcd, and all that runs in its containers.
+pub fn of(place: &Place) -> Vec<i32> {
+    let mut found: Vec<i32> = cgroups(place)
+        .iter()
+        .flat_map(|folder| tree(folder))
+        .filter_map(|folder| fs::read_to_string(folder.join("cgroup.procs")).ok())
+        .flat_map(|text| text.lines().filter_map(|l| l.parse().ok()).collect::<Vec<i32>>())
+        .collect();
+    let all = fs::read_dir("/proc").into_iter().flatten().flatten();
+    found.extend(
+        all.filter_map(|e| e.file_name().to_str()?.parse().ok()).filter(|pid| names(*pid, place)),
+    );
+    found.sort_unstable();
+    found.dedup();
+    let me = i32::try_from(std::process::id()).unwrap_or(0);
+    found.retain(|pid| *pid != me && start_time(*pid).is_some());
+    found
+}
+
+/// Whether it is a program of an Engine or of ours that names the place.
+fn names(pid: i32, place: &Place) -> bool {
+    let Ok(exe) = fs::read_link(format!("/proc/{pid}/exe")) else { return false };
+    let exe = exe.to_string_lossy().trim_end_matches(" (deleted)").to_owned();
+    let exe = Path::new(&exe);
+    let known = exe.starts_with(place.root())
+        || exe.file_name().and_then(|n| n.to_str()).is_some_and(|n| OURS.contains(&n));
+    if !known {
+        return false;
+    }
+    let has = |file: &str, needle: &[u8]| {
+        fs::read(format!("/proc/{pid}/{file}"))
+            .is_ok_and(|text| text.windows(needle.len()).any(|w| w == needle))
+    };
+    let mut folder = place.root().as_os_str().as_bytes().to_vec();
+    folder.push(b'/');
+    let mut config = b"GPUCTL_CONFIG=".to_vec();
+    config.extend_from_slice(place.config().as_os_str().as_bytes());
+    config.push(0);
+    has("cmdline", &folder) || has("environ", &config)
+}
+
+/// The place's cgroup in every hierarchy that has it.
+pub fn cgroups(place: &Place) -> Vec<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let mut found: Vec<PathBuf> = mounts
+        .lines()
+        .filter_map(|line| {
+            let mut fields = line.split(' ');
+            let (_, folder, kind) = (fields.next()?, fields.next()?, fields.next()?);
+            kind.starts_with("cgroup").then(|| Path::new(folder).join(place.cgroup()))
+        })
+        .filter(|folder| folder.is_dir())
+        .collect();
+    found.sort();
+    found.dedup();
+    found
+}
+
+/// A folder and all below it, the deepest first.
+fn tree(folder: &Path) -> Vec<PathBuf> {
+    let below = fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut found: Vec<PathBuf> = below
+        .filter(|e| e.file_type().is_ok_and(|t| t.is_dir()))
+        .flat_map(|e| tree(&e.path()))
+        .collect();
+    found.push(folder.to_owned());
+    found
+}
+
+/// The mounts below the place in the caller's namespace, the last made first.
+pub fn mounts(place: &Place) -> Vec<PathBuf> {
+    let text = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let mut found: Vec<PathBuf> = text
+        .lines()
+        .filter_map(|l| l.split(' ').nth(1))
+        .map(PathBuf::from)
+        .filter(|p| p.starts_with(place.root()))
+        .collect();
+    found.reverse();
+    found
+}
+
+/// Kills everything of the place, at once and without a farewell, as a power cut does. Files stay.
+///
+/// # Errors
+/// When something is still there after ten seconds.
+pub fn kill_all(place: &Place) -> Result<()> {
+    let sockets = shim_sockets(place);
+    let until = Instant::now() + Duration::from_secs(10);
+    loop {
+        let left = of(place);
+        if left.is_empty() {
+            break;
+        }
+        if Instant::now() > until {
+            return Err(format!("processes {left:?} of {} do not end", place.root().display()));
+        }
+        for pid in left {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    for socket in sockets {
+        let _ = fs::remove_file(socket);
+    }
+    remove_cgroups(place)
+}
+
+fn remove_cgroups(place: &Place) -> Result<()> {
+    let until = Instant::now() + Duration::from_secs(5);
+    loop {
+        for folder in cgroups(place).iter().flat_map(|f| tree(f)) {
+            let _ = fs::remove_dir(folder);
+        }
+        let left = cgroups(place);
+        if left.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() > until {
+            return Err(format!("cgroups {left:?} are still in use"));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The sockets that containerd's shims made outside the place.
+fn shim_sockets(place: &Place) -> Vec<PathBuf> {
+    let bundles = fs::read_dir(place.bundles()).into_iter().flatten().flatten();
+    bundles
+        .filter_map(|e| fs::read_to_string(e.path().join("address")).ok())
+        .filter_map(|t| t.trim().strip_prefix("unix://").map(PathBuf::from))
+        .filter(|p| p.starts_with("/run/containerd/s"))
+        .collect()
+}
+
+/// Ends everything of the place and removes its folder.
+///
+/// # Errors
+/// When something does not end or go.
+pub fn remove(place: &Place) -> Result<()> {
+    kill_all(place)?;
+    for mount in mounts(place) {
+        umount2(&mount, MntFlags::MNT_DETACH)
+            .map_err(|e| format!("cannot unmount {}: {e}", mount.display()))?;
+    }
+    match fs::remove_dir_all(place.root()) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(format!("cannot remove {}: {e}", place.root().display()))
+        }
+        _ => Ok(()),
+    }
+}
