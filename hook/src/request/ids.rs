@@ -1,0 +1,136 @@
+//! The words by which GPUs are asked for: in device requests, in CDI names, in the environment.
+
+use gpuctl_ledger::model::{GpuRef, GpuRequest};
+
+use super::AskError;
+
+/// Longest part of a user's value that is shown back, in characters.
+const SHOWN: usize = 80;
+
+/// A user's value as it may stand in a message: no control characters, no spaces (so that Docker
+/// finds none of the phrases from which it makes exit codes), and not long.
+pub(crate) fn shown(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.:,=/+@".contains(c);
+    text.chars().take(SHOWN).map(|c| if plain(c) { c } else { '?' }).collect()
+}
+
+/// Reads one name: what [`GpuRef`] reads, a CDI name (`nvidia.com/gpu=0`), and nvidia-ctk's names by
+/// type and index (`gpu0`, `mig0:1`). `all` is everything; `none`, `void` and nothing are no GPU.
+pub(super) fn one(text: &str) -> Result<GpuRequest, AskError> {
+    let name = match text.split_once('=') {
+        Some((kind, name)) if kind.contains('/') => name,
+        _ => text,
+    };
+    let lower = name.to_ascii_lowercase();
+    match lower.as_str() {
+        "all" => return Ok(GpuRequest::All),
+        "none" | "void" | "" => return Ok(GpuRequest::None),
+        _ => {}
+    }
+    let typed = lower.strip_prefix("mig").or_else(|| lower.strip_prefix("gpu"));
+    let plain = match typed {
+        Some(rest) if rest.starts_with(|c: char| c.is_ascii_digit()) => rest,
+        _ => name,
+    };
+    let one: GpuRef = plain.parse().map_err(|_| AskError::BadId(shown(text)))?;
+    Ok(GpuRequest::Named(vec![one]))
+}
+
+/// Reads a list of names.
+pub(super) fn list<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<GpuRequest, AskError> {
+    names.into_iter().try_fold(GpuRequest::None, |so_far, name| merge(so_far, one(name.trim())?))
+}
+
+/// Reads NVIDIA_VISIBLE_DEVICES as NVIDIA's runtime does: `void` anywhere is no GPU, else `all`
+/// anywhere is every GPU, `none` is the driver without a GPU.
+pub(super) fn visible_devices(value: &str) -> Result<GpuRequest, AskError> {
+    let names: Vec<&str> = value.split(',').map(str::trim).filter(|n| !n.is_empty()).collect();
+    if names.contains(&"void") {
+        return Ok(GpuRequest::None);
+    }
+    if names.contains(&"all") {
+        return Ok(GpuRequest::All);
+    }
+    list(names)
+}
+
+/// Two requests of one container as one.
+///
+/// # Errors
+/// [`AskError::Mixed`] for a count beside names, which no single request can say.
+pub(super) fn merge(a: GpuRequest, b: GpuRequest) -> Result<GpuRequest, AskError> {
+    use GpuRequest as R;
+    Ok(match (a, b) {
+        (R::None, x) | (x, R::None) => x,
+        (R::All, _) | (_, R::All) => R::All,
+        (R::Count(a), R::Count(b)) => R::Count(a.saturating_add(b)),
+        (R::Named(mut list), R::Named(more)) => {
+            for one in more {
+                if !list.contains(&one) {
+                    list.push(one);
+                }
+            }
+            R::Named(list)
+        }
+        (R::Count(n), R::Named(list)) | (R::Named(list), R::Count(n)) => {
+            let names: Vec<String> = list.iter().map(ToString::to_string).collect();
+            return Err(AskError::Mixed(n, shown(&names.join(","))));
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(list: &[GpuRef]) -> GpuRequest {
+        GpuRequest::Named(list.to_vec())
+    }
+
+    #[test]
+    fn every_spelling_of_an_id_is_read() {
+        use GpuRef::{Index, MigIndex, Pci, Uuid};
+        assert_eq!(one("3").unwrap(), named(&[Index(3)]));
+        assert_eq!(one("gPu-aB").unwrap(), named(&[Uuid("gPu-aB".into())]));
+        assert_eq!(one("MIG-1f").unwrap(), named(&[Uuid("MIG-1f".into())]));
+        assert_eq!(one("3b:00.0").unwrap(), named(&[Pci("3b:00.0".into())]));
+        assert_eq!(one("0:1").unwrap(), named(&[MigIndex(0, 1)]));
+        assert_eq!(one("nvidia.com/gpu=2").unwrap(), named(&[Index(2)]));
+        assert_eq!(one("nvidia.com/gpu=gpu2").unwrap(), named(&[Index(2)]));
+        assert_eq!(one("nvidia.com/gpu=mig2:0").unwrap(), named(&[MigIndex(2, 0)]));
+        assert_eq!(one("nvidia.com/gpu=all").unwrap(), GpuRequest::All);
+        assert_eq!(one("void").unwrap(), GpuRequest::None);
+    }
+
+    #[test]
+    fn what_is_no_id_is_named_without_what_could_mislead() {
+        let said = |t: &str| one(t).unwrap_err().to_string();
+        let long = said(&format!("x\u{1b}[2J permission denied{}", "y".repeat(200)));
+        assert!(long.contains("x??2J?permission?denied"), "{long}");
+        assert!(!long.contains(|c: char| c.is_control()) && long.len() < 200, "{long}");
+        assert!(said("\u{202e}é").contains("??"));
+    }
+
+    #[test]
+    fn the_environment_is_read_as_nvidia_reads_it() {
+        let read = |t: &str| visible_devices(t).unwrap();
+        assert_eq!(read("all"), GpuRequest::All);
+        assert_eq!(read("0,all"), GpuRequest::All);
+        assert_eq!(read("0,void"), GpuRequest::None);
+        assert_eq!(read("none"), GpuRequest::None);
+        assert_eq!(read(" , "), GpuRequest::None);
+        assert_eq!(read("1, GPU-ab,1"), named(&[GpuRef::Index(1), GpuRef::Uuid("GPU-ab".into())]));
+        assert!(visible_devices("0,foo").is_err());
+    }
+
+    #[test]
+    fn requests_add_up_but_a_count_and_names_do_not() {
+        use GpuRequest::{All, Count, None};
+        let one = || named(&[GpuRef::Index(1)]);
+        assert_eq!(merge(None, Count(2)), Ok(Count(2)));
+        assert_eq!(merge(Count(2), Count(u32::MAX)), Ok(Count(u32::MAX)));
+        assert_eq!(merge(one(), All), Ok(All));
+        assert_eq!(merge(one(), one()), Ok(one()));
+        assert_eq!(merge(Count(2), one()), Err(AskError::Mixed(2, "1".into())));
+    }
+}

@@ -1,0 +1,343 @@
+//! Which GPUs a container asks for, by every route, from its config.json and, where Docker is the
+//! engine, its hostconfig.json. Pure: nothing is opened, nothing is looked up.
+//!
+//! hostconfig.json says what the user typed; config.json says what came of it. Where both are known
+//! the first explains the second: of `--gpus 2` on Engine 29.2 the spec shows GPUs 0 and 1, which
+//! dockerd picked by itself and nobody asked for.
+
+mod ids;
+
+use std::collections::BTreeSet;
+
+use gpuctl_ledger::model::{GpuRef, GpuRequest, Inventory};
+use serde_json::Value;
+
+use crate::devices::{Kind, Rule, emulate};
+use crate::hostconfig::{DeviceRequest, HostConfig};
+use crate::spec::{STAGES, Spec, hook_program, str_of};
+use ids::merge;
+
+/// The environment variable that NVIDIA's runtime obeys.
+pub const VISIBLE: &str = "NVIDIA_VISIBLE_DEVICES";
+/// Mounts below this folder name GPUs to NVIDIA's runtime, if its config lets them.
+pub const VOLUME_DEVICES: &str = "/var/run/nvidia-container-devices/";
+/// The programs that are NVIDIA's legacy prestart hook.
+const LEGACY_HOOKS: [&str; 2] = ["nvidia-container-runtime-hook", "nvidia-container-toolkit"];
+/// Capabilities that dockerd's nvidia driver claims to have.
+const CAPABILITIES: [&str; 9] =
+    ["gpu", "nvidia", "compute", "compat32", "graphics", "utility", "video", "display", "ngx"];
+
+/// What is known besides the container's own files.
+#[derive(Debug, Clone, Copy)]
+pub struct NodeFacts<'a> {
+    /// Major number of nvidia-caps, from /proc/devices.
+    pub caps_major: Option<u32>,
+    /// The node's GPUs, to know MIG devices by their nvidia-caps nodes; without it MIG nodes are
+    /// taken for their whole GPU.
+    pub inventory: Option<&'a Inventory>,
+    /// Whether NVIDIA's runtime is around us, so that the environment will be honoured.
+    pub nvidia_runtime: bool,
+    /// Whether [`VISIBLE`] comes from the image alone, where that is known.
+    pub env_from_image: Option<bool>,
+    /// The CDI kind of the GPUs: `nvidia.com/gpu`.
+    pub cdi_kind: &'a str,
+}
+
+impl Default for NodeFacts<'_> {
+    fn default() -> Self {
+        Self {
+            caps_major: None,
+            inventory: None,
+            nvidia_runtime: false,
+            env_from_image: None,
+            cdi_kind: "nvidia.com/gpu",
+        }
+    }
+}
+
+/// A way of asking.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Route {
+    /// `--gpus` or Compose's `devices:`.
+    DeviceRequest,
+    /// `--device nvidia.com/gpu=X`.
+    CdiDevice,
+    /// `--device /dev/nvidiaN`, perhaps under another path; or, where hostconfig.json is unknown, a
+    /// node in the spec, whoever put it there.
+    DeviceNode,
+    /// A node that neither a flag nor a device request explains: NVIDIA's runtime put it there.
+    AppliedNode,
+    /// `--device-cgroup-rule`: the minor that it names, or `None` for a wildcard. A wildcard by
+    /// itself asks for no GPU, it only opens them: see [`Asked::wildcard`].
+    CgroupRule {
+        /// N of /dev/nvidiaN.
+        minor: Option<u32>,
+    },
+    /// The environment, and something that will honour it.
+    Env {
+        /// Whether it comes from the image alone, where that is known.
+        from_image_only: Option<bool>,
+    },
+    /// A mount below [`VOLUME_DEVICES`], and something that will honour it.
+    VolumeMount,
+    /// `--privileged`. By itself it asks for no GPU, though every node is in the spec.
+    Privileged,
+}
+
+/// One way of asking that a container uses, and what it asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// The way.
+    pub route: Route,
+    /// What is asked for by it; none for wildcards and `--privileged`.
+    pub request: GpuRequest,
+}
+
+/// What a container asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Asked {
+    /// All of [`Self::found`] as one request.
+    pub request: GpuRequest,
+    /// Each way by itself.
+    pub found: Vec<Found>,
+    /// Whether GPUs that nothing names can be opened: an allow-all rule, or a wildcard over them.
+    pub wildcard: bool,
+    /// Minors of the GPU nodes in `linux.devices`, in order.
+    pub nodes: Vec<u32>,
+    /// Minors of the GPUs that a cgroup rule names and opens, in order.
+    pub rules: Vec<u32>,
+    /// Minors of the nvidia-caps nodes in `linux.devices`, in order.
+    pub caps: Vec<u32>,
+    /// Minors of the GPU nodes that dockerd or NVIDIA's runtime has put there for a request.
+    pub cdi_applied: Vec<u32>,
+    /// Whether NVIDIA's legacy prestart hook is in the spec.
+    pub legacy_hook: bool,
+}
+
+impl Asked {
+    /// Whether the spec has nothing to do with GPUs: the real runtime can have it as it is.
+    pub fn is_nothing(&self) -> bool {
+        self.request.is_none() && !self.wildcard && self.nodes.is_empty() && self.rules.is_empty()
+    }
+
+    /// Whether it is `--privileged`, or looks like it where hostconfig.json is unknown.
+    pub fn is_privileged(&self) -> bool {
+        self.found.iter().any(|f| f.route == Route::Privileged)
+    }
+
+    /// The request less what is asked for by an image's environment alone. Where it is not known
+    /// whose the environment is, it counts.
+    ///
+    /// # Errors
+    /// As for [`detect`].
+    pub fn without_image_env(&self) -> Result<GpuRequest, AskError> {
+        let image = Route::Env { from_image_only: Some(true) };
+        total(self.found.iter().filter(|f| f.route != image))
+    }
+}
+
+/// Why a request cannot be understood. The container is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AskError {
+    /// A GPU's name, fit to be printed, that is none.
+    #[error("GPU {0:?} is neither an index, a UUID, a PCI address nor index:mig")]
+    BadId(String),
+    /// A count, and names besides.
+    #[error("{0} GPUs of any kind and {1} by name are asked for in one container: ask in one way")]
+    Mixed(u32, String),
+}
+
+/// Finds every way in which a container asks for GPUs.
+///
+/// Without `host` - another engine, or Docker's files out of reach - config.json alone decides: its
+/// nodes, or with an allow-all rule only the GPUs that rules name, and the environment.
+///
+/// # Errors
+/// [`AskError`].
+pub fn detect(
+    spec: &Spec,
+    host: Option<&HostConfig>,
+    facts: &NodeFacts<'_>,
+) -> Result<Asked, AskError> {
+    let nodes = spec.nodes();
+    let rules = spec.rules();
+    let verdict = emulate(rules.iter().copied());
+    let allow_all = verdict.as_ref().map_or_else(
+        |_| rules.iter().any(|r| r.allow && r.kind == Kind::All),
+        |verdict| verdict.allow_all,
+    );
+    let in_order = |set: BTreeSet<u32>| set.into_iter().collect::<Vec<u32>>();
+    let node_minors: BTreeSet<u32> = nodes.iter().filter_map(|n| n.gpu_minor()).collect();
+    let rule_minors = named_by_rules(&rules);
+    let mut asked = Asked {
+        wildcard: verdict.as_ref().map_or_else(
+            |_| rules.iter().any(|r| r.allow && r.is_gpu_wildcard()),
+            |verdict| verdict.opens_gpus_unnamed(),
+        ),
+        nodes: in_order(node_minors.clone()),
+        rules: in_order(rule_minors.clone()),
+        caps: in_order(nodes.iter().filter_map(|n| n.caps_minor(facts.caps_major)).collect()),
+        legacy_hook: has_legacy_hook(spec),
+        ..Asked::default()
+    };
+    let privileged = host.map_or(allow_all, |h| h.privileged);
+    let found = &mut asked.found;
+
+    for request in host.map_or(&[][..], |h| &h.device_requests) {
+        found.extend(device_request(request, facts)?);
+    }
+    let explicit: BTreeSet<u32> = match host {
+        // A folder may be given, and is then laid out below the path in the container.
+        Some(host) => nodes
+            .iter()
+            .filter(|n| host.devices.iter().any(|d| is_at(&n.path, &d.path_in_container)))
+            .filter_map(|n| n.gpu_minor())
+            .collect(),
+        None if privileged => rule_minors.clone(),
+        None => node_minors.clone(),
+    };
+    add_nodes(found, Route::DeviceNode, &explicit, &asked.caps, facts);
+
+    let rest: BTreeSet<u32> = node_minors.difference(&explicit).copied().collect();
+    let by_request =
+        found.iter().any(|f| matches!(f.route, Route::DeviceRequest | Route::CdiDevice));
+    if !by_request && (facts.nvidia_runtime || asked.legacy_hook) {
+        found.extend(honoured_env(spec, facts)?);
+    }
+    if host.is_some() && !privileged {
+        let explained = found.iter().any(|f| {
+            let by_name = matches!(f.route, Route::DeviceNode | Route::VolumeMount);
+            !by_name && !f.request.is_none()
+        });
+        if !explained {
+            add_nodes(found, Route::AppliedNode, &rest, &asked.caps, facts);
+        }
+        asked.cdi_applied = in_order(rest);
+    }
+
+    if privileged {
+        found.push(Found { route: Route::Privileged, request: GpuRequest::None });
+    } else {
+        // Rules without a node: the container makes the node itself, which Docker lets it do.
+        for &minor in rule_minors.difference(&node_minors) {
+            let request = GpuRequest::Named(vec![GpuRef::Minor(minor)]);
+            found.push(Found { route: Route::CgroupRule { minor: Some(minor) }, request });
+        }
+        if asked.wildcard {
+            let route = Route::CgroupRule { minor: None };
+            found.push(Found { route, request: GpuRequest::None });
+        }
+    }
+    asked.request = total(&asked.found)?;
+    Ok(asked)
+}
+
+/// Everything that was found, as one request.
+fn total<'a>(found: impl IntoIterator<Item = &'a Found>) -> Result<GpuRequest, AskError> {
+    found.into_iter().try_fold(GpuRequest::None, |sum, f| merge(sum, f.request.clone()))
+}
+
+/// The GPU minors that rules open by name; what stands before a reset does not count.
+fn named_by_rules(rules: &[Rule]) -> BTreeSet<u32> {
+    let after = rules.iter().rposition(|r| r.kind == Kind::All).map_or(0, |i| i + 1);
+    rules.iter().skip(after).filter(|r| r.allow).filter_map(Rule::gpu_minor).collect()
+}
+
+/// Whether a path is another one, or lies below it.
+fn is_at(path: &str, place: &str) -> bool {
+    let place = place.trim_end_matches('/');
+    !place.is_empty()
+        && path.strip_prefix(place).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// One of Docker's device requests; nothing where it is not for NVIDIA's GPUs.
+fn device_request(
+    request: &DeviceRequest,
+    facts: &NodeFacts<'_>,
+) -> Result<Option<Found>, AskError> {
+    let ids = || request.device_ids.iter().map(String::as_str);
+    if request.driver == "cdi" {
+        let ours = |id: &&str| id.split_once('=').is_some_and(|(kind, _)| kind == facts.cdi_kind);
+        let wanted = ids::list(ids().filter(ours))?;
+        return Ok(
+            (!wanted.is_none()).then_some(Found { route: Route::CdiDevice, request: wanted })
+        );
+    }
+    let has = |list: &Vec<String>| list.iter().any(|c| CAPABILITIES.contains(&c.as_str()));
+    let for_us = match request.driver.as_str() {
+        "nvidia" => true,
+        "" => request.capabilities.iter().flatten().any(has),
+        _ => false,
+    };
+    if !for_us {
+        return Ok(None);
+    }
+    let wanted = if !request.device_ids.is_empty() {
+        ids::list(ids())?
+    } else if request.count < 0 {
+        GpuRequest::All
+    } else {
+        GpuRequest::count(u32::try_from(request.count).unwrap_or(u32::MAX))
+    };
+    Ok(Some(Found { route: Route::DeviceRequest, request: wanted }))
+}
+
+/// Adds the GPUs of nodes: a MIG device where both of its nvidia-caps nodes are there, else the GPU.
+fn add_nodes(
+    found: &mut Vec<Found>,
+    route: Route,
+    minors: &BTreeSet<u32>,
+    caps: &[u32],
+    facts: &NodeFacts<'_>,
+) {
+    let refs: Vec<GpuRef> = minors
+        .iter()
+        .flat_map(|&minor| {
+            let gpu = facts.inventory.and_then(|i| i.by_minor(minor));
+            let parts: Vec<GpuRef> = gpu
+                .map_or(&[][..], |g| &g.mig)
+                .iter()
+                .filter(|mig| mig.caps.iter().all(|c| caps.contains(c)))
+                .map(|mig| GpuRef::Uuid(mig.unit.as_str().to_owned()))
+                .collect();
+            if parts.is_empty() { vec![GpuRef::Minor(minor)] } else { parts }
+        })
+        .collect();
+    if !refs.is_empty() {
+        found.push(Found { route, request: GpuRequest::Named(refs) });
+    }
+}
+
+/// What NVIDIA's runtime will read out of the container's own settings.
+fn honoured_env(spec: &Spec, facts: &NodeFacts<'_>) -> Result<Vec<Found>, AskError> {
+    let volumes = spec.mounts().filter_map(|(at, _)| at.strip_prefix(VOLUME_DEVICES));
+    // In a folder's name a slash cannot stand: nvidia.com/gpu=0 is nvidia.com/gpu/0 there.
+    let volumes = ids::list(volumes.map(|v| v.rsplit('/').next().unwrap_or(v)))?;
+    let env = match spec.env(VISIBLE) {
+        Some(value) => ids::visible_devices(value)?,
+        // Images of CUDA before 9 say nothing and mean all.
+        None if spec.env("CUDA_VERSION").is_some() && spec.env("NVIDIA_REQUIRE_CUDA").is_none() => {
+            GpuRequest::All
+        }
+        None => GpuRequest::None,
+    };
+    let route = Route::Env { from_image_only: facts.env_from_image };
+    let both = [(Route::VolumeMount, volumes), (route, env)];
+    let asking = both.into_iter().filter(|(_, request)| !request.is_none());
+    Ok(asking.map(|(route, request)| Found { route, request }).collect())
+}
+
+/// Whether a hook is NVIDIA's legacy one.
+pub(crate) fn is_legacy_hook(hook: &Value) -> bool {
+    let named = |program: &str| LEGACY_HOOKS.contains(&program);
+    let first = hook.get("args").and_then(|a| a.get(0)).and_then(Value::as_str).unwrap_or_default();
+    named(hook_program(hook))
+        || (named(first.rsplit('/').next().unwrap_or_default()) && !str_of(hook, "path").is_empty())
+}
+
+fn has_legacy_hook(spec: &Spec) -> bool {
+    STAGES.iter().any(|stage| spec.hooks(stage).iter().any(is_legacy_hook))
+}
+
+#[cfg(test)]
+mod tests;

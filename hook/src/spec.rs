@@ -1,0 +1,251 @@
+//! A bundle's config.json: read tolerantly, edited in place, so that what is unknown to us is kept.
+
+use serde_json::{Map, Value};
+
+use crate::devices::{Node, Rule};
+
+/// Longest config.json that is read, in bytes.
+pub const LONGEST: usize = 16 * 1024 * 1024;
+
+/// The stages of `hooks`, in the order in which a runtime runs them.
+pub const STAGES: [&str; 6] =
+    ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
+
+/// Why a text is no spec.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SpecError {
+    /// It is longer than [`LONGEST`].
+    #[error("config.json is longer than 16 MiB")]
+    TooLong,
+    /// It is no JSON, or nested too deeply; line and column of the fault.
+    #[error("config.json is no valid JSON (line {0}, column {1})")]
+    NotJson(usize, usize),
+    /// It is JSON, but no object.
+    #[error("config.json is no JSON object")]
+    NotAnObject,
+    /// It is an object, but not one that a runtime takes.
+    #[error("config.json is not as the OCI runtime specification has it")]
+    NotOci,
+}
+
+/// A config.json.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Spec(Value);
+
+impl Spec {
+    /// Reads a config.json of at most [`LONGEST`] bytes. JSON nested deeper than 128 is refused.
+    ///
+    /// # Errors
+    /// [`SpecError`].
+    pub fn parse(bytes: &[u8]) -> Result<Self, SpecError> {
+        if bytes.len() > LONGEST {
+            return Err(SpecError::TooLong);
+        }
+        let value: Value =
+            serde_json::from_slice(bytes).map_err(|e| SpecError::NotJson(e.line(), e.column()))?;
+        Self::from_value(value)
+    }
+
+    /// Takes a value that was read already.
+    ///
+    /// # Errors
+    /// [`SpecError::NotAnObject`].
+    pub fn from_value(value: Value) -> Result<Self, SpecError> {
+        if value.is_object() { Ok(Self(value)) } else { Err(SpecError::NotAnObject) }
+    }
+
+    /// The whole document.
+    pub fn value(&self) -> &Value {
+        &self.0
+    }
+
+    /// The document as bytes, to be written.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        self.0.to_string().into_bytes()
+    }
+
+    /// The document through oci-spec's types.
+    ///
+    /// # Errors
+    /// [`SpecError::NotOci`].
+    pub fn to_oci(&self) -> Result<oci_spec::runtime::Spec, SpecError> {
+        serde_json::from_value(self.0.clone()).map_err(|_| SpecError::NotOci)
+    }
+
+    fn text(&self, pointer: &str) -> Option<&str> {
+        self.0.pointer(pointer).and_then(Value::as_str)
+    }
+
+    fn list(&self, pointer: &str) -> &[Value] {
+        self.0.pointer(pointer).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+    }
+
+    /// `ociVersion`; empty where there is none.
+    pub fn oci_version(&self) -> &str {
+        self.text("/ociVersion").unwrap_or_default()
+    }
+
+    /// `root.path`, absolute or relative to the bundle.
+    pub fn root_path(&self) -> Option<&str> {
+        self.text("/root/path")
+    }
+
+    /// `linux.cgroupsPath`.
+    pub fn cgroups_path(&self) -> Option<&str> {
+        self.text("/linux/cgroupsPath")
+    }
+
+    /// One annotation.
+    pub fn annotation(&self, key: &str) -> Option<&str> {
+        self.0.get("annotations")?.get(key)?.as_str()
+    }
+
+    /// The user and group that the process starts as; 0 where nothing is said.
+    pub fn user(&self) -> (u32, u32) {
+        let id = |pointer: &str| {
+            self.0.pointer(pointer).and_then(Value::as_u64).and_then(|n| u32::try_from(n).ok())
+        };
+        (id("/process/user/uid").unwrap_or(0), id("/process/user/gid").unwrap_or(0))
+    }
+
+    /// The value of an environment variable; of duplicates, the last.
+    pub fn env(&self, name: &str) -> Option<&str> {
+        let value = |e: &'_ Value| -> Option<()> { env_value(e, name).map(drop) };
+        let last = self.list("/process/env").iter().rev().find(|e| value(e).is_some())?;
+        env_value(last, name)
+    }
+
+    /// The nodes of `linux.devices` that have numbers.
+    pub fn nodes(&self) -> Vec<Node> {
+        self.list("/linux/devices").iter().filter_map(Node::read).collect()
+    }
+
+    /// The rules of `linux.resources.devices`.
+    pub fn rules(&self) -> Vec<Rule> {
+        self.list("/linux/resources/devices").iter().map(Rule::read).collect()
+    }
+
+    /// The hooks of one of [`STAGES`].
+    pub fn hooks(&self, stage: &str) -> &[Value] {
+        match self.0.get("hooks").and_then(|h| h.get(stage)) {
+            Some(Value::Array(list)) => list,
+            _ => &[],
+        }
+    }
+
+    /// Destination and source of every mount.
+    pub fn mounts(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.list("/mounts").iter().map(|m| (str_of(m, "destination"), str_of(m, "source")))
+    }
+
+    /// Sets an environment variable, once, where its last duplicate stood or at the end.
+    pub fn set_env(&mut self, name: &str, value: &str) {
+        let list = self.list_mut(&["process", "env"]);
+        let line = Value::String(format!("{name}={value}"));
+        let Some(last) = list.iter().rposition(|e| env_value(e, name).is_some()) else {
+            return list.push(line);
+        };
+        let mut at = 0;
+        list.retain(|e| {
+            at += 1;
+            at == last + 1 || env_value(e, name).is_none()
+        });
+        if let Some(entry) = list.iter_mut().find(|e| env_value(e, name).is_some()) {
+            *entry = line;
+        }
+    }
+
+    /// The list at a path of keys, made where it is not there. What is in the way and is no object
+    /// or list - null, mostly - is replaced: no runtime would take it.
+    pub(crate) fn list_mut(&mut self, path: &[&str]) -> &mut Vec<Value> {
+        let mut here = &mut self.0;
+        for key in path {
+            if !here.is_object() {
+                *here = Value::Object(Map::new());
+            }
+            here = &mut here[*key];
+        }
+        list_of(here)
+    }
+
+    /// Keeps those entries of a list that `keep` wants; a list that is not there is not made.
+    pub(crate) fn retain(&mut self, path: &[&str], keep: impl FnMut(&Value) -> bool) {
+        let mut here = &mut self.0;
+        for key in path {
+            match here.get_mut(*key) {
+                Some(next) => here = next,
+                None => return,
+            }
+        }
+        if let Value::Array(list) = here {
+            list.retain(keep);
+        }
+    }
+}
+
+/// The list in a value, which becomes an empty one where it is none.
+fn list_of(value: &mut Value) -> &mut Vec<Value> {
+    if !value.is_array() {
+        *value = Value::Array(Vec::new());
+    }
+    match value {
+        Value::Array(list) => list,
+        _ => unreachable!("it was made a list just above"),
+    }
+}
+
+/// A text field of an object; empty where there is none.
+pub(crate) fn str_of<'a>(value: &'a Value, key: &str) -> &'a str {
+    value.get(key).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// The value where this entry of `process.env` sets `name`.
+fn env_value<'a>(entry: &'a Value, name: &str) -> Option<&'a str> {
+    entry.as_str()?.strip_prefix(name)?.strip_prefix('=')
+}
+
+/// The last part of a hook's program.
+pub(crate) fn hook_program(hook: &Value) -> &str {
+    str_of(hook, "path").rsplit('/').next().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn spec(value: Value) -> Spec {
+        Spec::from_value(value).unwrap()
+    }
+
+    #[test]
+    fn what_is_no_spec_is_refused() {
+        assert_eq!(Spec::parse(b"[]"), Err(SpecError::NotAnObject));
+        assert!(matches!(Spec::parse(b"{\n "), Err(SpecError::NotJson(2, _))));
+        assert!(matches!(Spec::parse("[".repeat(5000).as_bytes()), Err(SpecError::NotJson(..))));
+        let long = vec![b' '; LONGEST + 1];
+        assert_eq!(Spec::parse(&long), Err(SpecError::TooLong));
+    }
+
+    #[test]
+    fn of_duplicate_variables_the_last_counts_and_setting_leaves_one() {
+        let mut s = spec(json!({"process": {"env": ["A=1", "B=2", "A=3", 7, "AB=4", "A"]}}));
+        assert_eq!(s.env("A"), Some("3"));
+        assert_eq!(s.env("C"), None);
+        s.set_env("A", "9");
+        s.set_env("C", "5");
+        assert_eq!(s.value()["process"]["env"], json!(["B=2", "A=9", 7, "AB=4", "A", "C=5"]));
+    }
+
+    #[test]
+    fn odd_shapes_are_read_as_nothing() {
+        for odd in [json!({}), json!({"process": 3, "linux": [], "hooks": "x", "mounts": {}})] {
+            let mut s = spec(odd);
+            assert_eq!((s.env("A"), s.user(), s.root_path()), (None, (0, 0), None));
+            assert!(s.nodes().is_empty() && s.rules().is_empty() && s.hooks("prestart").is_empty());
+            assert_eq!(s.mounts().count(), 0);
+            s.set_env("A", "1");
+            assert_eq!(s.env("A"), Some("1"));
+        }
+    }
+}
