@@ -1,4 +1,3 @@
-mod gpu;
 //! The program `docker-gpuctl`.
 
 fn main() {}
