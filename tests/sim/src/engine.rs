@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::{Doing as _, Place, Result, command, processes};
+use crate::{Doing as _, Place, Result, command, processes, reaper};
 
 /// How long the Engine may take to answer.
 const UP: Duration = Duration::from_secs(60);
@@ -124,6 +124,7 @@ impl Engine {
             .doing("start the Engine")?;
         let until = Instant::now() + UP;
         while !self.answers() {
+            // The reaper ends with the last of its children.
             let ended = child.try_wait().is_ok_and(|s| s.is_some());
             if ended || Instant::now() > until {
                 return Err(format!("the Engine does not come up\n{}", self.last_words()));
@@ -140,7 +141,7 @@ impl Engine {
         let runtime =
             self.options.runtime.clone().unwrap_or_else(|| place.libexec().join("gpuctl-runtime"));
         let mut child = Command::new("setsid");
-        child.arg("unshare").args(["--mount", "--propagation", "slave"]);
+        child.arg(reaper::path(place)).arg("unshare").args(["--mount", "--propagation", "slave"]);
         if self.options.bridge {
             child.arg("--net");
         }

@@ -15,6 +15,7 @@ pub mod narrow;
 pub mod place;
 pub mod processes;
 pub mod profile;
+pub mod reaper;
 pub mod site;
 pub mod sweep;
 

@@ -1,5 +1,5 @@
 //! `gpuctl-sim`: brings a private Engine up and down for the quickstart. Entered as `runc`, it is
-//! the narrowing runtime of [`gpuctl_sim::narrow`].
+//! the narrowing runtime of [`gpuctl_sim::narrow`]; as `reaper`, an Engine's [`gpuctl_sim::reaper`].
 
 use std::io::Write as _;
 use std::os::unix::process::CommandExt as _;
@@ -10,7 +10,7 @@ use gpuctl_sim::engine::Options;
 use gpuctl_sim::etcd::Etcd;
 use gpuctl_sim::files::Gpus;
 use gpuctl_sim::site::{Plan, Programs, Site};
-use gpuctl_sim::{Place, Result, narrow, processes, sweep};
+use gpuctl_sim::{Place, Result, narrow, processes, reaper, sweep};
 
 const USAGE: &str = "\
 usage: gpuctl-sim up PLACE --programs DIR --hook FILE (--profile FILE | --cdi DIR) [--etcd] [--node NAME]
@@ -25,7 +25,12 @@ fn main() -> ExitCode {
     if Path::new(&name).file_name().is_some_and(|n| n == "runc") {
         return runc(Path::new(&name), &arguments);
     }
-    match act(&arguments) {
+    let done = if Path::new(&name).file_name().is_some_and(|n| n == reaper::NAME) {
+        reaper::run(&arguments).map(|()| String::new())
+    } else {
+        act(&arguments)
+    };
+    match done {
         Ok(text) => {
             let _ = std::io::stdout().write_all(text.as_bytes());
             ExitCode::SUCCESS
@@ -94,8 +99,8 @@ fn up(place: Place, flags: &[String]) -> Result<String> {
             plugin: folder.join("docker-gpuctl"),
             hook: needed("--hook")?.into(),
             nvml: folder.join("libfake_nvml.so"),
-            sim: std::env::current_exe().map_err(|e| format!("cannot find myself: {e}"))?,
         }),
+        sim: std::env::current_exe().map_err(|e| format!("cannot find myself: {e}"))?,
         profile: profile.into(),
         gpus,
         node: value(flags, "--node").unwrap_or("quickstart").into(),

@@ -9,7 +9,7 @@ use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::{Place, Result};
+use crate::{Place, Result, reaper};
 
 /// Programs that are a place's own when they name it in their arguments or environment.
 const OURS: [&str; 9] = [
@@ -48,15 +48,31 @@ pub fn of(place: &Place) -> Vec<i32> {
     found.sort_unstable();
     found.dedup();
     let me = i32::try_from(std::process::id()).unwrap_or(0);
-    found.retain(|pid| *pid != me && start_time(*pid).is_some());
+    let reaper = reaper::path(place);
+    found.retain(|pid| {
+        *pid != me && start_time(*pid).is_some() && exe(*pid) != Some(reaper.clone())
+    });
     found
+}
+
+/// The reapers, which end by themselves when all else has ended.
+fn reapers(place: &Place) -> Vec<i32> {
+    let reaper = reaper::path(place);
+    let all = fs::read_dir("/proc").into_iter().flatten().flatten();
+    all.filter_map(|e| e.file_name().to_str()?.parse().ok())
+        .filter(|pid| exe(*pid).as_ref() == Some(&reaper) && start_time(*pid).is_some())
+        .collect()
+}
+
+/// The file that a process runs, also where it was deleted.
+fn exe(pid: i32) -> Option<PathBuf> {
+    let exe = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
+    Some(exe.to_string_lossy().trim_end_matches(" (deleted)").into())
 }
 
 /// Whether it is a program of an Engine or of ours that names the place.
 fn names(pid: i32, place: &Place) -> bool {
-    let Ok(exe) = fs::read_link(format!("/proc/{pid}/exe")) else { return false };
-    let exe = exe.to_string_lossy().trim_end_matches(" (deleted)").to_owned();
-    let exe = Path::new(&exe);
+    let Some(exe) = exe(pid) else { return false };
     let known = exe.starts_with(place.root())
         || exe.file_name().and_then(|n| n.to_str()).is_some_and(|n| OURS.contains(&n));
     if !known {
@@ -120,10 +136,22 @@ pub fn mounts(place: &Place) -> Vec<PathBuf> {
 /// # Errors
 /// When something is still there after ten seconds.
 pub fn kill_all(place: &Place) -> Result<()> {
+    kill_all_but(place, |_| false)
+}
+
+/// As [`kill_all`], and spares some: an etcd that stands for a machine of its own.
+///
+/// # Errors
+/// As [`kill_all`].
+pub fn kill_all_but(place: &Place, spared: impl Fn(&i32) -> bool) -> Result<()> {
     let sockets = shim_sockets(place);
     let until = Instant::now() + Duration::from_secs(10);
     loop {
-        let left = of(place);
+        let mut left = of(place);
+        if left.is_empty() {
+            left = reapers(place);
+        }
+        left.retain(|pid| !spared(pid));
         if left.is_empty() {
             break;
         }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::engine::{Engine, Options};
 use crate::files::{self, Gpus, Settings};
-use crate::{Doing as _, Place, Profile, Result, command, image, narrow, processes};
+use crate::{Doing as _, Place, Profile, Result, command, image, narrow, processes, reaper};
 
 /// The programs that go into a place.
 #[derive(Debug, Clone)]
@@ -18,8 +18,6 @@ pub struct Programs {
     pub hook: PathBuf,
     /// The simulated driver.
     pub nvml: PathBuf,
-    /// `gpuctl-sim` itself.
-    pub sim: PathBuf,
 }
 
 /// What a node is to be.
@@ -27,6 +25,8 @@ pub struct Programs {
 pub struct Plan {
     /// The programs; `None` leaves them out, and the Engine needs a runtime of its own.
     pub programs: Option<Programs>,
+    /// `gpuctl-sim`.
+    pub sim: PathBuf,
     /// The profile of its GPUs, for simulated ones.
     pub profile: PathBuf,
     /// Where the GPUs come from.
@@ -81,12 +81,13 @@ impl Site {
         if plan.gpus == Gpus::Simulated {
             self.set_profile(&plan.profile)?;
         }
+        files::install(&plan.sim, &reaper::path(place))?;
         let mut real_runtime = command::find(&["runc"])?;
         if let Some(programs) = &plan.programs {
             self.install(programs, plan.gpus == Gpus::Simulated)?;
             if !narrow::missing()?.is_empty() {
                 let narrowed = place.libexec().join("runc");
-                files::install(&programs.sim, &narrowed)?;
+                files::install(&plan.sim, &narrowed)?;
                 files::write(
                     &place.libexec().join("runc.path"),
                     &format!("{}\n", real_runtime.display()),

@@ -1,0 +1,33 @@
+//! What the end-to-end tests stand on: a [`Node`] with a real Engine and simulated GPUs, an etcd,
+//! and the check that no GPU has two holders and none is lost.
+//!
+//! A test that cannot run on a machine says so with [`skip`]; `tests/run` counts those lines.
+
+pub mod check;
+pub mod node;
+pub mod probe;
+pub mod programs;
+
+pub use gpuctl_sim::command::Output;
+pub use gpuctl_sim::etcd::Etcd;
+pub use node::{Ledger, Node, Options};
+
+/// Says that a test cannot run here and why; the test then returns.
+pub fn skip(reason: &str) {
+    eprintln!("skipped: {reason}");
+}
+
+/// Whether this machine can run an Engine; says so where not.
+pub fn engine_runs_here() -> bool {
+    if !nix::unistd::geteuid().is_root() {
+        skip("a private Engine needs root");
+        return false;
+    }
+    for program in ["dockerd", "containerd", "runc", "busybox", "unshare", "setsid"] {
+        if gpuctl_sim::command::find(&[program]).is_err() {
+            skip(&format!("{program} is not installed"));
+            return false;
+        }
+    }
+    true
+}
