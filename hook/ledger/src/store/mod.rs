@@ -10,7 +10,7 @@ mod sqlite;
 
 use std::time::Duration;
 
-pub use etcd::{EtcdOptions, EtcdStore};
+pub use etcd::{EtcdOptions, EtcdStore, Pem};
 pub use limits::{LARGEST_COMMIT, LARGEST_VALUE, LONGEST_KEY, MOST_OPERATIONS};
 pub use settings::open;
 pub use sqlite::SqliteStore;
