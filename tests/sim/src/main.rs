@@ -93,6 +93,7 @@ fn up(place: Place, flags: &[String]) -> Result<String> {
     let options = Options { own_dev: gpus == Gpus::Simulated, ..Options::default() };
     let site = Site::at(place, options.clone())?;
     site.place().create()?;
+    same_boot_as_the_machine(site.place())?;
     let ledger = if flags.iter().any(|f| f == "--etcd") { Some(etcd(site.place())?) } else { None };
     let plan = Plan {
         programs: Some(Programs {
@@ -110,7 +111,23 @@ fn up(place: Place, flags: &[String]) -> Result<String> {
     };
     site.lay_out(&plan)?;
     site.start()?;
+    site.start_service()?;
     Ok(String::new())
+}
+
+/// This node is rebooted when its machine is, and only then.
+fn same_boot_as_the_machine(place: &Place) -> Result<()> {
+    let unreadable = |e| format!("cannot read the boot id: {e}");
+    let now = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map_err(unreadable)?;
+    if std::fs::read_to_string(place.boot_id()).is_ok_and(|before| before == now) {
+        return Ok(());
+    }
+    for gone in [place.run(), place.exec()] {
+        std::fs::remove_dir_all(&gone)
+            .and_then(|()| std::fs::create_dir(&gone))
+            .map_err(|e| format!("cannot empty {}: {e}", gone.display()))?;
+    }
+    gpuctl_sim::files::write(&place.boot_id(), &now)
 }
 
 /// The URL of the place's own etcd, started unless it runs.
