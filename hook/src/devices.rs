@@ -190,7 +190,7 @@ impl Verdict {
             || self.exceptions.iter().any(|(m, access)| m.is_gpu_wildcard() && access.opens())
     }
 
-    fn add(&mut self, meta: Meta, access: Access) {
+    pub(crate) fn add(&mut self, meta: Meta, access: Access) {
         match self.exceptions.iter_mut().find(|(m, _)| *m == meta) {
             Some((_, have)) => have.0 |= access.0,
             None => self.exceptions.push((meta, access)),

@@ -8,3 +8,4 @@ pub mod devices;
 pub mod hostconfig;
 pub mod request;
 pub mod spec;
+pub mod strip;

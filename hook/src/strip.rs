@@ -1,0 +1,196 @@
+//! Takes the GPUs that a container holds no lease on out of its device list and rules.
+//!
+//! runc has no use for a hole in a wildcard, and systemd has no blacklist, so a rule that opens more
+//! than it names is written out as a whitelist. Character devices have 512 majors: since Linux 4.17
+//! `__register_chrdev_region` refuses greater ones (CHRDEV_MAJOR_MAX), dynamic ones included, though
+//! a dev_t has room for 4096. So `c M:*` for 0 to 511 less NVIDIA's is everything there is, in 510
+//! rules: on cgroup v2 some 2000 instructions, where kernels before 5.2 take 4096.
+
+use serde_json::Value;
+
+use crate::devices::{
+    Access, Hole, Kind, Meta, NVIDIA_MAJOR, Rule, SHARED_MINORS, Verdict, emulate,
+};
+use crate::spec::Spec;
+
+/// Majors of character devices that the kernel gives out: 0 to one less.
+const CHAR_MAJORS: u32 = 512;
+/// Where the rules are.
+const RULES: [&str; 3] = ["linux", "resources", "devices"];
+
+/// Which GPUs stay, and what else is a way to one.
+struct Keep<'a> {
+    minors: &'a [u32],
+    caps_major: Option<u32>,
+}
+
+/// Leaves of all GPUs only those whose minors are in `keep_minors`: other nodes go from
+/// `linux.devices`, rules that name them go, and rules that open them unnamed become a whitelist of
+/// everything else - the shared nodes 195:254 and 195:255, the GPUs kept, other majors. nvidia-caps,
+/// by which MIG devices are opened, goes as a whole. Other devices keep what they had, in order. A
+/// GPU that nothing opened before is not opened now.
+///
+/// Says whether anything was changed; a second call changes nothing.
+///
+/// # Errors
+/// [`Hole`], with nothing changed: the rules take a device out of a wildcard by themselves. Docker
+/// writes no such rules.
+pub fn whitelist(
+    spec: &mut Spec,
+    keep_minors: &[u32],
+    caps_major: Option<u32>,
+) -> Result<bool, Hole> {
+    let keep = Keep { minors: keep_minors, caps_major };
+    let before = spec.rules();
+    let verdict = emulate(before.iter().copied())?;
+    let wanted = keep.verdict(&verdict)?;
+    let nodes = spec.nodes().len();
+    spec.retain(&["linux", "devices"], |node| {
+        crate::devices::Node::read(node).is_none_or(|n| {
+            n.gpu_minor().is_none_or(|m| keep_minors.contains(&m))
+                && n.caps_minor(caps_major).is_none()
+        })
+    });
+    let changed = spec.nodes().len() != nodes;
+    if same(&verdict, &wanted) {
+        return Ok(changed);
+    }
+    let list = spec.list_mut(&RULES);
+    let mut after = keep.in_place(list);
+    let outcome = emulate(after.iter().map(Rule::read));
+    if !outcome.is_ok_and(|o| same(&o, &wanted)) {
+        // The rules take back what they gave: only their outcome is written.
+        after = std::iter::once(deny_all()).chain(wanted.exceptions.iter().map(allow)).collect();
+    }
+    *list = after;
+    Ok(true)
+}
+
+impl Keep<'_> {
+    /// Whether a rule over these devices opens a GPU that is not kept, or opens one unnamed.
+    fn minds(&self, meta: Meta, access: Access) -> bool {
+        if meta.block || !access.opens() {
+            return false;
+        }
+        match (meta.major, meta.minor) {
+            (None, minor) => minor.is_none_or(|m| self.takes(m) || self.caps_major.is_some()),
+            (Some(major), _) if Some(major) == self.caps_major => true,
+            (Some(NVIDIA_MAJOR), minor) => minor.is_none_or(|m| self.takes(m)),
+            _ => false,
+        }
+    }
+
+    /// Whether the GPU with this minor goes.
+    fn takes(&self, minor: u32) -> bool {
+        !SHARED_MINORS.contains(&minor) && !self.minors.contains(&minor)
+    }
+
+    /// What may stay of devices, each without a wildcard over GPUs.
+    fn rest(&self, meta: Meta) -> Vec<Meta> {
+        let fits = |wanted: Option<u32>, number: u32| wanted.is_none_or(|w| w == number);
+        let mut rest: Vec<Meta> = (0..CHAR_MAJORS)
+            .filter(|&major| fits(meta.major, major))
+            .filter(|&major| major != NVIDIA_MAJOR && Some(major) != self.caps_major)
+            .map(|major| Meta { major: Some(major), ..meta })
+            .collect();
+        if fits(meta.major, NVIDIA_MAJOR) {
+            let named = SHARED_MINORS.iter().chain(self.minors).filter(|&&m| fits(meta.minor, m));
+            for &minor in named {
+                let one = Meta { block: false, major: Some(NVIDIA_MAJOR), minor: Some(minor) };
+                if !rest.contains(&one) {
+                    rest.push(one);
+                }
+            }
+        }
+        rest
+    }
+
+    /// The outcome that is to be.
+    fn verdict(&self, verdict: &Verdict) -> Result<Verdict, Hole> {
+        let mut wanted = Verdict::default();
+        if !verdict.allow_all {
+            for &(meta, access) in &verdict.exceptions {
+                let minds = self.minds(meta, access);
+                let parts = if minds { self.rest(meta) } else { vec![meta] };
+                parts.into_iter().for_each(|part| wanted.add(part, access));
+            }
+            return Ok(wanted);
+        }
+        wanted.exceptions = self.everything().into_iter().map(|m| (m, Access::ALL)).collect();
+        for &(denied, access) in &verdict.exceptions {
+            for (meta, have) in &mut wanted.exceptions {
+                if within(*meta, denied) {
+                    have.0 &= !access.0;
+                } else if within(denied, *meta) || meets(*meta, denied) {
+                    return Err(Hole);
+                }
+            }
+        }
+        wanted.exceptions.retain(|(_, have)| !have.is_empty());
+        Ok(wanted)
+    }
+
+    /// Every device but the GPUs that go.
+    fn everything(&self) -> Vec<Meta> {
+        let any = |block| Meta { block, major: None, minor: None };
+        let mut all = vec![any(true)];
+        all.extend(self.rest(any(false)));
+        all
+    }
+
+    /// The list with each rule that gives too much written out where it stands.
+    fn in_place(&self, list: &[Value]) -> Vec<Value> {
+        let mut after: Vec<Value> = Vec::with_capacity(list.len());
+        for value in list {
+            let rule = Rule::read(value);
+            match rule.meta() {
+                _ if !rule.allow => after.push(value.clone()),
+                None => {
+                    // An allow-all forgets what stood before it; so does this.
+                    after.push(deny_all());
+                    after.extend(self.everything().iter().map(|&m| allow(&(m, Access::ALL))));
+                }
+                Some(meta) if self.minds(meta, rule.access) => {
+                    after.extend(self.rest(meta).iter().map(|&m| allow(&(m, rule.access))));
+                }
+                Some(_) => after.push(value.clone()),
+            }
+        }
+        after
+    }
+}
+
+/// Whether every device of `a` is one of `b`.
+fn within(a: Meta, b: Meta) -> bool {
+    let number = |a: Option<u32>, b: Option<u32>| b.is_none() || a == b;
+    a.block == b.block && number(a.major, b.major) && number(a.minor, b.minor)
+}
+
+/// Whether some device is in both.
+fn meets(a: Meta, b: Meta) -> bool {
+    let number = |a: Option<u32>, b: Option<u32>| a.is_none() || b.is_none() || a == b;
+    a.block == b.block && number(a.major, b.major) && number(a.minor, b.minor)
+}
+
+/// Whether two outcomes are one, in whatever order.
+fn same(a: &Verdict, b: &Verdict) -> bool {
+    let sorted = |v: &Verdict| {
+        let mut list: Vec<(Meta, u8)> = v.exceptions.iter().map(|(m, x)| (*m, x.0)).collect();
+        list.retain(|(_, access)| *access != 0);
+        list.sort_unstable();
+        list
+    };
+    a.allow_all == b.allow_all && sorted(a) == sorted(b)
+}
+
+fn deny_all() -> Value {
+    Rule { allow: false, kind: Kind::All, major: None, minor: None, access: Access::ALL }.to_value()
+}
+
+fn allow(&(meta, access): &(Meta, Access)) -> Value {
+    let kind = if meta.block { Kind::Block } else { Kind::Char };
+    Rule { allow: true, kind, major: meta.major, minor: meta.minor, access }.to_value()
+}
+
+#[cfg(test)]
+mod tests;
