@@ -106,3 +106,31 @@ fn gpus_come_and_go_with_the_profile() {
     assert!(!node.place().dev().join("nvidia7").exists());
     assert!(node.place().dev().join("null").exists());
 }
+
+#[test]
+fn a_privileged_container_can_open_everything_where_nobody_strips() {
+    if !engine_runs_here() {
+        return;
+    }
+    let node = Node::start(bare());
+    node.docker_ok(&["run", "-d", "--name", "all", "--privileged", "busybox", "sleep", "1000"]);
+    assert_eq!(probe::opens(&node, "all"), (0..10).collect());
+    assert_eq!(probe::shows(&node, "all"), (0..8).collect());
+    assert_eq!(node.granted()[&node.id("all")], (0..8).collect());
+}
+
+#[test]
+fn what_a_killed_test_left_is_swept_by_the_next() {
+    if !engine_runs_here() {
+        return;
+    }
+    let node = Node::start(bare());
+    node.docker_ok(&["run", "-d", "busybox", "sleep", "1000"]);
+    let place = node.place().clone();
+    std::mem::forget(node);
+    // As if its maker had been another process, now gone.
+    gpuctl_sim::files::write(&place.owner(), "1 999999999999\n").unwrap();
+    gpuctl_sim::sweep::sweep(place.root().parent().unwrap()).unwrap();
+    assert_eq!(processes::of(&place), Vec::<i32>::new());
+    assert!(!place.root().exists());
+}

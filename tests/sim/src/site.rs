@@ -83,17 +83,15 @@ impl Site {
         }
         files::install(&plan.sim, &reaper::path(place))?;
         let mut real_runtime = command::find(&["runc"])?;
+        if !narrow::missing()?.is_empty() {
+            let narrowed = place.libexec().join("runc");
+            files::install(&plan.sim, &narrowed)?;
+            let note = place.libexec().join("runc.path");
+            files::write(&note, &format!("{}\n", real_runtime.display()))?;
+            real_runtime = narrowed;
+        }
         if let Some(programs) = &plan.programs {
             self.install(programs, plan.gpus == Gpus::Simulated)?;
-            if !narrow::missing()?.is_empty() {
-                let narrowed = place.libexec().join("runc");
-                files::install(&plan.sim, &narrowed)?;
-                files::write(
-                    &place.libexec().join("runc.path"),
-                    &format!("{}\n", real_runtime.display()),
-                )?;
-                real_runtime = narrowed;
-            }
         }
         let settings = Settings {
             node: plan.node.clone(),
