@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use gpuctl_ledger::config::Config;
+use gpuctl_ledger::model::{Gpu, Health, Inventory, MigDevice, SCHEMA, Timestamp, Unit};
 use gpuctl_ledger::store::{Store, open};
 use gpuctl_sim::command::{self, Output};
 use gpuctl_sim::engine;
@@ -48,6 +49,9 @@ pub struct Options {
     pub product: bool,
     /// The node's name in the ledger.
     pub name: &'static str,
+    /// The inventory is there from the start, as if the product had been set up. Else the product
+    /// has to find the GPUs itself.
+    pub inventory: bool,
     /// More TOML for the config: `[policy]`...
     pub config: String,
     /// How the Engine is started.
@@ -62,6 +66,7 @@ impl Default for Options {
             service: false,
             product: true,
             name: "node1",
+            inventory: true,
             config: String::new(),
             engine: engine::Options::default(),
         }
@@ -120,6 +125,9 @@ impl Node {
         let site = Site::at(place, engine)?;
         let node = Self { site, plan, etcd, service: options.service };
         node.site.lay_out(&node.plan)?;
+        if options.product && options.inventory {
+            node.write_inventory();
+        }
         node.up()?;
         Ok(node)
     }
@@ -311,6 +319,17 @@ impl Node {
         open(&self.config().ledger).expect("the store opens")
     }
 
+    /// Writes the inventory as the product does, from the profile.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn write_inventory(&self) {
+        let inventory = inventory_of(&self.gpus());
+        let text = serde_json::to_string_pretty(&inventory).expect("JSON");
+        let path = self.config().paths.inventory();
+        gpuctl_sim::files::write(&path, &text).expect("written");
+    }
+
     /// Its GPUs, in nvidia-smi order.
     ///
     /// # Panics
@@ -364,6 +383,34 @@ impl Drop for Node {
                 panic!("{why}");
             }
         }
+    }
+}
+
+fn inventory_of(gpus: &[gpuctl_sim::profile::Gpu]) -> Inventory {
+    let unit = |uuid: &str| Unit::new(uuid).expect("a UUID");
+    let mig = |m: &gpuctl_sim::profile::Mig| MigDevice {
+        index: m.index,
+        unit: unit(&m.uuid),
+        memory: m.memory,
+        caps: m.caps,
+    };
+    let gpu = |(index, g): (u32, &gpuctl_sim::profile::Gpu)| Gpu {
+        index,
+        unit: unit(&g.uuid),
+        minor: g.minor,
+        model: g.name.clone(),
+        pci: g.pci.clone(),
+        memory: g.memory_total,
+        health: Health::Ok,
+        numa: g.numa,
+        links: g.links.clone(),
+        mig: g.mig().iter().map(mig).collect(),
+    };
+    Inventory {
+        schema: SCHEMA,
+        at: Timestamp::now(),
+        driver: "550.90.07".into(),
+        gpus: (0..).zip(gpus).map(gpu).collect(),
     }
 }
 

@@ -319,9 +319,9 @@ mod tests {
 
     fn two() -> Profile {
         serde_json::from_value(json!({"driver": "550.90.07", "gpus": [
-            {"uuid": "GPU-a", "minor": 1, "name": "X", "pci": "00000000:3B:00.0"},
-            {"uuid": "GPU-b", "minor": 0, "name": "X", "pci": "00000000:5E:00.0",
-             "mig": [{"uuid": "MIG-c", "gi": 1, "ci": 0, "caps": [3, 4]}]},
+            {"uuid": "GPU-a", "minor": 1, "name": "X", "pci": "00000000:3B:00.0", "memory_total": 1},
+            {"uuid": "GPU-b", "minor": 0, "name": "X", "pci": "00000000:5E:00.0", "memory_total": 1,
+             "mig": [{"uuid": "MIG-c", "index": 0, "memory": 1, "gi": 1, "ci": 0, "caps": [3, 4]}]},
         ]}))
         .unwrap()
     }

@@ -27,6 +27,14 @@ pub struct Gpu {
     pub name: String,
     /// Its PCI address as NVML writes it.
     pub pci: String,
+    /// Its memory, in bytes.
+    pub memory_total: u64,
+    /// Its NUMA node.
+    #[serde(default)]
+    pub numa: Option<u32>,
+    /// Indexes of the GPUs that it has an NVLink to.
+    #[serde(default)]
+    pub links: Vec<u32>,
     /// Its MIG devices; `None` with MIG mode off.
     #[serde(default)]
     mig: Option<Vec<Mig>>,
@@ -37,6 +45,10 @@ pub struct Gpu {
 pub struct Mig {
     /// Its UUID.
     pub uuid: String,
+    /// Its place among the GPU's MIG devices.
+    pub index: u32,
+    /// Its memory, in bytes.
+    pub memory: u64,
     /// The id of its GPU instance.
     pub gi: u32,
     /// The id of its compute instance in that.
@@ -82,8 +94,17 @@ mod tests {
     #[test]
     fn the_proc_folder_has_a_short_domain_in_lower_case() {
         let of = |pci: &str| {
-            Gpu { uuid: String::new(), minor: 0, name: String::new(), pci: pci.into(), mig: None }
-                .proc_name()
+            Gpu {
+                uuid: String::new(),
+                minor: 0,
+                name: String::new(),
+                pci: pci.into(),
+                memory_total: 0,
+                numa: None,
+                links: vec![],
+                mig: None,
+            }
+            .proc_name()
         };
         assert_eq!(of("00000000:3B:00.0"), "0000:3b:00.0");
         assert_eq!(of("0000:3B:00.0"), "0000:3b:00.0");
