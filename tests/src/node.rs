@@ -1,7 +1,7 @@
 //! A node for one test: Engine, GPUs, ledger, and what happens to them on bad days.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -162,6 +162,18 @@ impl Node {
     pub fn docker(&self, arguments: &[&str]) -> Output {
         let mut docker = self.site.engine().docker();
         command::run(docker.args(arguments), LIMIT).expect("the Docker CLI starts")
+    }
+
+    /// Starts `docker ...` in the background, as the first of a process group, with its outputs
+    /// kept nowhere: for what is to be killed, or to wait.
+    ///
+    /// # Panics
+    /// When the CLI cannot be started.
+    pub fn spawn(&self, arguments: &[&str]) -> std::process::Child {
+        use std::os::unix::process::CommandExt as _;
+        let mut docker = self.site.engine().docker();
+        docker.args(arguments).process_group(0).stdin(Stdio::null());
+        docker.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the Docker CLI starts")
     }
 
     /// Runs `docker ...`, which must end with 0, and gives its output without the last newline.

@@ -251,10 +251,9 @@ fn docker_restart_keeps_the_gpus_while_others_wait_for_them() {
     }
     let node = Node::start(Options::default());
     let before = runs(&node, "a", &["--gpus", "8", "--stop-timeout", "0"]);
+    let done = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let done = std::sync::atomic::AtomicBool::new(false);
-        let done = &done;
-        let node = &node;
+        let (node, done) = (&node, &done);
         let other = scope.spawn(move || {
             let mut refusals = 0;
             while !done.load(std::sync::atomic::Ordering::Relaxed) {
