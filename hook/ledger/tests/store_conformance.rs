@@ -1,12 +1,16 @@
 //! One suite that SQLite and etcd both pass, and the faults of each.
 
+#[path = "store/etcd_faults.rs"]
+mod etcd_faults;
+#[path = "store/etcd_server.rs"]
+mod etcd_server;
 #[path = "store/sqlite_faults.rs"]
 mod sqlite_faults;
 #[path = "store/suite.rs"]
 mod suite;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gpuctl_ledger::store::{SqliteStore, Store};
 
@@ -25,4 +29,56 @@ fn sqlite_file() {
 fn sqlite_memory() {
     let store: Arc<dyn Store> = Arc::new(SqliteStore::in_memory(LIMIT).unwrap());
     suite::all(&store);
+}
+
+#[test]
+fn etcd_one_member() {
+    let Some(cluster) = etcd_server::Cluster::start(1, &[]) else { return };
+    let store: Arc<dyn Store> = Arc::new(cluster.store(LIMIT));
+    suite::all(&store);
+}
+
+/// One of three members is killed in the middle; the suite goes on with the other two.
+#[test]
+fn etcd_three_members_one_killed() {
+    let Some(mut cluster) = etcd_server::Cluster::start(3, &[]) else { return };
+    let store: Arc<dyn Store> = Arc::new(cluster.store(LIMIT));
+    let (before, after) = suite::CASES.split_at(suite::CASES.len() / 2);
+    suite::cases(&store, before);
+    // The one that the store talks to, as it is the first.
+    cluster.members[0].kill();
+    // Were it the leader, the others would elect another first.
+    store.list("/").unwrap();
+    suite::cases(&store, after);
+}
+
+/// How long a start of a container waits for its ledger: open, one read, one commit.
+#[test]
+#[ignore = "prints times: cargo test --release --test store_conformance times -- --ignored --nocapture"]
+fn times() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ledger.db");
+    measure("sqlite", || Box::new(SqliteStore::open(&path, LIMIT).unwrap()));
+    let Some(cluster) = etcd_server::Cluster::start(1, &[]) else { return };
+    measure("etcd", || Box::new(cluster.store(LIMIT)));
+}
+
+fn measure(name: &str, open: impl Fn() -> Box<dyn Store>) {
+    suite::done(&*open(), &[], &[suite::put("/a", b"1")]);
+    let mut rounds: Vec<_> = (0..50)
+        .map(|_| {
+            let begun = Instant::now();
+            let store = open();
+            let opened = begun.elapsed();
+            store.get("/a").unwrap();
+            let read = begun.elapsed();
+            suite::done(&*store, &[], &[suite::put("/a", b"2")]);
+            let written = begun.elapsed();
+            drop(store);
+            [opened, read - opened, written - read, begun.elapsed() - written]
+        })
+        .collect();
+    rounds.sort_by_key(|round| round.iter().sum::<Duration>());
+    let [open, get, commit, drop] = rounds[rounds.len() / 2];
+    println!("{name}: open {open:?}, get {get:?}, commit {commit:?}, drop {drop:?}");
 }

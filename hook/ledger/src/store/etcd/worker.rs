@@ -72,3 +72,32 @@ impl Drop for Worker {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn its_thread_ends_with_it() {
+        let worker = Worker::start().unwrap();
+        let second = Duration::from_secs(1);
+        let thread = worker.run(second, async { nix::unistd::gettid() }).unwrap();
+        let thread = format!("/proc/self/task/{thread}");
+        assert!(Path::new(&thread).exists());
+        drop(worker);
+        assert!(!Path::new(&thread).exists());
+    }
+
+    #[test]
+    fn what_overruns_its_limit_is_given_up() {
+        let worker = Worker::start().unwrap();
+        let begun = Instant::now();
+        let answer = worker.run(Duration::from_millis(50), std::future::pending::<()>());
+        assert_eq!(answer, None);
+        assert!(begun.elapsed() < Duration::from_secs(2));
+        assert_eq!(worker.run(Duration::from_secs(1), async { 7 }), Some(7));
+    }
+}
