@@ -1,11 +1,22 @@
-//! The parts of gpuctl-hook that only read and edit JSON, as a library, so that tests and fuzz
+//! gpuctl-hook: the OCI runtime wrapper and the OCI hooks, as a library, so that tests and fuzz
 //! targets reach the same code that runs as root.
 //!
-//! Nothing here panics on any input, writes a file, or talks to anybody. The only files read are CDI
-//! specs and, for their numbers, the device nodes that these name.
+//! `request`, `inject`, `strip`, `admit` and `command` decide and edit, without I/O but for CDI specs
+//! and the numbers of the device nodes that these name. `runtime`, `gate` and `release` act.
 
+pub mod admit;
+pub mod audit;
+pub mod command;
 pub mod devices;
+pub mod entry;
+pub mod gate;
 pub mod hostconfig;
+pub mod inject;
+pub mod real;
+pub mod refuse;
+pub mod release;
 pub mod request;
+pub mod runtime;
 pub mod spec;
 pub mod strip;
+pub mod upper;

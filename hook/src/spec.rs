@@ -158,14 +158,18 @@ impl Spec {
     /// The list at a path of keys, made where it is not there. What is in the way and is no object
     /// or list - null, mostly - is replaced: no runtime would take it.
     pub(crate) fn list_mut(&mut self, path: &[&str]) -> &mut Vec<Value> {
-        let mut here = &mut self.0;
-        for key in path {
-            if !here.is_object() {
-                *here = Value::Object(Map::new());
-            }
-            here = &mut here[*key];
-        }
-        list_of(here)
+        list_of(self.make(path))
+    }
+
+    /// The object at a path of keys, likewise.
+    pub(crate) fn object_mut(&mut self, path: &[&str]) -> &mut Map<String, Value> {
+        object_of(self.make(path))
+    }
+
+    fn make(&mut self, path: &[&str]) -> &mut Value {
+        path.iter().fold(&mut self.0, |here, key| {
+            object_of(here).entry((*key).to_owned()).or_insert(Value::Null)
+        })
     }
 
     /// Keeps those entries of a list that `keep` wants; a list that is not there is not made.
@@ -191,6 +195,17 @@ fn list_of(value: &mut Value) -> &mut Vec<Value> {
     match value {
         Value::Array(list) => list,
         _ => unreachable!("it was made a list just above"),
+    }
+}
+
+/// The object in a value, likewise.
+fn object_of(value: &mut Value) -> &mut Map<String, Value> {
+    if !value.is_object() {
+        *value = Value::Object(Map::new());
+    }
+    match value {
+        Value::Object(map) => map,
+        _ => unreachable!("it was made an object just above"),
     }
 }
 

@@ -141,17 +141,33 @@ impl Keep<'_> {
     /// The list with each rule that gives too much written out where it stands.
     fn in_place(&self, list: &[Value]) -> Vec<Value> {
         let mut after: Vec<Value> = Vec::with_capacity(list.len());
-        for value in list {
+        for (at, value) in list.iter().enumerate() {
             let rule = Rule::read(value);
+            let later: Vec<Rule> = match rule.meta().is_none_or(|m| self.minds(m, rule.access)) {
+                true => list.iter().skip(at + 1).map(Rule::read).collect(),
+                false => Vec::new(),
+            };
+            // What a later rule says is left to it, so that entering twice leaves one of each.
+            let said = |meta: &Meta, access: Access| {
+                let same = |r: &Rule| r.meta() == Some(*meta) && r.access.0 & access.0 == access.0;
+                later.iter().any(|r| r.allow && same(r))
+            };
+            let written = |metas: Vec<Meta>, access: Access| {
+                metas
+                    .into_iter()
+                    .filter(|meta| !said(meta, access))
+                    .map(|meta| allow(&(meta, access)))
+                    .collect::<Vec<_>>()
+            };
             match rule.meta() {
                 _ if !rule.allow => after.push(value.clone()),
                 None => {
                     // An allow-all forgets what stood before it; so does this.
                     after.push(deny_all());
-                    after.extend(self.everything().iter().map(|&m| allow(&(m, Access::ALL))));
+                    after.extend(written(self.everything(), Access::ALL));
                 }
                 Some(meta) if self.minds(meta, rule.access) => {
-                    after.extend(self.rest(meta).iter().map(|&m| allow(&(m, rule.access))));
+                    after.extend(written(self.rest(meta), rule.access));
                 }
                 Some(_) => after.push(value.clone()),
             }
