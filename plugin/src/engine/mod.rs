@@ -1,5 +1,66 @@
 //! What root does: observe, plan, execute, with a journal.
+//!
+//! Every change takes the container's lock, brings to an end what a dead change before it left,
+//! writes its journal, acts, and ends the journal with the commit that makes the new state so.
 
 pub mod api;
+mod context;
+mod create;
+mod doctor;
+mod ending;
+mod journal;
+mod lifecycle;
+mod list;
+mod names;
+mod reconcile;
+mod recover;
+mod remove;
+mod scale;
+mod watch;
 
-use api::{Answer, Event, Failure, Front, Request};
+pub use context::Context;
+pub use watch::tick;
+
+use api::{Answer, Failure, Front, Request, VersionInfo};
+
+/// Does what is asked.
+///
+/// # Errors
+/// [`Failure`]: then all is as it was, or the failure says what is not.
+pub fn perform(ctx: &Context, request: Request, front: &mut dyn Front) -> Result<Answer, Failure> {
+    match request {
+        Request::Create(request) => create::create(ctx, &request, front),
+        Request::Start { names } => lifecycle::start(ctx, &names, front),
+        Request::Stop { names, timeout } => lifecycle::stop(ctx, &names, timeout, front),
+        Request::Restart { names, timeout } => lifecycle::restart(ctx, &names, timeout, front),
+        Request::Remove { names, force, volumes, history } => {
+            let how = remove::How { force, volumes, history };
+            remove::remove(ctx, &names, how, front)
+        }
+        Request::Scale { name, gpus, timeout, dry_run } => {
+            scale::scale(ctx, &name, &gpus, timeout, dry_run, front)
+        }
+        Request::Ps { all } => list::ps(ctx, all),
+        Request::Gpus => list::gpus(ctx),
+        Request::Inspect { names } => list::inspect(ctx, &names),
+        Request::History { name } => list::history(ctx, &name),
+        Request::Resolve { name } => {
+            let found = names::existing(ctx, &name)?;
+            Ok(Answer::Resolved { docker_name: found.docker_name, id: found.id })
+        }
+        Request::Doctor { fix } => doctor::doctor(ctx, fix),
+        Request::Version => version(ctx),
+    }
+}
+
+fn version(ctx: &Context) -> Result<Answer, Failure> {
+    let engine = ctx.docker()?.info().map_or_else(|_| "not reached".to_owned(), |i| i.version);
+    let inventory = ctx.view().inventory().ok();
+    Ok(Answer::Version(VersionInfo {
+        gpuctl: env!("CARGO_PKG_VERSION").to_owned(),
+        engine,
+        driver: inventory.map(|i| i.driver).filter(|d| !d.is_empty()),
+        ledger: ctx.ledger.store().shown().to_owned(),
+        node: ctx.ledger.node().to_string(),
+    }))
+}

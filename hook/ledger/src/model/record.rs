@@ -152,6 +152,11 @@ pub struct ContainerRecord {
     /// Who owns it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<String>,
+    /// When the current version came to be.
+    pub at: Timestamp,
+    /// Whether Docker removes it by itself at its end: `--rm`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub auto_remove: bool,
 }
 
 /// `/versions/<name>/<n>`: all that is needed to make that version again.
@@ -188,12 +193,6 @@ pub enum OperationKind {
     Scale,
     /// rm.
     Remove,
-    /// start of a stopped container.
-    Start,
-    /// stop.
-    Stop,
-    /// restart.
-    Restart,
 }
 
 /// `/operations/<name>`: the journal of a change under way. It is there from the first side effect

@@ -4,15 +4,10 @@
 use std::io::ErrorKind;
 use std::path::Path;
 
-use serde::Deserialize;
-use serde_json::Value;
-
 use crate::model::ContainerId;
 use crate::node::files;
+pub use crate::node::hostconfig::{ContainerConfig, HostConfig, LONGEST};
 use crate::rules::liveness::{Files, RestartPolicy};
-
-/// Longest file of Docker's that is read, in bytes: environments and labels can be large.
-pub const LONGEST: u64 = 16 << 20;
 
 /// Why Docker's files of a container are of no use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -28,104 +23,17 @@ pub enum DockerFilesError {
     Foreign,
 }
 
-/// `hostconfig.json`, what we need of it. Docker writes null for what is empty.
-#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-pub struct HostConfig {
-    /// Name of the runtime in daemon.json.
-    pub runtime: Option<String>,
-    /// `--privileged`.
-    pub privileged: Option<bool>,
-    /// `--rm`.
-    pub auto_remove: Option<bool>,
-    /// `--gpus`, and `--device` with a CDI name.
-    pub device_requests: Option<Vec<DeviceRequest>>,
-    /// `--restart`.
-    pub restart_policy: Option<Restart>,
-}
-
-/// One device request.
-#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-pub struct DeviceRequest {
-    /// `nvidia`, `cdi`, or empty.
-    pub driver: Option<String>,
-    /// How many; -1 for all.
-    pub count: Option<i64>,
-    /// Which.
-    #[serde(rename = "DeviceIDs")]
-    pub device_ids: Option<Vec<String>>,
-    /// Alternatives of sets of capabilities.
-    pub capabilities: Option<Vec<Vec<String>>>,
-}
-
-/// The restart policy.
-#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-pub struct Restart {
-    /// `no`, `always`, `unless-stopped`, `on-failure`, or empty.
-    pub name: Option<String>,
-    /// Most tries of on-failure; 0 for no limit.
-    pub maximum_retry_count: Option<i64>,
-}
-
 impl HostConfig {
-    /// The restart policy.
+    /// The restart policy as a rule takes it.
     pub fn restart(&self) -> RestartPolicy {
-        let policy = self.restart_policy.clone().unwrap_or_default();
-        match policy.name.as_deref() {
-            Some("always" | "unless-stopped") => RestartPolicy::Always,
-            Some("on-failure") => RestartPolicy::OnFailure(
-                u32::try_from(policy.maximum_retry_count.unwrap_or(0)).unwrap_or(0),
+        match self.restart_policy.name.as_str() {
+            "always" | "unless-stopped" => RestartPolicy::Always,
+            "on-failure" => RestartPolicy::OnFailure(
+                u32::try_from(self.restart_policy.maximum_retry_count).unwrap_or(0),
             ),
             _ => RestartPolicy::No,
         }
     }
-}
-
-/// `config.v2.json`, what we need of it.
-#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-pub struct ContainerConfig {
-    /// The container's id.
-    #[serde(rename = "ID")]
-    pub id: Option<String>,
-    /// Its name, with a slash before it.
-    pub name: Option<String>,
-    /// Stopped by docker stop, kill or restart.
-    pub has_been_manually_stopped: Option<bool>,
-    /// How often its restart policy has started it.
-    pub restart_count: Option<i64>,
-    /// What it was created with.
-    pub config: Option<Created>,
-    /// How it is.
-    pub state: Option<State>,
-}
-
-/// What the container was created with.
-#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-pub struct Created {
-    /// The image as it was named.
-    pub image: Option<String>,
-    /// Environment: the image's and the user's.
-    pub env: Option<Vec<String>>,
-    /// Labels.
-    pub labels: Option<std::collections::BTreeMap<String, Value>>,
-}
-
-/// How the container is.
-#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-pub struct State {
-    /// Whether Docker thinks that it runs.
-    pub running: Option<bool>,
-    /// Whether Docker means to start it again.
-    pub restarting: Option<bool>,
-    /// The last exit code.
-    pub exit_code: Option<i64>,
-    /// When it was last started: the year 1 where it never was.
-    pub started_at: Option<String>,
 }
 
 /// Both files of a container.
@@ -146,16 +54,16 @@ impl DockerFiles {
     pub fn read(docker_root: &Path, id: &ContainerId) -> Result<Self, DockerFilesError> {
         let folder = docker_root.join("containers").join(id.as_str());
         let read = |name: &str| {
-            files::read_trusted(&folder.join(name), LONGEST).map_err(|e| match e.kind() {
+            files::read_trusted(&folder.join(name), LONGEST as u64).map_err(|e| match e.kind() {
                 ErrorKind::NotFound => DockerFilesError::Absent,
                 _ => DockerFilesError::Unreadable,
             })
         };
-        let container: ContainerConfig = serde_json::from_slice(&read("config.v2.json")?)
+        let container = ContainerConfig::parse(&read("config.v2.json")?)
             .map_err(|_| DockerFilesError::Unreadable)?;
-        let host = serde_json::from_slice(&read("hostconfig.json")?)
+        let host = HostConfig::parse(&read("hostconfig.json")?)
             .map_err(|_| DockerFilesError::Unreadable)?;
-        if container.id.as_deref() != Some(id.as_str()) {
+        if container.id != id.as_str() {
             return Err(DockerFilesError::Foreign);
         }
         Ok(Self { host, container })
@@ -163,16 +71,14 @@ impl DockerFiles {
 
     /// What liveness needs to know.
     pub fn facts(&self) -> Files {
-        let state = self.container.state.clone().unwrap_or_default();
+        let state = &self.container.state;
         Files::Present {
             policy: self.host.restart(),
-            stopped_by_hand: self.container.has_been_manually_stopped.unwrap_or(false),
-            ever_started: state.started_at.is_some_and(|at| !at.starts_with("0001-")),
-            restarts: u32::try_from(self.container.restart_count.unwrap_or(0)).unwrap_or(0),
-            exit_code: (state.running == Some(false))
-                .then_some(state.exit_code)
-                .flatten()
-                .and_then(|code| i32::try_from(code).ok()),
+            stopped_by_hand: self.container.has_been_manually_stopped,
+            ever_started: !state.started_at.is_empty() && !state.started_at.starts_with("0001-"),
+            restarts: u32::try_from(self.container.restart_count).unwrap_or(0),
+            // While Docker has not yet seen the end, the code is that of an earlier one.
+            exit_code: (!state.running).then(|| i32::try_from(state.exit_code).unwrap_or(-1)),
         }
     }
 }
@@ -193,8 +99,8 @@ mod tests {
 
     fn parse(host: &str, container: &str) -> DockerFiles {
         DockerFiles {
-            host: serde_json::from_str(host).unwrap(),
-            container: serde_json::from_str(container).unwrap(),
+            host: HostConfig::parse(host.as_bytes()).unwrap(),
+            container: ContainerConfig::parse(container.as_bytes()).unwrap(),
         }
     }
 

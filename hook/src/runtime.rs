@@ -1,0 +1,430 @@
+//! The OCI runtime wrapper: bind, inject, exec the real runtime.
+//!
+//! Only `create`, `run` and `restore` are changed. `delete` is passed on and is a hint for release.
+//! All else is exec'd through untouched.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use gpuctl_ledger::config::{Config, ConfigError, Inject};
+use gpuctl_ledger::grant::{self, Claim, GrantError, Granted, NodeView};
+use gpuctl_ledger::ledger::{Ledger, LedgerError};
+use gpuctl_ledger::model::{
+    Binding, ContainerId, DockerName, Gpu, Holder, Inventory, Token, Unit,
+};
+use gpuctl_ledger::node::docker::{DockerFiles, DockerFilesError};
+use gpuctl_ledger::node::{files, notes, process};
+use gpuctl_ledger::rules::words::Refusal;
+use gpuctl_ledger::store::StoreError;
+
+use crate::admit::{Admit, Bound, Who, admit};
+use crate::audit::{self, Decision};
+use crate::command::{self, Command};
+use crate::gate::LONGEST_SPEC;
+use crate::request::{self, NodeFacts};
+use crate::spec::Spec;
+use crate::{inject, real, refuse, strip, upper};
+
+/// The program name under which daemon.json enters us for managed containers.
+const MANAGED_ENTRY: &str = "gpuctl-runtime";
+
+/// A container about to be made.
+struct Making<'a> {
+    config: &'a Config,
+    config_path: &'a Path,
+    id: ContainerId,
+    bundle: PathBuf,
+    spec: Spec,
+    files: Option<DockerFiles>,
+    inventory: Option<Inventory>,
+    caps_major: Option<u32>,
+}
+
+/// Entered as an OCI runtime, under the program name `entered`. The exit status; on success it does
+/// not return.
+pub fn main(entered: &str, args: &[OsString]) -> i32 {
+    let command = command::parse(args);
+    let loaded = Config::load();
+    let fallback = Config::default();
+    let config = loaded.as_ref().map_or(&fallback, |(config, _)| config);
+    let real = match real::find(&config.runtime.real) {
+        Ok(real) => real,
+        Err(why) => return refuse::tell(&command, &why),
+    };
+    let verdict = match command.verb.as_str() {
+        "delete" => return delete(config, &real, &command, args),
+        _ if command.makes_container() => create(entered, &loaded, config, &command),
+        _ => Ok(()),
+    };
+    match verdict {
+        Ok(()) => refuse::tell(&command, &real::exec(&real, args)),
+        Err(why) => refuse::tell(&command, &why),
+    }
+}
+
+/// `delete` comes after every end of a container that containerd saw, also where poststop did not
+/// run: after the wrapper was killed between claim and exec. Only where a grant is still noted is
+/// there anything to do.
+fn delete(config: &Config, real: &Path, command: &Command, args: &[OsString]) -> i32 {
+    let noted = command
+        .id
+        .as_deref()
+        .and_then(|id| ContainerId::new(id).ok())
+        .filter(|id| notes::has_grant(&config.paths, id));
+    let Some(id) = noted else { return refuse::tell(command, &real::exec(real, args)) };
+    match real::run(real, args) {
+        Ok(status) => {
+            let token = notes::read_grant(&config.paths, &id).ok().flatten().map(|g| g.token);
+            if let Some(token) = token {
+                let _ = crate::release::release(config, id.as_str(), Some(&token));
+            }
+            status
+        }
+        Err(why) => refuse::tell(command, &why),
+    }
+}
+
+/// What a broken config leaves possible: containers that have nothing to do with GPUs.
+fn create(
+    entered: &str,
+    loaded: &Result<(Config, PathBuf), ConfigError>,
+    config: &Config,
+    command: &Command,
+) -> Result<(), String> {
+    let bundle = match &command.bundle {
+        Some(bundle) => bundle.clone(),
+        None => std::env::current_dir().map_err(|_| "the bundle's folder is gone")?,
+    };
+    let bytes = files::read_bounded(&bundle.join("config.json"), LONGEST_SPEC)
+        .map_err(|_| "the bundle's config.json cannot be read, or is longer than 16 MiB")?;
+    let spec = Spec::parse(&bytes).map_err(|e| e.to_string())?;
+    let id = command.id.clone().unwrap_or_default();
+    let config_path = match loaded {
+        Ok((_, path)) => path,
+        Err(broken) => return without_config(entered, &spec, broken),
+    };
+    let Ok(id) = ContainerId::new(id) else {
+        // No engine makes such an id; without one nothing can be leased.
+        return without_id(&spec);
+    };
+    let files = match DockerFiles::read(&config.docker.root, &id) {
+        Ok(files) => Some(files),
+        Err(DockerFilesError::Absent) => None,
+        Err(why) => return Err(why.to_string()),
+    };
+    let inventory = NodeView::new(config).ok().and_then(|view| view.inventory().ok());
+    let caps_major = caps_major();
+    let mut making =
+        Making { config, config_path, id, bundle, spec, files, inventory, caps_major };
+    making.start()
+}
+
+fn without_config(entered: &str, spec: &Spec, broken: &ConfigError) -> Result<(), String> {
+    let nothing = request::detect(spec, None, &NodeFacts::default()).is_ok_and(|a| a.is_nothing());
+    // Under this name daemon.json calls us for managed containers only.
+    let managed = entered == MANAGED_ENTRY;
+    if nothing && !managed { Ok(()) } else { Err(broken.to_string()) }
+}
+
+fn without_id(spec: &Spec) -> Result<(), String> {
+    match request::detect(spec, None, &NodeFacts::default()) {
+        Ok(asked) if asked.is_nothing() => Ok(()),
+        _ => Err("the container's id is not one that GPUs can be leased to".into()),
+    }
+}
+
+impl Making<'_> {
+    fn start(&mut self) -> Result<(), String> {
+        if self.entered_before() {
+            // The gate in the spec will check the final one.
+            return Ok(());
+        }
+        let (managed, docker_name, image) = self.who();
+        let node_copy = if managed { self.node_copy()? } else { None };
+        // A binding of none needs no ledger: the node's copy is enough.
+        let without = node_copy.as_ref().is_some_and(|b| b.gpus.is_none() && !b.retired);
+        let asked = request::detect(&self.spec, self.host(), &self.facts());
+        let mut ledger = None;
+        let mut binding = node_copy.map(|copy| (copy, None));
+        if managed && !without {
+            let open = self.open_ledger()?;
+            binding = open
+                .binding(&self.id)
+                .map_err(|e| self.out_of_reach(&e))?
+                .map(|at| (at.record, Some(at.revision)));
+            ledger = Some(open);
+        }
+        let bound = match (&binding, managed) {
+            (_, false) => Bound::NotManaged,
+            (None, true) => Bound::Unknown,
+            (Some((binding, _)), true) => Bound::To(binding),
+        };
+        let who = Who { docker_name: &docker_name, image: &image };
+        let admit = admit(bound, &asked, who, &self.config.policy);
+        if managed {
+            self.note_upper(binding.as_ref().map(|(b, _)| b));
+        }
+        if self.config.policy.observe && !managed {
+            self.observe(&admit, &docker_name);
+            return Ok(());
+        }
+        match admit {
+            Admit::Pass => Ok(()),
+            Admit::Exempt => {
+                self.audit(Decision::Exempted, &docker_name, &[], "on the exempt list");
+                Ok(())
+            }
+            Admit::Without => {
+                let stripped = !asked.as_ref().is_ok_and(|a| a.is_nothing());
+                inject::clear(&mut self.spec);
+                self.strip(&[])?;
+                if stripped {
+                    self.audit(Decision::Stripped, &docker_name, &[], "holds no lease");
+                }
+                self.write_spec()
+            }
+            Admit::Refuse(refusal) => Err(self.refused(&refusal, &docker_name)),
+            Admit::Claim { request, prefer, all, keep_rest } => {
+                let ledger = match ledger {
+                    Some(ledger) => ledger,
+                    None => self.open_ledger()?,
+                };
+                let token = Token::random().map_err(|_| "the kernel gives no random numbers")?;
+                let holder = self.holder(&docker_name, binding.as_ref().map(|(b, _)| b))?;
+                let claim = Claim {
+                    holder: &holder,
+                    request: &request,
+                    prefer: &prefer,
+                    token: &token,
+                    binding,
+                    all,
+                    free_rest: true,
+                    operation: None,
+                };
+                self.claim_and_inject(&ledger, &claim, keep_rest, &docker_name)
+            }
+        }
+    }
+
+    /// Whether this very call has been through us before: NVIDIA's runtime around us, or strict and
+    /// cooperative mode at once. Then our gate is in the spec and the grant is this process's own.
+    fn entered_before(&self) -> bool {
+        real::depth() > 0
+            && inject::has_gate(&self.spec, &self.config.runtime.hook)
+            && notes::read_grant(&self.config.paths, &self.id)
+                .ok()
+                .flatten()
+                .zip(process::own().ok())
+                .is_some_and(|(grant, own)| grant.evidence.claimer == own)
+    }
+
+    fn host(&self) -> Option<&gpuctl_ledger::node::docker::HostConfig> {
+        self.files.as_ref().map(|files| &files.host)
+    }
+
+    /// Leaves of all GPUs only these.
+    fn strip(&mut self, keep: &[u32]) -> Result<(), String> {
+        strip::whitelist(&mut self.spec, keep, self.caps_major).map(drop).map_err(|_| {
+            "its device rules take a device out of a wildcard, which leaves no way to take GPUs out".into()
+        })
+    }
+
+    fn facts(&self) -> NodeFacts<'_> {
+        NodeFacts {
+            inventory: self.inventory.as_ref(),
+            caps_major: self.caps_major,
+            cdi_kind: &self.config.gpu.cdi_kind,
+            ..NodeFacts::default()
+        }
+    }
+
+    /// Whether it is managed, its name in Docker and its image; what is not known is the id and empty.
+    fn who(&self) -> (bool, String, String) {
+        let Some(files) = &self.files else {
+            return (false, self.id.as_str().to_owned(), String::new());
+        };
+        let name = files.container.docker_name();
+        let name = DockerName::new(name).map_or_else(|_| self.id.short().to_owned(), String::from);
+        let managed = files.host.runtime == self.config.runtime.managed_name;
+        (managed, name, files.container.config.image.clone())
+    }
+
+    /// The node's copy of the binding. One that cannot be read is as good as none: the ledger is
+    /// asked then.
+    fn node_copy(&self) -> Result<Option<Binding>, String> {
+        Ok(notes::read_binding(&self.config.paths, &self.id).unwrap_or(None))
+    }
+
+    fn open_ledger(&self) -> Result<Ledger, String> {
+        let ledger = Ledger::open(self.config).map_err(|e| self.out_of_reach(&e))?;
+        let view = NodeView::new(self.config).map_err(|e| e.to_string())?;
+        let machine = process::machine_id(&self.config.paths.machine_id)
+            .map_err(|_| "the machine's id cannot be read")?;
+        ledger.bind_node(&machine, &view.boot_id).map_err(|e| self.out_of_reach(&e))?;
+        Ok(ledger)
+    }
+
+    fn out_of_reach(&self, error: &LedgerError) -> String {
+        let text = match error {
+            LedgerError::Store(StoreError::Unreachable(_) | StoreError::Unknown(_)) => {
+                format!("{error}, so no GPU can be given; containers without GPUs start as ever; docker gpuctl doctor tells more")
+            }
+            other => format!("{other}; docker gpuctl doctor tells more"),
+        };
+        self.audit(Decision::Refused, "", &[], &text);
+        text
+    }
+
+    fn refused(&self, refusal: &Refusal, name: &str) -> String {
+        let line = refusal.one_line();
+        self.audit(Decision::Refused, name, &[], &line);
+        line
+    }
+
+    fn holder(&self, docker_name: &str, binding: Option<&Binding>) -> Result<Holder, String> {
+        Ok(Holder {
+            container: self.id.clone(),
+            docker_name: DockerName::new(docker_name)
+                .or_else(|_| DockerName::new(self.id.short()))
+                .map_err(|e| e.to_string())?,
+            name: binding.map(|b| b.name.clone()),
+            owner: binding.and_then(|b| b.owner.clone()),
+        })
+    }
+
+    fn claim_and_inject(
+        &mut self,
+        ledger: &Ledger,
+        claim: &Claim<'_>,
+        keep_rest: bool,
+        docker_name: &str,
+    ) -> Result<(), String> {
+        let view = NodeView::new(self.config).map_err(|e| e.to_string())?;
+        let granted = grant::claim(ledger, &view, claim, self.config.ledger.timeout()).map_err(
+            |e| match e {
+                GrantError::Refused(refusal) => self.refused(&refusal, docker_name),
+                GrantError::Ledger(e) => self.out_of_reach(&e),
+                other => {
+                    let text = other.to_string();
+                    self.audit(Decision::Refused, docker_name, &[], &text);
+                    text
+                }
+            },
+        )?;
+        if let Some(binding) = &granted.binding {
+            self.write_copy(binding);
+        }
+        match self.inject(&granted, claim.token, keep_rest) {
+            Ok(()) => {
+                self.audit(Decision::Granted, docker_name, &granted.units, "started");
+                Ok(())
+            }
+            Err(why) => {
+                // Nothing runs yet and nothing will: the claim ends here.
+                let _ = ledger.release(&self.id, Some(claim.token), None);
+                let _ = notes::remove_grant(&self.config.paths, &self.id);
+                self.audit(Decision::Refused, docker_name, &granted.units, &why);
+                Err(why)
+            }
+        }
+    }
+
+    fn inject(&mut self, granted: &Granted, token: &Token, keep_rest: bool) -> Result<(), String> {
+        let gpus: Vec<&Gpu> =
+            granted.units.iter().filter_map(|unit| granted.inventory.by_unit(unit)).collect();
+        let minors: Vec<u32> = gpus.iter().map(|gpu| gpu.minor).collect();
+        char_links(&self.config.gpu.dev, &minors);
+        match self.config.gpu.inject {
+            Inject::Cdi => {
+                let cdi = inject::CdiSpecs::load(&self.config.gpu.cdi_dirs, &self.config.gpu.cdi_kind)
+                    .map_err(|e| e.to_string())?;
+                inject::inject_cdi(&mut self.spec, &gpus, &cdi).map_err(|e| e.to_string())?;
+            }
+            Inject::Env => {
+                let uuids: Vec<&str> = granted.units.iter().map(Unit::as_str).collect();
+                inject::inject_env(&mut self.spec, &uuids);
+            }
+        }
+        if !keep_rest {
+            self.strip(&minors)?;
+        }
+        let config = self.config_path.to_string_lossy().into_owned();
+        let common = ["--config", &config, "--token", token.as_str()];
+        let mut gate = vec!["gpuctl-hook", "gate"];
+        gate.extend(common);
+        if keep_rest {
+            gate.push("--keep-rest");
+        }
+        let mut release = vec!["gpuctl-hook", "release"];
+        release.extend(common);
+        inject::add_hooks(&mut self.spec, &self.config.runtime.hook, &gate, &release);
+        self.write_spec()
+    }
+
+    fn write_spec(&self) -> Result<(), String> {
+        use std::os::unix::fs::MetadataExt as _;
+        let path = self.bundle.join("config.json");
+        let mode = std::fs::metadata(&path).map_or(0o600, |meta| meta.mode() & 0o777);
+        files::replace_unsynced(&path, &self.spec.to_bytes(), mode)
+            .map_err(|_| "the bundle's config.json cannot be written".into())
+    }
+
+    /// Notes where the writable layer is, for changes that carry it over: the rootfs is mounted now.
+    fn note_upper(&self, binding: Option<&Binding>) {
+        let Some(binding) = binding else { return };
+        let Some(root) = self.spec.root_path() else { return };
+        let root = self.bundle.join(root);
+        let Some(upper) = upper::upper_dir(&root) else { return };
+        if binding.upper_dir.as_deref() != Some(upper.as_str()) {
+            let noted = Binding { upper_dir: Some(upper), ..binding.clone() };
+            self.write_copy(&noted);
+        }
+    }
+
+    fn write_copy(&self, binding: &Binding) {
+        let old = notes::read_binding(&self.config.paths, &self.id).ok().flatten();
+        let upper_dir = binding.upper_dir.clone().or(old.and_then(|old| old.upper_dir));
+        let _ = notes::write_binding(&self.config.paths, &Binding { upper_dir, ..binding.clone() });
+    }
+
+    fn observe(&self, admit: &Admit, name: &str) {
+        let (decision, what) = match admit {
+            Admit::Pass => return,
+            Admit::Exempt => (Decision::Exempted, "on the exempt list".into()),
+            Admit::Without => (Decision::Stripped, "would hold no lease".into()),
+            Admit::Refuse(refusal) => (Decision::Refused, refusal.one_line()),
+            Admit::Claim { request, .. } => (Decision::Granted, format!("would claim {request}")),
+        };
+        self.audit(decision, name, &[], &what);
+    }
+
+    fn audit(&self, decision: Decision, name: &str, units: &[Unit], why: &str) {
+        audit::write(self.config, decision, self.id.as_str(), name, units, why);
+    }
+}
+
+/// Major number of nvidia-caps, by whose nodes MIG devices are opened: the kernel gives it out when
+/// the driver loads. `None` where there is no such driver.
+fn caps_major() -> Option<u32> {
+    let bytes = files::read_bounded(Path::new("/proc/devices"), 1 << 16).ok()?;
+    let text = String::from_utf8_lossy(&bytes);
+    text.lines().find_map(|line| {
+        let (major, name) = line.trim().split_once(' ')?;
+        if name.trim() == "nvidia-caps" { major.parse().ok() } else { None }
+    })
+}
+
+/// Makes sure of /dev/char/195:N for each node granted: with systemd as the cgroup driver a reload
+/// takes device access away where the link is missing.
+fn char_links(dev: &Path, minors: &[u32]) {
+    let folder = dev.join("char");
+    let nodes = minors.iter().map(|minor| (*minor, format!("nvidia{minor}")));
+    for (minor, name) in nodes.chain([(255, "nvidiactl".to_owned())]) {
+        let link = folder.join(format!("{}:{minor}", gpuctl_ledger::node::busy::NVIDIA_MAJOR));
+        if link.symlink_metadata().is_ok() || !dev.join(&name).exists() {
+            continue;
+        }
+        let _ = std::fs::create_dir_all(&folder);
+        let _ = std::os::unix::fs::symlink(format!("../{name}"), &link);
+    }
+}

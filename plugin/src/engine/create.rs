@@ -1,0 +1,433 @@
+//! run and create: a new managed container.
+//!
+//! Steps of the journal: `create` (the client's `docker create` may be under way; undone by removing
+//! what carries the operation's token) and `start` (created and recorded; undone likewise, unless
+//! the container has started, which finishes it).
+
+use std::time::{Duration, Instant};
+
+use gpuctl_ledger::config::AllPolicy;
+use gpuctl_ledger::grant::{observe, shortage_refusal};
+use gpuctl_ledger::ledger::{At, Batch};
+use gpuctl_ledger::model::{
+    Binding, ContainerId, ContainerName, ContainerRecord, DockerName, GpuRequest, OperationKind,
+    SCHEMA, Timestamp, Token, Version, VersionRecord,
+};
+use gpuctl_ledger::node::notes;
+use gpuctl_ledger::rules::allocate::{Supply, Want, allocate};
+use serde::{Deserialize, Serialize};
+
+use super::api::{
+    Answer, AskError, CreateAsk, CreateRequest, Failure, Front, StartMode,
+};
+use super::context::Context;
+use super::journal::{self, Journal};
+use super::{ending, names};
+use crate::docker::{Changes, Inspect, start_exit_code};
+
+/// The label that carries the operation's token.
+pub(super) const OPERATION_LABEL: &str = "gpuctl.operation";
+/// How often an attached start is looked at.
+const LOOK: Duration = Duration::from_millis(40);
+
+/// What undoing needs.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Data {
+    /// Its name in Docker.
+    pub(super) docker_name: DockerName,
+    /// Its id, once created.
+    pub(super) id: Option<ContainerId>,
+    /// The record before; `None` where there was none.
+    pub(super) before: Option<ContainerRecord>,
+}
+
+/// Runs or creates a container.
+///
+/// # Errors
+/// [`Failure`]; then nothing is left of it.
+pub(super) fn create(
+    ctx: &Context,
+    request: &CreateRequest,
+    front: &mut dyn Front,
+) -> Result<Answer, Failure> {
+    let name = match &request.name {
+        Some(name) => name.clone(),
+        None => match &request.from {
+            Some((from, _)) => from.clone(),
+            None => free_name(ctx)?,
+        },
+    };
+    let _lock = journal::lock(ctx, &name, front)?;
+    let before = ctx.ledger.container(&name)?;
+    let version = next_version(ctx, &name, before.as_ref())?;
+    let docker_name = DockerName::of(&name, version);
+    let docker = ctx.docker()?;
+    if docker.inspect(docker_name.as_str())?.is_some() {
+        return Err(Failure::new(format!("Docker has a container {docker_name} already"))
+            .hint(format!("docker rm {docker_name}, or take another --name")));
+    }
+    check_runtime(ctx)?;
+    let recorded = match &request.from {
+        Some((from, wanted)) => Some(recorded(ctx, from, *wanted)?),
+        None => None,
+    };
+    let gpus = match (&request.gpus, &recorded) {
+        // run --from takes the number of the record, unless told another.
+        (GpuRequest::None, Some(record)) => record.gpus.clone(),
+        (gpus, _) => gpus.clone(),
+    };
+    check_supply(ctx, &gpus, request.start != StartMode::No)?;
+
+    let data = Data {
+        docker_name: docker_name.clone(),
+        id: None,
+        before: before.as_ref().map(|at| at.record.clone()),
+    };
+    let mut journal =
+        Journal::begin(ctx, &name, OperationKind::Run, front.user(), "create", &data)?;
+    let made = make(ctx, &mut journal, front, &Made { request, name: &name, version, gpus, recorded, before });
+    match made {
+        Ok(id) => {
+            journal.finish(ctx, Batch::new())?;
+            Ok(Answer::Created { id, name, docker_name })
+        }
+        Err(failure) => {
+            undo(ctx, journal).map_err(|also| {
+                let text = format!("{failure}; and undoing it failed: {also}");
+                Failure::new(text).hint("docker gpuctl doctor --fix ends what was left")
+            })?;
+            Err(failure)
+        }
+    }
+}
+
+struct Made<'a> {
+    request: &'a CreateRequest,
+    name: &'a ContainerName,
+    version: Version,
+    gpus: GpuRequest,
+    recorded: Option<VersionRecord>,
+    before: Option<At<ContainerRecord>>,
+}
+
+fn make(
+    ctx: &Context,
+    journal: &mut Journal,
+    front: &mut dyn Front,
+    made: &Made<'_>,
+) -> Result<ContainerId, Failure> {
+    let docker = ctx.docker()?;
+    let docker_name = DockerName::of(made.name, made.version);
+    let token = journal.operation.token.clone();
+    let id = match &made.recorded {
+        None => {
+            let ask = CreateAsk {
+                docker_name: docker_name.clone(),
+                runtime: ctx.config.runtime.managed_name.clone(),
+                name: made.name.clone(),
+                labels: vec![(OPERATION_LABEL.into(), token.to_string())],
+            };
+            front.create(&ask).map_err(asked)?
+        }
+        Some(record) => {
+            let changes = Changes {
+                labels: vec![(OPERATION_LABEL.into(), token.to_string())],
+                ..Changes::default()
+            };
+            docker.create_from(&docker_name, &record.spec, &changes)?
+        }
+    };
+    let inspect = docker
+        .inspect(id.as_str())?
+        .ok_or_else(|| Failure::new("the container was removed while it was being made"))?;
+    record(ctx, journal, made, &id, &inspect, front.user())?;
+    match made.request.start {
+        StartMode::No => {}
+        StartMode::Detached => docker.start(id.as_str()).map_err(|error| {
+            let code = start_exit_code(&error.to_string());
+            Failure::from(error).code(code)
+        })?,
+        StartMode::Attached => {
+            front.attach(&docker_name).map_err(asked)?;
+            wait_started(ctx, front, &id, inspect.auto_remove())?;
+        }
+    }
+    Ok(id)
+}
+
+/// Container record, version and binding in one commit with the journal's next step.
+fn record(
+    ctx: &Context,
+    journal: &mut Journal,
+    made: &Made<'_>,
+    id: &ContainerId,
+    inspect: &Inspect,
+    by: Option<String>,
+) -> Result<(), Failure> {
+    let keys = ctx.ledger.keys();
+    let now = Timestamp::now();
+    let owner = by.clone();
+    let container = ContainerRecord {
+        schema: SCHEMA,
+        name: made.name.clone(),
+        version: made.version,
+        container: Some(id.clone()),
+        owner: owner.clone(),
+        at: now,
+        auto_remove: inspect.auto_remove(),
+    };
+    let why = match (&made.request.from, made.request.start) {
+        (Some((from, _)), _) => format!("run --from {from}"),
+        (None, StartMode::No) => "create".to_owned(),
+        (None, _) => "run".to_owned(),
+    };
+    let version = VersionRecord {
+        schema: SCHEMA,
+        name: made.name.clone(),
+        version: made.version,
+        container: id.clone(),
+        gpus: made.gpus.clone(),
+        at: now,
+        by,
+        why,
+        spec: inspect.0.clone(),
+    };
+    let binding = Binding {
+        schema: SCHEMA,
+        container: id.clone(),
+        name: made.name.clone(),
+        version: made.version,
+        gpus: made.gpus.clone(),
+        last: Vec::new(),
+        owner,
+        token: journal.operation.token.clone(),
+        retired: false,
+        upper_dir: None,
+    };
+    let mut batch = Batch::new();
+    let key = keys.container(made.name);
+    batch.unchanged(key.clone(), made.before.as_ref().map(|at| at.revision)).put(key, &container);
+    let key = keys.version(made.name, made.version);
+    batch.put(key, &version);
+    batch.put(keys.binding(id), &binding);
+    let mut data: Data = journal.data()?;
+    data.id = Some(id.clone());
+    journal.step(ctx, "start", &data, batch)?;
+    keep_copy(ctx, &binding);
+    Ok(())
+}
+
+/// The node's copy of a binding; what cannot be written is asked of the ledger at the next start.
+pub(super) fn keep_copy(ctx: &Context, binding: &Binding) {
+    let upper_dir = binding.upper_dir.clone().or_else(|| {
+        notes::read_binding(&ctx.config.paths, &binding.container).ok().flatten()?.upper_dir
+    });
+    let copy = Binding { upper_dir, ..binding.clone() };
+    if notes::write_binding(&ctx.config.paths, &copy).is_err() {
+        let _ = notes::remove_binding(&ctx.config.paths, &binding.container);
+    }
+}
+
+/// Waits until the attached start has come so far that the container runs, or has run.
+fn wait_started(
+    ctx: &Context,
+    front: &mut dyn Front,
+    id: &ContainerId,
+    auto_remove: bool,
+) -> Result<(), Failure> {
+    let docker = ctx.docker()?;
+    let deadline = Instant::now() + Duration::from_secs(120);
+    loop {
+        // In this order: what ended before the look has left its trace in what is looked at.
+        let ended = front.attach_ended();
+        let shown = docker.inspect(id.as_str())?;
+        match (&shown, &ended) {
+            (Some(shown), _) if !shown.never_started() => return Ok(()),
+            // Gone already: it ran and `--rm` has removed it, unless nobody ever started it.
+            (None, Ok(Some(code))) if auto_remove && *code != 125 => return Ok(()),
+            (None, Ok(None)) if auto_remove => {}
+            (None, _) => return Err(Failure::new("the container was removed while it started")),
+            (Some(shown), Ok(Some(_))) => {
+                let text = shown.error();
+                let code = start_exit_code(text);
+                let failure = match crate::docker::gpuctl_part(text) {
+                    Some(_) => Failure::from(crate::docker::DockerError::Refused {
+                        status: 500,
+                        message: text.to_owned(),
+                    }),
+                    // The Docker CLI has printed why.
+                    None if text.is_empty() => Failure::new("the container did not start"),
+                    None => Failure::new(text.to_owned()),
+                };
+                return Err(failure.code(code));
+            }
+            (Some(_), Err(gone)) => return Err(asked(gone.clone())),
+            (Some(_), Ok(None)) => {}
+        }
+        if Instant::now() > deadline {
+            return Err(Failure::new("the container did not start within 120 s"));
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+fn asked(error: AskError) -> Failure {
+    match error {
+        // Docker's own message stands on the terminal already.
+        AskError::Refused { code } => Failure::new("docker create refused").code(code),
+        AskError::Gone => Failure::new("interrupted").code(130),
+    }
+}
+
+/// Undoes a run: the container goes, and its records are as they were.
+///
+/// # Errors
+/// When it cannot be undone now.
+pub(super) fn undo(ctx: &Context, journal: Journal) -> Result<(), Failure> {
+    let data: Data = journal.data()?;
+    let docker = ctx.docker()?;
+    let token = &journal.operation.token;
+    // Found by name and token, so that nobody else's container is taken for ours.
+    let ours = |shown: &Inspect| shown.label(OPERATION_LABEL) == Some(token.as_str());
+    if let Some(shown) = docker.inspect(data.docker_name.as_str())?.filter(ours) {
+        let id = shown.id().map(|id| id.to_string()).unwrap_or_default();
+        match docker.remove(&id, true, true) {
+            Err(e) if !e.is_not_found() => return Err(e.into()),
+            _ => {}
+        }
+    }
+    let mut batch = Batch::new();
+    if let Some(id) = &data.id {
+        ending::release_dead(ctx, id, &[])?;
+        let keys = ctx.ledger.keys();
+        let name = &journal.operation.name;
+        if let Some(at) = ctx.ledger.container(name)?
+            && at.record.container.as_ref() == Some(id)
+        {
+            let key = keys.container(name);
+            batch.at(key.clone(), at.revision);
+            match &data.before {
+                Some(before) => batch.put(key, before),
+                None => batch.delete(key),
+            };
+            batch.delete(keys.version(name, at.record.version));
+        }
+        batch.delete(keys.binding(id));
+        let _ = notes::remove_binding(&ctx.config.paths, id);
+    }
+    journal.finish(ctx, batch)
+}
+
+fn free_name(ctx: &Context) -> Result<ContainerName, Failure> {
+    for _ in 0..16 {
+        let token = Token::random().map_err(|_| Failure::new("the kernel gives no random numbers"))?;
+        let random = token.as_str().get(..15).and_then(|t| u64::from_str_radix(t, 16).ok());
+        let name = ContainerName::new(names::made_up(random.unwrap_or_default()))
+            .map_err(|e| Failure::new(e.to_string()))?;
+        if ctx.ledger.container(&name)?.is_none() {
+            return Ok(name);
+        }
+    }
+    Err(Failure::new("no free name was found").hint("give one with --name"))
+}
+
+/// The version that a new container of this name gets.
+fn next_version(
+    ctx: &Context,
+    name: &ContainerName,
+    before: Option<&At<ContainerRecord>>,
+) -> Result<Version, Failure> {
+    let Some(before) = before else {
+        names::check_new(ctx, name)?;
+        return Ok(Version(0));
+    };
+    let record = &before.record;
+    if let Some(id) = &record.container {
+        if let Some(shown) = ctx.docker()?.inspect(id.as_str())? {
+            let shown = shown.name().to_owned();
+            return Err(Failure::new(format!("the name {name} is in use by container {shown}"))
+                .hint(format!("docker gpuctl rm {name} removes it; or take another --name")));
+        }
+        // Removed behind our back: its GPUs are free once its end is seen.
+        ending::release_dead(ctx, id, &[])?;
+    }
+    Ok(record.version.next())
+}
+
+fn check_runtime(ctx: &Context) -> Result<(), Failure> {
+    let name = &ctx.config.runtime.managed_name;
+    let info = ctx.docker()?.info()?;
+    if info.runtimes.contains(name) {
+        return Ok(());
+    }
+    Err(Failure::new(format!("the Engine at {} has no runtime {name}", ctx.docker()?.host()))
+        .hint(format!(
+            "add it to daemon.json: \"runtimes\": {{\"{name}\": {{\"path\": \"{}\"}}}}, and reload dockerd",
+            ctx.config.runtime.hook.with_file_name("gpuctl-runtime").display()
+        )))
+}
+
+fn recorded(
+    ctx: &Context,
+    from: &ContainerName,
+    version: Option<Version>,
+) -> Result<VersionRecord, Failure> {
+    let none = || {
+        let what = version.map_or_else(|| from.to_string(), |v| format!("{from}@{v}"));
+        Failure::new(format!("no record of {what} in the ledger of this node"))
+            .hint(format!("docker gpuctl history {from} shows what there is"))
+    };
+    let version = match version {
+        Some(version) => version,
+        None => ctx.ledger.container(from)?.ok_or_else(none)?.record.version,
+    };
+    Ok(ctx.ledger.version(from, version)?.ok_or_else(none)?.record)
+}
+
+/// Whether the GPUs could be had: said before anything is pulled or made.
+pub(super) fn check_supply(ctx: &Context, gpus: &GpuRequest, now: bool) -> Result<(), Failure> {
+    if gpus.is_none() {
+        return Ok(());
+    }
+    let seen = observe(&ctx.ledger, &ctx.view(), None)?;
+    let nobody = std::collections::BTreeMap::new();
+    let nothing = std::collections::BTreeMap::new();
+    let supply = if now {
+        Supply { inventory: &seen.inventory, leases: &seen.judged, busy: &seen.busy }
+    } else {
+        // Created only: it is enough that the node has so many at all.
+        Supply { inventory: &seen.inventory, leases: &nobody, busy: &nothing }
+    };
+    let all = if now { ctx.config.policy.all } else { AllPolicy::Free };
+    let want = Want { request: gpus, container: None, prefer: &[], all };
+    match allocate(&supply, &want) {
+        Ok(_) => Ok(()),
+        Err(shortage) => {
+            let refusal = shortage_refusal(&shortage, gpus, &ctx.ledger);
+            Err(Failure::new(refusal.headline).details(refusal.rows).hint(refusal.hint))
+        }
+    }
+}
+
+/// Tells what became of a run that was broken off.
+///
+/// # Errors
+/// When it cannot be brought to an end now.
+pub(super) fn recover(ctx: &Context, journal: Journal) -> Result<String, Failure> {
+    let data: Data = journal.data()?;
+    let name = journal.operation.name.clone();
+    let token = journal.operation.token.clone();
+    let shown = match &data.id {
+        Some(id) => ctx.docker()?.inspect(id.as_str())?,
+        None => None,
+    };
+    let started = shown.is_some_and(|s| {
+        !s.never_started() && s.label(OPERATION_LABEL) == Some(token.as_str())
+    });
+    if started {
+        journal.finish(ctx, Batch::new())?;
+        return Ok(format!("an earlier run of {name} was broken off after its start: it is done"));
+    }
+    undo(ctx, journal)?;
+    Ok(format!("an earlier run of {name} was broken off before its start: it is undone"))
+}

@@ -1,0 +1,204 @@
+//! The journal of a change: written before its first side effect, moved on before each step, gone
+//! with its last commit. Whoever holds the container's lock and finds a journal knows that its
+//! author is dead, and finishes or undoes it.
+
+use std::time::Duration;
+
+use gpuctl_ledger::ledger::{At, Batch, LedgerError};
+use gpuctl_ledger::model::{
+    ContainerName, Operation, OperationKind, SCHEMA, Timestamp, Token,
+};
+use gpuctl_ledger::node::lock::{self, Lock};
+use gpuctl_ledger::store::{Outcome, Revision, StoreError};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::api::{Event, Failure, Front};
+use super::context::Context;
+use super::recover;
+
+/// How long a change waits for another one to the same container.
+const LOCK_LIMIT: Duration = Duration::from_secs(10);
+
+/// The right to change one container, with nothing left over from changes before.
+#[derive(Debug)]
+pub(super) struct Locked {
+    _lock: Lock,
+}
+
+/// Takes the container's lock, and finishes or undoes what a dead change left.
+///
+/// # Errors
+/// When another change is under way, or the one before cannot be brought to an end.
+pub(super) fn lock(ctx: &Context, name: &ContainerName, front: &mut dyn Front) -> Result<Locked, Failure> {
+    let taken = lock::take(&ctx.config.paths.locks(), name.as_str(), LOCK_LIMIT).map_err(|e| {
+        let why = gpuctl_ledger::config::plain_io_error(&e);
+        Failure::new(format!("the lock of {name} cannot be taken: {why}"))
+    })?;
+    let Some(taken) = taken else {
+        return Err(Failure::new(format!("another change to {name} is under way"))
+            .hint("wait for it, then try again"));
+    };
+    if let Some(operation) = ctx.ledger.operation(name)? {
+        let said = recover::recover(ctx, &operation)?;
+        front.event(Event::Note { text: said });
+    }
+    Ok(Locked { _lock: taken })
+}
+
+/// As [`lock`], without waiting; `None` when a change is under way.
+///
+/// # Errors
+/// When the lock cannot be looked at.
+pub(super) fn try_lock(ctx: &Context, name: &ContainerName) -> Result<Option<Locked>, Failure> {
+    lock::take(&ctx.config.paths.locks(), name.as_str(), Duration::ZERO)
+        .map(|taken| taken.map(|lock| Locked { _lock: lock }))
+        .map_err(|e| {
+            let why = gpuctl_ledger::config::plain_io_error(&e);
+            Failure::new(format!("the lock of {name} cannot be taken: {why}"))
+        })
+}
+
+/// An open journal.
+#[derive(Debug)]
+pub(super) struct Journal {
+    /// As last written.
+    pub(super) operation: Operation,
+    revision: Revision,
+}
+
+impl Journal {
+    /// Opens a journal; the lock is held, so there is none.
+    ///
+    /// # Errors
+    /// The ledger's.
+    pub(super) fn begin(
+        ctx: &Context,
+        name: &ContainerName,
+        kind: OperationKind,
+        by: Option<String>,
+        step: &str,
+        data: &impl Serialize,
+    ) -> Result<Self, Failure> {
+        let token = Token::random()
+            .map_err(|_| Failure::new("the kernel gives no random numbers"))?;
+        let operation = Operation {
+            schema: SCHEMA,
+            name: name.clone(),
+            kind,
+            token,
+            actor: ctx.me,
+            boot_id: ctx.boot_id.clone(),
+            since: Timestamp::now(),
+            by,
+            step: step.to_owned(),
+            data: serde_json::to_value(data).unwrap_or_default(),
+        };
+        let mut journal = Self { operation, revision: Revision(0) };
+        let mut batch = Batch::new();
+        let key = ctx.ledger.keys().operation(name);
+        batch.absent(key.clone()).put(key, &journal.operation);
+        journal.write(ctx, &batch)?;
+        fault(kind, step, "begun");
+        Ok(journal)
+    }
+
+    /// An open journal that was found.
+    pub(super) fn found(operation: &At<Operation>) -> Self {
+        Self { operation: operation.record.clone(), revision: operation.revision }
+    }
+
+    /// What finishing or undoing needs.
+    ///
+    /// # Errors
+    /// When a newer version wrote it.
+    pub(super) fn data<T: DeserializeOwned>(&self) -> Result<T, Failure> {
+        serde_json::from_value(self.operation.data.clone()).map_err(|_| {
+            Failure::new(format!("the journal of {} is not understood", self.operation.name))
+                .hint("upgrade docker-gpuctl on this host")
+        })
+    }
+
+    /// Moves on to a step, with new data and with other writes in the same commit.
+    ///
+    /// # Errors
+    /// The ledger's.
+    pub(super) fn step(
+        &mut self,
+        ctx: &Context,
+        step: &str,
+        data: &impl Serialize,
+        mut with: Batch,
+    ) -> Result<(), Failure> {
+        fault(self.operation.kind, &self.operation.step, "done");
+        step.clone_into(&mut self.operation.step);
+        self.operation.data = serde_json::to_value(data).unwrap_or_default();
+        let key = ctx.ledger.keys().operation(&self.operation.name);
+        with.at(key.clone(), self.revision).put(key, &self.operation);
+        self.write(ctx, &with)?;
+        fault(self.operation.kind, step, "begun");
+        Ok(())
+    }
+
+    /// Ends the change: the journal goes in the same commit as these writes.
+    ///
+    /// # Errors
+    /// The ledger's.
+    pub(super) fn finish(self, ctx: &Context, mut with: Batch) -> Result<(), Failure> {
+        let kind = self.operation.kind;
+        fault(kind, &self.operation.step, "done");
+        let key = ctx.ledger.keys().operation(&self.operation.name);
+        with.at(key.clone(), self.revision).delete(key.clone());
+        let name = &self.operation.name;
+        let proof = |ledger: &gpuctl_ledger::ledger::Ledger| -> Result<bool, LedgerError> {
+            Ok(ledger.operation(name)?.is_none())
+        };
+        let outcome = ctx.ledger.commit_proved(&with, proof)?;
+        fault(kind, "end", "done");
+        match outcome {
+            Outcome::Done(_) => Ok(()),
+            Outcome::Conflict => Err(conflict(name)),
+        }
+    }
+
+    fn write(&mut self, ctx: &Context, batch: &Batch) -> Result<(), Failure> {
+        let name = &self.operation.name;
+        match ctx.ledger.commit(batch) {
+            Ok(Outcome::Done(revision)) => {
+                self.revision = revision;
+                Ok(())
+            }
+            Ok(Outcome::Conflict) => Err(conflict(name)),
+            Err(LedgerError::Store(StoreError::Unknown(shown))) => {
+                // The journal itself tells whether the commit happened.
+                match ctx.ledger.operation(name)? {
+                    Some(now) if now.record == self.operation => {
+                        self.revision = now.revision;
+                        Ok(())
+                    }
+                    _ => Err(LedgerError::Store(StoreError::Unknown(shown)).into()),
+                }
+            }
+            Err(e) => Err(e.into()),
+        }
+    }
+}
+
+fn conflict(name: &ContainerName) -> Failure {
+    Failure::new(format!("the records of {name} were changed by somebody else meanwhile"))
+        .hint("try again; docker gpuctl doctor --fix finishes what was left")
+}
+
+/// Where tests kill the program: before and after each step. Compiled out of releases.
+#[cfg(feature = "faults")]
+pub(super) fn fault(kind: OperationKind, step: &str, when: &str) {
+    let here = format!("{}:{step}:{when}", format!("{kind:?}").to_lowercase());
+    if std::env::var("GPUCTL_KILL_AT").is_ok_and(|at| at == here) {
+        let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL);
+    }
+}
+
+/// Where tests kill the program: nothing in a release.
+#[cfg(not(feature = "faults"))]
+#[inline]
+pub(super) fn fault(_kind: OperationKind, _step: &str, _when: &str) {}

@@ -1,0 +1,126 @@
+//! start, stop, restart: what Docker does, with the GPUs in mind. No journal: each is one call to
+//! the Engine, and the claim and its end are the runtime's and the hooks' own.
+
+use gpuctl_ledger::config::AllPolicy;
+use gpuctl_ledger::grant::{observe, shortage_refusal};
+use gpuctl_ledger::rules::allocate::{Supply, Want, allocate};
+
+use super::api::{Answer, Failure, Front};
+use super::context::Context;
+use super::names::{self, Found};
+use super::{ending, journal};
+use crate::docker::Inspect;
+
+/// Does one thing to each name; what fails keeps the others from nothing.
+pub(super) fn each(
+    names: &[String],
+    front: &mut dyn Front,
+    mut act: impl FnMut(&str, &mut dyn Front) -> Result<(), Failure>,
+) -> Answer {
+    let mut done = Vec::new();
+    let mut failed = Vec::new();
+    for name in names {
+        match act(name, front) {
+            Ok(()) => done.push(name.clone()),
+            Err(failure) => failed.push(failure),
+        }
+    }
+    Answer::Each { done, failed }
+}
+
+/// What Docker shows of a container of ours; it is an error when Docker no longer has it.
+///
+/// # Errors
+/// As said.
+pub(super) fn shown(ctx: &Context, found: &Found) -> Result<Inspect, Failure> {
+    ctx.docker()?.inspect(found.id.as_str())?.ok_or_else(|| {
+        let name = &found.record.record.name;
+        Failure::new(format!("Docker no longer has {}: it was removed behind our back", found.docker_name))
+            .hint(format!(
+                "docker gpuctl rm {name} forgets it; docker gpuctl run --from {name} builds it again"
+            ))
+    })
+}
+
+/// start.
+///
+/// # Errors
+/// None as a whole: failures are in the answer.
+pub(super) fn start(ctx: &Context, names: &[String], front: &mut dyn Front) -> Result<Answer, Failure> {
+    Ok(each(names, front, |name, front| {
+        let found = names::existing(ctx, name)?;
+        let _lock = journal::lock(ctx, &found.record.record.name, front)?;
+        let found = names::existing(ctx, name)?;
+        if shown(ctx, &found)?.running() {
+            return Ok(());
+        }
+        check_before_start(ctx, &found)?;
+        Ok(ctx.docker()?.start(found.id.as_str())?)
+    }))
+}
+
+/// Says a shortage in full before Docker is asked: the runtime has only one line for it.
+fn check_before_start(ctx: &Context, found: &Found) -> Result<(), Failure> {
+    let Some(binding) = ctx.ledger.binding(&found.id)? else { return Ok(()) };
+    let request = &binding.record.gpus;
+    if request.is_none() {
+        return Ok(());
+    }
+    let seen = observe(&ctx.ledger, &ctx.view(), Some(&found.id))?;
+    let supply = Supply { inventory: &seen.inventory, leases: &seen.judged, busy: &seen.busy };
+    let all: AllPolicy = ctx.config.policy.all;
+    let want = Want { request, container: Some(&found.id), prefer: &binding.record.last, all };
+    match allocate(&supply, &want) {
+        Ok(_) => Ok(()),
+        Err(shortage) => {
+            let refusal = shortage_refusal(&shortage, request, &ctx.ledger);
+            let name = &found.record.record.name;
+            Err(Failure::new(format!("{name}: {}", refusal.headline))
+                .details(refusal.rows)
+                .hint(format!("docker gpuctl scale {name} --gpus N takes fewer; docker gpuctl gpus shows all of them")))
+        }
+    }
+}
+
+/// stop.
+///
+/// # Errors
+/// None as a whole: failures are in the answer.
+pub(super) fn stop(
+    ctx: &Context,
+    names: &[String],
+    timeout: Option<i32>,
+    front: &mut dyn Front,
+) -> Result<Answer, Failure> {
+    Ok(each(names, front, |name, front| {
+        let found = names::existing(ctx, name)?;
+        let _lock = journal::lock(ctx, &found.record.record.name, front)?;
+        let found = names::existing(ctx, name)?;
+        shown(ctx, &found)?;
+        ctx.docker()?.stop(found.id.as_str(), timeout)?;
+        // Stopped for good as far as we are asked: no waiting for a restart by hand.
+        ending::release_dead(ctx, &found.id, &[])?;
+        Ok(())
+    }))
+}
+
+/// restart.
+///
+/// # Errors
+/// None as a whole: failures are in the answer.
+pub(super) fn restart(
+    ctx: &Context,
+    names: &[String],
+    timeout: Option<i32>,
+    front: &mut dyn Front,
+) -> Result<Answer, Failure> {
+    Ok(each(names, front, |name, front| {
+        let found = names::existing(ctx, name)?;
+        let _lock = journal::lock(ctx, &found.record.record.name, front)?;
+        let found = names::existing(ctx, name)?;
+        if !shown(ctx, &found)?.running() {
+            check_before_start(ctx, &found)?;
+        }
+        Ok(ctx.docker()?.restart(found.id.as_str(), timeout)?)
+    }))
+}

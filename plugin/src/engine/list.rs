@@ -1,0 +1,215 @@
+//! ps, gpus, inspect, history: nothing here changes anything.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use gpuctl_ledger::grant::observe;
+use gpuctl_ledger::ledger::At;
+use gpuctl_ledger::model::{
+    Binding, ContainerId, ContainerRecord, DockerName, Gpu, Health, Inventory,
+    LeaseState, Unit, VersionRecord,
+};
+use gpuctl_ledger::rules::allocate::Judged;
+use gpuctl_ledger::rules::liveness::Life;
+use serde_json::{Value, json};
+
+use super::api::{Answer, Failure, GpuRow, HistoryRow, PsRow};
+use super::context::Context;
+use super::{lifecycle, names};
+use crate::docker::Summary;
+use crate::gpu::{self, Usage};
+
+/// How long NVML may take: cold it takes seconds.
+const NVML_LIMIT: Duration = Duration::from_secs(20);
+
+/// ps.
+///
+/// # Errors
+/// The ledger's and the Engine's.
+pub(super) fn ps(ctx: &Context, all: bool) -> Result<Answer, Failure> {
+    let keys = ctx.ledger.keys();
+    let records: Vec<At<ContainerRecord>> = ctx.ledger.list(&keys.containers())?;
+    if records.iter().all(|at| at.record.container.is_none()) {
+        return Ok(Answer::Ps(Vec::new()));
+    }
+    let bindings: Vec<At<Binding>> = ctx.ledger.list(&keys.bindings())?;
+    let bindings: BTreeMap<ContainerId, Binding> =
+        bindings.into_iter().map(|at| (at.record.container.clone(), at.record)).collect();
+    let mut held: BTreeMap<ContainerId, Vec<Unit>> = BTreeMap::new();
+    for at in ctx.ledger.leases()?.into_values() {
+        held.entry(at.record.holder.container).or_default().push(at.record.unit);
+    }
+    let inventory = ctx.view().inventory().ok();
+    let shown: BTreeMap<String, Summary> =
+        ctx.docker()?.list(true)?.into_iter().map(|s| (s.id.clone(), s)).collect();
+    let mut rows = Vec::new();
+    for record in records.into_iter().map(|at| at.record) {
+        let Some(id) = &record.container else { continue };
+        let summary = shown.get(id.as_str());
+        let running = summary.is_some_and(|s| s.running);
+        // One that Docker no longer has is shown with -a, unless --rm took it.
+        if !running && (!all || (summary.is_none() && record.auto_remove)) {
+            continue;
+        }
+        let held = if running { indexes(inventory.as_ref(), held.get(id)) } else { Vec::new() };
+        rows.push(PsRow {
+            gpus: bindings.get(id).map(|b| b.gpus.clone()).unwrap_or_default(),
+            held,
+            image: summary.map(|s| s.image.clone()).unwrap_or_default(),
+            status: summary.map_or_else(|| "Removed outside gpuctl".into(), |s| s.status.clone()),
+            ports: summary.map(|s| s.ports.clone()).unwrap_or_default(),
+            owner: record.owner,
+            since: Some(record.at),
+            id: record.container,
+            name: record.name,
+            version: record.version,
+            running,
+        });
+    }
+    Ok(Answer::Ps(rows))
+}
+
+fn indexes(inventory: Option<&Inventory>, units: Option<&Vec<Unit>>) -> Vec<u32> {
+    let mut list: Vec<u32> = units
+        .into_iter()
+        .flatten()
+        .filter_map(|unit| inventory?.by_unit(unit).map(|gpu| gpu.index))
+        .collect();
+    list.sort_unstable();
+    list
+}
+
+/// gpus.
+///
+/// # Errors
+/// The ledger's; a driver that does not answer leaves its columns empty.
+pub(super) fn gpus(ctx: &Context) -> Result<Answer, Failure> {
+    // Asking the driver also brings the inventory up to date.
+    let asked = gpu::refresh(&ctx.config, NVML_LIMIT);
+    let usage: Vec<Usage> = match &asked {
+        Ok(inventory) => usage(ctx, inventory),
+        Err(_) => Vec::new(),
+    };
+    if let Err(error) = &asked
+        && ctx.view().inventory().is_err()
+    {
+        return Err(Failure::new(error.to_string()).hint(error.hint()));
+    }
+    let seen = observe(&ctx.ledger, &ctx.view(), None)?;
+    let rows = seen
+        .inventory
+        .gpus
+        .iter()
+        .map(|gpu| {
+            let usage = usage.iter().find(|u| u.mig.is_none() && u.unit.as_ref() == Some(&gpu.unit));
+            row(gpu, seen.judged.get(&gpu.unit), usage, seen.busy.get(&gpu.unit))
+        })
+        .collect();
+    Ok(Answer::Gpus(rows))
+}
+
+fn usage(ctx: &Context, inventory: &Inventory) -> Vec<Usage> {
+    let config = ctx.config.clone();
+    let known = inventory.clone();
+    gpu::within(NVML_LIMIT, move || gpu::Driver::open(&config)?.usage(Some(&known)))
+        .unwrap_or_default()
+}
+
+fn row(gpu: &Gpu, judged: Option<&Judged>, usage: Option<&Usage>, busy: Option<&String>) -> GpuRow {
+    // A lease whose holder is gone for good is as good as none: the next claim takes it.
+    let lease = judged.filter(|j| j.life != Life::Gone).map(|j| &j.lease);
+    let fault = usage.and_then(|u| u.fault.clone());
+    let health = match (&gpu.health, fault, busy) {
+        (Health::Bad(why), _, _) => why.clone(),
+        (Health::Ok, Some(fault), _) => fault,
+        (Health::Ok, None, Some(busy)) if lease.is_none() => format!("busy: {busy}"),
+        (Health::Ok, None, _) => "ok".into(),
+    };
+    GpuRow {
+        index: gpu.index,
+        uuid: gpu.unit.clone(),
+        model: gpu.model.clone(),
+        memory_total: gpu.memory,
+        memory_used: usage.and_then(|u| u.memory_used),
+        utilisation: usage.and_then(|u| u.utilization),
+        holder: lease.map(|l| l.holder.shown().to_owned()),
+        owner: lease.and_then(|l| l.holder.owner.clone()),
+        since: lease.map(|l| l.since),
+        state: lease.map(|l| {
+            match l.state {
+                LeaseState::Claimed => "claimed",
+                LeaseState::Active => "active",
+                LeaseState::Reserved => "reserved",
+            }
+            .to_owned()
+        }),
+        processes: usage
+            .and_then(|u| u.processes.as_ref())
+            .map(|list| list.iter().map(|p| p.pid).collect())
+            .unwrap_or_default(),
+        health,
+    }
+}
+
+/// inspect.
+///
+/// # Errors
+/// When one of the names is not there.
+pub(super) fn inspect(ctx: &Context, names: &[String]) -> Result<Answer, Failure> {
+    let mut objects = Vec::new();
+    let leases = ctx.ledger.leases()?;
+    for name in names {
+        let found = names::existing(ctx, name)?;
+        let held: Vec<Value> = leases
+            .values()
+            .filter(|at| at.record.holder.container == found.id)
+            .map(|at| serde_json::to_value(&at.record).unwrap_or_default())
+            .collect();
+        let binding = ctx.ledger.binding(&found.id)?.map(|at| at.record);
+        objects.push(json!({
+            "Name": found.record.record.name,
+            "Version": found.record.record.version,
+            "DockerName": found.docker_name,
+            "Owner": found.record.record.owner,
+            "Since": found.record.record.at,
+            "GPUs": binding.as_ref().map(|b| b.gpus.to_string()),
+            "Binding": binding,
+            "Leases": held,
+            "Docker": lifecycle::shown(ctx, &found)?.0,
+        }));
+    }
+    Ok(Answer::Inspect(objects))
+}
+
+/// history.
+///
+/// # Errors
+/// When there is no such container.
+pub(super) fn history(ctx: &Context, name: &str) -> Result<Answer, Failure> {
+    // An older version's name is as good here as the current one's.
+    let record = match DockerName::split(name) {
+        Some((base, _)) if names::record(ctx, name).is_err() => names::record(ctx, base.as_str())?,
+        _ => names::record(ctx, name)?,
+    }
+    .record;
+    let versions: Vec<At<VersionRecord>> =
+        ctx.ledger.list(&ctx.ledger.keys().versions(&record.name))?;
+    let rows = versions
+        .into_iter()
+        .map(|at| at.record)
+        .map(|v| HistoryRow {
+            current: v.version == record.version && record.container.is_some(),
+            version: v.version,
+            at: v.at,
+            by: v.by,
+            why: v.why,
+            gpus: v.gpus,
+            image: image(&v.spec),
+        })
+        .collect();
+    Ok(Answer::History(rows))
+}
+
+fn image(spec: &Value) -> String {
+    spec.pointer("/Config/Image").and_then(Value::as_str).unwrap_or_default().to_owned()
+}

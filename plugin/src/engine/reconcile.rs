@@ -1,0 +1,264 @@
+//! Bringing ledger, node and Docker back together after whatever happened: by doctor --fix and by
+//! the service. Nothing of a living container is ever freed, and no GPU of one is left unleased.
+
+use std::collections::BTreeSet;
+
+use gpuctl_ledger::grant::{self};
+use gpuctl_ledger::ledger::{At, Batch};
+use gpuctl_ledger::model::{
+    Binding, ContainerId, ContainerName, ContainerRecord, DockerName, Operation,
+};
+use gpuctl_ledger::node::{docker, notes};
+use gpuctl_ledger::rules::liveness::Files;
+use gpuctl_ledger::store::Outcome;
+
+use super::api::Failure;
+use super::context::Context;
+use super::create::OPERATION_LABEL;
+use super::{ending, journal, recover, remove};
+
+/// What was found amiss, and whether it was mended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Finding {
+    /// In one line.
+    pub(super) text: String,
+    /// Whether it was mended just now; else it can be, unless [`Self::by_hand`].
+    pub(super) mended: bool,
+    /// Only a person can mend it: what to type.
+    pub(super) by_hand: Option<String>,
+}
+
+/// Looks for what is amiss, and mends it where `fix` says so.
+///
+/// # Errors
+/// When ledger or node cannot be read at all.
+pub(super) fn reconcile(ctx: &Context, fix: bool) -> Result<Vec<Finding>, Failure> {
+    let mut findings = Vec::new();
+    journals(ctx, fix, &mut findings)?;
+    lost_leases(ctx, fix, &mut findings)?;
+    dead_leases(ctx, fix, &mut findings)?;
+    gone_containers(ctx, fix, &mut findings)?;
+    strays(ctx, fix, &mut findings)?;
+    Ok(findings)
+}
+
+fn found(findings: &mut Vec<Finding>, fix: bool, text: String) {
+    findings.push(Finding { text, mended: fix, by_hand: None });
+}
+
+/// Changes whose author is dead.
+fn journals(ctx: &Context, fix: bool, findings: &mut Vec<Finding>) -> Result<(), Failure> {
+    let open: Vec<At<Operation>> = ctx.ledger.list(&ctx.ledger.keys().operations())?;
+    for operation in open {
+        let name = operation.record.name.clone();
+        // Whoever has the lock is at work on it.
+        let Some(_lock) = journal::try_lock(ctx, &name)? else { continue };
+        let Some(operation) = ctx.ledger.operation(&name)? else { continue };
+        if !fix {
+            found(findings, false, format!("a change to {name} was broken off"));
+            continue;
+        }
+        match recover::recover(ctx, &operation) {
+            Ok(said) => found(findings, true, said),
+            Err(why) => findings.push(Finding {
+                text: why.message,
+                mended: false,
+                by_hand: why.hint.or_else(|| Some("docker gpuctl doctor --fix, later".into())),
+            }),
+        }
+    }
+    Ok(())
+}
+
+/// Grants of living containers that the ledger does not show: it was restored from a backup.
+fn lost_leases(ctx: &Context, fix: bool, findings: &mut Vec<Finding>) -> Result<(), Failure> {
+    let view = ctx.view();
+    for grant in view.living_grants()? {
+        // One that is still being started is its wrapper's affair.
+        if !grant.active {
+            continue;
+        }
+        let leases = ctx.ledger.leases()?;
+        let mut batch = Batch::new();
+        for unit in &grant.units {
+            let key = ctx.ledger.keys().lease(unit);
+            let old = leases.get(unit);
+            match old.map(|at| &at.record) {
+                Some(lease) if lease.holder.container == grant.holder.container => {
+                    // An older state of the same lease has older evidence.
+                    if lease.token == grant.token && lease.evidence.init == grant.evidence.init {
+                        continue;
+                    }
+                }
+                Some(lease) if !matches!(
+                    view.judge(lease, &[], gpuctl_ledger::model::Timestamp::now()),
+                    gpuctl_ledger::rules::liveness::Life::Gone
+                        | gpuctl_ledger::rules::liveness::Life::Reserved
+                ) => {
+                    findings.push(Finding {
+                        text: format!(
+                            "{} runs on {unit}, which the ledger shows leased to {}",
+                            grant.holder.shown(),
+                            lease.holder.shown()
+                        ),
+                        mended: false,
+                        by_hand: Some(format!("docker stop one of the two: {}", grant.holder.shown())),
+                    });
+                    continue;
+                }
+                _ => {}
+            }
+            batch.unchanged(key.clone(), old.map(|at| at.revision)).put(key, &grant.lease(unit));
+        }
+        if batch.is_empty() {
+            continue;
+        }
+        let done = fix && matches!(ctx.ledger.commit(&batch)?, Outcome::Done(_));
+        let text = format!("the ledger had lost leases of {}, which runs", grant.holder.shown());
+        found(findings, done, text);
+    }
+    Ok(())
+}
+
+/// Leases whose holder is gone for good, and notes of the dead.
+fn dead_leases(ctx: &Context, fix: bool, findings: &mut Vec<Finding>) -> Result<(), Failure> {
+    let view = ctx.view();
+    let seen: BTreeSet<(ContainerId, String)> = ctx
+        .ledger
+        .leases()?
+        .into_values()
+        .map(|at| (at.record.holder.container.clone(), at.record.holder.shown().to_owned()))
+        .collect();
+    let operations: Vec<At<Operation>> = ctx.ledger.list(&ctx.ledger.keys().operations())?;
+    let changing: Vec<ContainerName> = operations.into_iter().map(|o| o.record.name).collect();
+    for (id, shown) in seen {
+        let gone = |lease: &gpuctl_ledger::model::Lease| {
+            view.judge(lease, &changing, gpuctl_ledger::model::Timestamp::now())
+                == gpuctl_ledger::rules::liveness::Life::Gone
+        };
+        let any = ctx
+            .ledger
+            .leases()?
+            .into_values()
+            .any(|at| at.record.holder.container == id && gone(&at.record));
+        if !any {
+            continue;
+        }
+        if fix {
+            grant::end(&ctx.ledger, &view, &id, None)?;
+        }
+        found(findings, fix, format!("{shown} is gone and still had GPUs"));
+    }
+    if fix {
+        let living: Vec<ContainerId> =
+            view.living_grants()?.into_iter().map(|g| g.holder.container).collect();
+        let leased: Vec<ContainerId> =
+            ctx.ledger.leases()?.into_values().map(|at| at.record.holder.container).collect();
+        for grant in notes::grants(&ctx.config.paths).unwrap_or_default() {
+            let id = &grant.holder.container;
+            if !living.contains(id) && !leased.contains(id) {
+                let _ = notes::remove_grant(&ctx.config.paths, id);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Records of containers that Docker no longer has, or has under another name.
+fn gone_containers(ctx: &Context, fix: bool, findings: &mut Vec<Finding>) -> Result<(), Failure> {
+    let keys = ctx.ledger.keys();
+    let records: Vec<At<ContainerRecord>> = ctx.ledger.list(&keys.containers())?;
+    let engine = ctx.docker()?;
+    for at in records {
+        let name = at.record.name.clone();
+        let Some(id) = at.record.container.clone() else { continue };
+        let Some(_lock) = journal::try_lock(ctx, &name)? else { continue };
+        let Some(At { record, revision }) = ctx.ledger.container(&name)? else { continue };
+        if record.container.as_ref() != Some(&id) || ctx.ledger.operation(&name)?.is_some() {
+            continue;
+        }
+        let expected = DockerName::of(&name, record.version);
+        match engine.inspect(id.as_str())? {
+            Some(shown) if shown.name() == expected.as_str() => {}
+            Some(shown) => {
+                let text = format!("{expected} was renamed to {} outside gpuctl", shown.name());
+                let done = fix && engine.rename(id.as_str(), &expected).is_ok();
+                found(findings, done, text);
+            }
+            None => {
+                if fix {
+                    ending::release_dead(ctx, &id, &[])?;
+                    let _ = notes::remove_binding(&ctx.config.paths, &id);
+                    let mut batch = Batch::new();
+                    let key = keys.container(&name);
+                    batch.at(key.clone(), revision).delete(keys.binding(&id));
+                    if record.auto_remove {
+                        remove::forget_versions(ctx, &name)?;
+                        batch.delete(key);
+                    } else {
+                        batch.put(key, &ContainerRecord { container: None, ..record.clone() });
+                    }
+                    let _ = ctx.ledger.commit(&batch)?;
+                }
+                // One run with --rm goes by itself: that is as it should be.
+                if !record.auto_remove {
+                    found(findings, fix, format!("{expected} was removed outside gpuctl; its history stays"));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Bindings of containers that Docker no longer has, and managed containers that the ledger does
+/// not know.
+fn strays(ctx: &Context, fix: bool, findings: &mut Vec<Finding>) -> Result<(), Failure> {
+    let keys = ctx.ledger.keys();
+    let bindings: Vec<At<Binding>> = ctx.ledger.list(&keys.bindings())?;
+    let records: Vec<At<ContainerRecord>> = ctx.ledger.list(&keys.containers())?;
+    let operations: Vec<At<Operation>> = ctx.ledger.list(&keys.operations())?;
+    let known: BTreeSet<String> = records
+        .iter()
+        .filter_map(|at| at.record.container.as_ref())
+        .map(|id| id.to_string())
+        .chain(bindings.iter().map(|at| at.record.container.to_string()))
+        .collect();
+    for At { record, revision } in &bindings {
+        let gone = docker::facts(&ctx.config.docker.root, &record.container) == Files::Absent;
+        let busy = operations.iter().any(|o| o.record.name == record.name);
+        if !gone || busy {
+            continue;
+        }
+        if fix {
+            let key = keys.binding(&record.container);
+            let mut batch = Batch::new();
+            batch.at(key.clone(), *revision).delete(key);
+            let _ = ctx.ledger.commit(&batch)?;
+            let _ = notes::remove_binding(&ctx.config.paths, &record.container);
+        }
+    }
+    for summary in ctx.docker()?.list(true)? {
+        let Some(token) = summary.labels.get(OPERATION_LABEL) else { continue };
+        let open = operations.iter().any(|o| o.record.token.as_str() == token);
+        if open || known.contains(&summary.id) {
+            continue;
+        }
+        let Some(shown) = ctx.docker()?.inspect(&summary.id)? else { continue };
+        if shown.runtime() != ctx.config.runtime.managed_name {
+            continue;
+        }
+        let name = shown.name().to_owned();
+        if shown.never_started() {
+            // docker create outlived the run that had asked for it.
+            let done = fix && ctx.docker()?.remove(&summary.id, false, true).is_ok();
+            found(findings, done, format!("{name} was left by a run that was broken off"));
+        } else {
+            findings.push(Finding {
+                text: format!("{name} is marked as managed and the ledger does not know it"),
+                mended: false,
+                by_hand: Some(format!("docker rm {name}, or restore the ledger that knew it")),
+            });
+        }
+    }
+    Ok(())
+}

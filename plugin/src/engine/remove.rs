@@ -1,0 +1,136 @@
+//! rm: the container goes, then what it held is free, then its records. Steps of the journal:
+//! `remove` (Docker removes) and `forget` (records). Both are finished, never undone.
+
+use gpuctl_ledger::ledger::{At, Batch};
+use gpuctl_ledger::model::{
+    ContainerId, ContainerName, ContainerRecord, OperationKind, VersionRecord,
+};
+use gpuctl_ledger::node::notes;
+use serde::{Deserialize, Serialize};
+
+use super::api::{Answer, Failure, Front};
+use super::context::Context;
+use super::journal::{self, Journal};
+use super::lifecycle::each;
+use super::{ending, names};
+
+/// At most so many versions go in one commit: etcd's default limit of a transaction is 128.
+const VERSIONS_AT_ONCE: usize = 64;
+
+/// How to remove.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct How {
+    /// Also a running one.
+    pub(super) force: bool,
+    /// Its anonymous volumes too.
+    pub(super) volumes: bool,
+    /// Its history too.
+    pub(super) history: bool,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Data {
+    id: Option<ContainerId>,
+    how: How,
+}
+
+/// Removes containers.
+///
+/// # Errors
+/// None as a whole: failures are in the answer.
+pub(super) fn remove(
+    ctx: &Context,
+    names: &[String],
+    how: How,
+    front: &mut dyn Front,
+) -> Result<Answer, Failure> {
+    Ok(each(names, front, |name, front| {
+        let record = names::record(ctx, name)?;
+        let _lock = journal::lock(ctx, &record.record.name, front)?;
+        let record = names::record(ctx, name)?.record;
+        let id = record.container.clone();
+        if id.is_none() && !how.history {
+            return names::existing(ctx, name).map(drop);
+        }
+        if let Some(id) = &id
+            && let Some(shown) = ctx.docker()?.inspect(id.as_str())?
+            && shown.running()
+            && !how.force
+        {
+            return Err(Failure::new(format!("{} is running", shown.name()))
+                .hint(format!("docker gpuctl stop {name} first, or docker gpuctl rm -f {name}")));
+        }
+        let data = Data { id, how };
+        let journal = Journal::begin(
+            ctx,
+            &record.name,
+            OperationKind::Remove,
+            front.user(),
+            "remove",
+            &data,
+        )?;
+        finish(ctx, journal)
+    }))
+}
+
+/// Carries a removal to its end, from wherever it stands.
+fn finish(ctx: &Context, mut journal: Journal) -> Result<(), Failure> {
+    let data: Data = journal.data()?;
+    let name = journal.operation.name.clone();
+    if let Some(id) = &data.id {
+        if journal.operation.step == "remove" {
+            match ctx.docker()?.remove(id.as_str(), data.how.force, data.how.volumes) {
+                Err(e) if !e.is_not_found() => {
+                    // Docker keeps it: so do we.
+                    journal.finish(ctx, Batch::new())?;
+                    return Err(e.into());
+                }
+                _ => journal.step(ctx, "forget", &data, Batch::new())?,
+            }
+        }
+        ending::release_dead(ctx, id, &[])?;
+        let _ = notes::remove_binding(&ctx.config.paths, id);
+    }
+    let keys = ctx.ledger.keys();
+    let mut batch = Batch::new();
+    if let Some(id) = &data.id {
+        batch.delete(keys.binding(id));
+    }
+    let record = ctx.ledger.container(&name)?;
+    if data.how.history {
+        forget_versions(ctx, &name)?;
+        batch.delete(keys.container(&name));
+    } else if let Some(At { record, revision }) = record {
+        let key = keys.container(&name);
+        let left = ContainerRecord { container: None, ..record };
+        batch.at(key.clone(), revision).put(key, &left);
+    }
+    journal.finish(ctx, batch)
+}
+
+/// Forgets all versions of a container.
+///
+/// # Errors
+/// The ledger's.
+pub(super) fn forget_versions(ctx: &Context, name: &ContainerName) -> Result<(), Failure> {
+    let keys = ctx.ledger.keys();
+    let versions: Vec<At<VersionRecord>> = ctx.ledger.list(&keys.versions(name))?;
+    for some in versions.chunks(VERSIONS_AT_ONCE) {
+        let mut batch = Batch::new();
+        for version in some {
+            batch.delete(keys.version(name, version.record.version));
+        }
+        let _ = ctx.ledger.commit(&batch)?;
+    }
+    Ok(())
+}
+
+/// Ends a removal that was broken off.
+///
+/// # Errors
+/// When it cannot be brought to an end now.
+pub(super) fn recover(ctx: &Context, journal: Journal) -> Result<String, Failure> {
+    let name = journal.operation.name.clone();
+    finish(ctx, journal)?;
+    Ok(format!("an earlier rm of {name} was broken off: it is done"))
+}

@@ -1,0 +1,416 @@
+//! scale, in place: claim, set the binding, restart, rename. The runtime injects the new set;
+//! nothing is copied.
+//!
+//! Steps of the journal: `claim` (undone: the binding and the leases are put back), `restart`
+//! (finished where the container has already been started anew or was stopped, else undone),
+//! `rename` (finished).
+
+use gpuctl_ledger::config::AllPolicy;
+use gpuctl_ledger::grant::{self, Claim, observe, shortage_refusal};
+use gpuctl_ledger::ledger::{At, Batch, Ledger, LedgerError};
+use gpuctl_ledger::model::{
+    Binding, ContainerId, ContainerRecord, DockerName, GpuRequest, Holder, Lease, OperationKind,
+    SCHEMA, Timestamp, Token, Unit, Version, VersionRecord,
+};
+use gpuctl_ledger::node::notes;
+use gpuctl_ledger::rules::allocate::{Supply, Want, allocate};
+use gpuctl_ledger::store::Outcome;
+use serde::{Deserialize, Serialize};
+
+use super::api::{Answer, Event, Failure, Front};
+use super::context::Context;
+use super::create::{check_supply, keep_copy};
+use super::journal::{self, Journal};
+use super::names::{self, Found};
+use super::{ending, lifecycle};
+use crate::docker::Inspect;
+
+/// What finishing and undoing need.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Data {
+    id: ContainerId,
+    from: Version,
+    to: Version,
+    /// The binding before.
+    before: Binding,
+    /// What it is to get.
+    gpus: GpuRequest,
+    /// The leases before, by unit and token: what undoing puts back.
+    held: Vec<(Unit, Token)>,
+    was_running: bool,
+    /// When Docker last started it before the change.
+    started_at: String,
+    timeout: Option<i32>,
+    by: Option<String>,
+}
+
+/// Scales a container.
+///
+/// # Errors
+/// [`Failure`]; then it has the GPUs that it had.
+pub(super) fn scale(
+    ctx: &Context,
+    name: &str,
+    gpus: &GpuRequest,
+    timeout: Option<i32>,
+    dry_run: bool,
+    front: &mut dyn Front,
+) -> Result<Answer, Failure> {
+    let name_of = names::existing(ctx, name)?.record.record.name;
+    let _lock = journal::lock(ctx, &name_of, front)?;
+    let found = names::existing(ctx, name)?;
+    let shown = lifecycle::shown(ctx, &found)?;
+    let binding = ctx.ledger.binding(&found.id)?.ok_or_else(|| {
+        Failure::new(format!("{} has no binding in the ledger", found.docker_name))
+            .hint("docker gpuctl doctor --fix mends what can be mended")
+    })?;
+    if shown.auto_remove() {
+        return Err(Failure::new(format!(
+            "{} was run with --rm: Docker removes it when it stops, and scaling restarts it",
+            found.docker_name
+        ))
+        .hint("run it anew with the GPUs that it needs"));
+    }
+    if binding.record.gpus == *gpus {
+        let summary = format!("{} has {} already: nothing to do", found.record.record.name, words(gpus));
+        return Ok(scaled(&found, found.docker_name.clone(), summary));
+    }
+    let running = shown.running();
+    if running {
+        check_claim(ctx, &found, &binding.record, gpus)?;
+    } else {
+        check_supply(ctx, gpus, false)?;
+    }
+    let to = found.record.record.version.next();
+    let new_name = DockerName::of(&found.record.record.name, to);
+    if ctx.docker()?.inspect(new_name.as_str())?.is_some() {
+        return Err(Failure::new(format!("Docker has a container {new_name} already"))
+            .hint(format!("docker rename {new_name} to something else, or remove it")));
+    }
+    let steps = plan(&found, &binding.record.gpus, gpus, running, &new_name, timeout);
+    if dry_run {
+        return Ok(Answer::Plan { steps });
+    }
+    if running {
+        let text = format!("processes in {} restart", found.docker_name);
+        front.event(Event::Warning { text });
+    }
+    let held = held(&ctx.ledger, &found.id)?;
+    let data = Data {
+        id: found.id.clone(),
+        from: found.record.record.version,
+        to,
+        before: binding.record.clone(),
+        gpus: gpus.clone(),
+        held: held.iter().map(|l| (l.unit.clone(), l.token.clone())).collect(),
+        was_running: running,
+        started_at: shown.started_at().unwrap_or_default().to_owned(),
+        timeout,
+        by: front.user(),
+    };
+    let journal = Journal::begin(
+        ctx,
+        &found.record.record.name,
+        OperationKind::Scale,
+        front.user(),
+        "claim",
+        &data,
+    )?;
+    execute(ctx, journal, &data, &found, binding)?;
+    let summary = format!(
+        "{}: {} -> {}, now {new_name}",
+        found.record.record.name,
+        words(&data.before.gpus),
+        words(gpus)
+    );
+    Ok(scaled(&found, new_name, summary))
+}
+
+fn scaled(found: &Found, docker_name: DockerName, summary: String) -> Answer {
+    Answer::Scaled { name: found.record.record.name.clone(), docker_name, summary }
+}
+
+fn words(gpus: &GpuRequest) -> String {
+    match gpus {
+        GpuRequest::None => "no GPU".into(),
+        GpuRequest::Count(1) => "1 GPU".into(),
+        GpuRequest::Count(n) => format!("{n} GPUs"),
+        GpuRequest::All => "all GPUs".into(),
+        named @ GpuRequest::Named(_) => format!("GPUs {named}"),
+    }
+}
+
+/// What will be done, in order: what `--dry-run` prints.
+fn plan(
+    found: &Found,
+    before: &GpuRequest,
+    after: &GpuRequest,
+    running: bool,
+    new_name: &DockerName,
+    timeout: Option<i32>,
+) -> Vec<String> {
+    let name = &found.docker_name;
+    let mut steps = vec![format!("change {name} in place: {} -> {}", words(before), words(after))];
+    if running {
+        if !after.is_none() {
+            steps.push("claim what it needs beyond what it holds; it keeps running meanwhile".into());
+        }
+        let grace = timeout.map_or_else(|| "its own".to_owned(), |s| format!("{s} s"));
+        steps.push(format!("restart {name} (stop grace: {grace}): its processes restart, its files stay"));
+        steps.push("give back what it no longer holds".into());
+    } else {
+        steps.push("set the number for its next start: it is stopped, and claims then".into());
+    }
+    steps.push(format!("rename {name} to {new_name} and record the version"));
+    steps
+}
+
+fn held(ledger: &Ledger, id: &ContainerId) -> Result<Vec<Lease>, LedgerError> {
+    let leases = ledger.leases()?;
+    Ok(leases.into_values().map(|at| at.record).filter(|l| l.holder.container == *id).collect())
+}
+
+fn check_claim(
+    ctx: &Context,
+    found: &Found,
+    binding: &Binding,
+    gpus: &GpuRequest,
+) -> Result<(), Failure> {
+    if gpus.is_none() {
+        return Ok(());
+    }
+    let seen = observe(&ctx.ledger, &ctx.view(), Some(&found.id))?;
+    let supply = Supply { inventory: &seen.inventory, leases: &seen.judged, busy: &seen.busy };
+    let all: AllPolicy = ctx.config.policy.all;
+    let want = Want { request: gpus, container: Some(&found.id), prefer: &binding.last, all };
+    allocate(&supply, &want).map(drop).map_err(|shortage| {
+        let refusal = shortage_refusal(&shortage, gpus, &ctx.ledger);
+        let kept = format!("{} keeps running with {}", found.docker_name, words(&binding.gpus));
+        Failure::new(refusal.headline).details(refusal.rows).hint(format!("{kept}; {}", refusal.hint))
+    })
+}
+
+fn execute(
+    ctx: &Context,
+    mut journal: Journal,
+    data: &Data,
+    found: &Found,
+    binding: At<Binding>,
+) -> Result<(), Failure> {
+    let claimed = claim(ctx, &journal.operation.token, data, found, binding);
+    let restarted = claimed.and_then(|()| {
+        journal.step(ctx, "restart", data, Batch::new())?;
+        if data.was_running {
+            ctx.docker()?.restart(data.id.as_str(), data.timeout)?;
+        }
+        Ok(())
+    });
+    if let Err(failure) = restarted {
+        return match undo(ctx, journal) {
+            Ok(how) => Err(Failure { message: format!("{}; {how}", failure.message), ..failure }),
+            Err(also) => Err(Failure::new(format!("{failure}; and undoing it failed: {also}"))
+                .hint("docker gpuctl doctor --fix ends what was left")),
+        };
+    }
+    journal.step(ctx, "rename", data, Batch::new())?;
+    finish(ctx, journal)
+}
+
+/// Sets the binding, and for a running container claims under the operation's token, in one commit.
+fn claim(
+    ctx: &Context,
+    token: &Token,
+    data: &Data,
+    found: &Found,
+    binding: At<Binding>,
+) -> Result<(), Failure> {
+    // From here on until the copy is written again, a start asks the ledger.
+    let _ = notes::remove_binding(&ctx.config.paths, &data.id);
+    let new = Binding { gpus: data.gpus.clone(), version: data.to, ..binding.record.clone() };
+    let written = if data.was_running && !data.gpus.is_none() {
+        let holder = Holder {
+            container: data.id.clone(),
+            docker_name: DockerName::of(&found.record.record.name, data.to),
+            name: Some(found.record.record.name.clone()),
+            owner: binding.record.owner.clone(),
+        };
+        let prefer: Vec<Unit> = data.held.iter().map(|(unit, _)| unit.clone()).collect();
+        let claim = Claim {
+            holder: &holder,
+            request: &data.gpus,
+            prefer: &prefer,
+            token,
+            binding: Some((new, Some(binding.revision))),
+            all: ctx.config.policy.all,
+            free_rest: false,
+            operation: Some(token),
+        };
+        grant::claim(&ctx.ledger, &ctx.view(), &claim, ctx.config.ledger.timeout())?.binding
+    } else {
+        let new = Binding { token: token.clone(), ..new };
+        let key = ctx.ledger.keys().binding(&data.id);
+        let mut batch = Batch::new();
+        batch.at(key.clone(), binding.revision).put(key, &new);
+        let proof = |ledger: &Ledger| -> Result<bool, LedgerError> {
+            Ok(ledger.binding(&data.id)?.is_some_and(|b| b.record.token == *token))
+        };
+        match ctx.ledger.commit_proved(&batch, proof)? {
+            Outcome::Done(_) => Some(new),
+            Outcome::Conflict => {
+                return Err(Failure::new("the binding was changed by a start meanwhile").hint("try again"));
+            }
+        }
+    };
+    if let Some(binding) = written {
+        keep_copy(ctx, &binding);
+    }
+    Ok(())
+}
+
+/// From `rename` to the end: also what recovery does.
+fn finish(ctx: &Context, journal: Journal) -> Result<(), Failure> {
+    let data: Data = journal.data()?;
+    let name = journal.operation.name.clone();
+    let docker = ctx.docker()?;
+    let new_name = DockerName::of(&name, data.to);
+    let mut shown = docker
+        .inspect(data.id.as_str())?
+        .ok_or_else(|| Failure::new(format!("Docker no longer has {new_name}")))?;
+    if shown.name() != new_name.as_str() {
+        docker.rename(data.id.as_str(), &new_name)?;
+        shown = docker.inspect(data.id.as_str())?.unwrap_or(shown);
+    }
+    // What the old process held beyond the new set; nothing, where a start has claimed already.
+    let binding = ctx.ledger.binding(&data.id)?;
+    let keep = match (&binding, data.gpus.is_none()) {
+        (Some(binding), false) if shown.running() => binding.record.last.clone(),
+        _ => Vec::new(),
+    };
+    ending::release_dead(ctx, &data.id, &keep)?;
+    let keys = ctx.ledger.keys();
+    let now = Timestamp::now();
+    let mut batch = Batch::new();
+    if let Some(At { record, revision }) = ctx.ledger.container(&name)? {
+        let key = keys.container(&name);
+        let record = ContainerRecord { version: data.to, at: now, ..record };
+        batch.at(key.clone(), revision).put(key, &record);
+    }
+    let version = VersionRecord {
+        schema: SCHEMA,
+        name: name.clone(),
+        version: data.to,
+        container: data.id.clone(),
+        gpus: data.gpus.clone(),
+        at: now,
+        by: data.by.clone(),
+        why: format!("scale {} -> {} GPUs", data.before.gpus, data.gpus),
+        spec: shown.0.clone(),
+    };
+    batch.put(keys.version(&name, data.to), &version);
+    journal.finish(ctx, batch)
+}
+
+/// Puts binding and leases back, and the container where it was: says what it is now.
+fn undo(ctx: &Context, journal: Journal) -> Result<String, Failure> {
+    let data: Data = journal.data()?;
+    let keys = ctx.ledger.keys();
+    let _ = notes::remove_binding(&ctx.config.paths, &data.id);
+    let docker = ctx.docker()?;
+    let shown = docker.inspect(data.id.as_str())?;
+    let restarted = shown.as_ref().is_some_and(|s| has_restarted(s, &data));
+    let runs = shown.as_ref().is_some_and(Inspect::running);
+    let old_runs = runs && !restarted;
+    if runs && restarted {
+        // It may have GPUs that it is to give back: first it goes, then they are free.
+        docker.stop(data.id.as_str(), data.timeout)?;
+    }
+    for _ in 0..8 {
+        let mut batch = Batch::new();
+        let mut before = data.before.clone();
+        if let Some(now) = ctx.ledger.binding(&data.id)? {
+            let key = keys.binding(&data.id);
+            before.last = data.held.iter().map(|(unit, _)| unit.clone()).collect();
+            batch.at(key.clone(), now.revision).put(key, &before);
+        }
+        for (unit, lease) in ctx.ledger.leases()? {
+            if lease.record.holder.container != data.id {
+                continue;
+            }
+            let key = keys.lease(&unit);
+            let old = data.held.iter().find(|(held, _)| *held == unit);
+            match old {
+                // The old process still runs under its own token: its poststop must find it.
+                Some((_, token)) => {
+                    let holder = Holder {
+                        docker_name: DockerName::of(&journal.operation.name, data.from),
+                        ..lease.record.holder.clone()
+                    };
+                    let back = Lease { token: token.clone(), holder, ..lease.record.clone() };
+                    batch.at(key.clone(), lease.revision).put(key, &back);
+                }
+                None => {
+                    batch.at(key.clone(), lease.revision).delete(key);
+                }
+            }
+        }
+        if batch.is_empty() || matches!(ctx.ledger.commit(&batch)?, Outcome::Done(_)) {
+            keep_copy(ctx, &before);
+            break;
+        }
+    }
+    let how = if data.was_running && !old_runs && shown.is_some() {
+        // It was stopped, by the change or just now: it starts as it was.
+        docker.start(data.id.as_str())?;
+        format!("{} runs again with {}", journal.operation.name, words(&data.before.gpus))
+    } else {
+        format!("{} is as it was", journal.operation.name)
+    };
+    journal.finish(ctx, Batch::new())?;
+    Ok(how)
+}
+
+fn has_restarted(shown: &Inspect, data: &Data) -> bool {
+    shown.started_at().unwrap_or_default() != data.started_at
+}
+
+/// Ends a scale that was broken off.
+///
+/// # Errors
+/// When it cannot be brought to an end now.
+pub(super) fn recover(ctx: &Context, mut journal: Journal) -> Result<String, Failure> {
+    let data: Data = journal.data()?;
+    let name = journal.operation.name.clone();
+    let what = format!("an earlier scale of {name} from {} to {}", words(&data.before.gpus), words(&data.gpus));
+    let Some(shown) = ctx.docker()?.inspect(data.id.as_str())? else {
+        // Removed meanwhile: nothing is left to be scaled.
+        ending::release_dead(ctx, &data.id, &[])?;
+        journal.finish(ctx, Batch::new())?;
+        return Ok(format!("{what} was broken off, and the container was removed since"));
+    };
+    let forward = match journal.operation.step.as_str() {
+        "claim" => false,
+        "restart" => !data.was_running || has_restarted(&shown, &data) || !shown.running(),
+        _ => true,
+    };
+    if !forward {
+        undo(ctx, journal)?;
+        return Ok(format!("{what} was broken off: it is undone"));
+    }
+    if data.was_running && !shown.running() {
+        let started = if has_restarted(&shown, &data) {
+            // It ran with the new set and ended since: its own affair.
+            Ok(())
+        } else {
+            ctx.docker()?.start(data.id.as_str())
+        };
+        if let Err(why) = started {
+            let how = undo(ctx, journal)?;
+            return Ok(format!("{what} was broken off and cannot be finished ({why}): {how}"));
+        }
+    }
+    if journal.operation.step != "rename" {
+        journal.step(ctx, "rename", &data, Batch::new())?;
+    }
+    finish(ctx, journal)?;
+    Ok(format!("{what} was broken off: it is done"))
+}

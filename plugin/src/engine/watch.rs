@@ -1,0 +1,63 @@
+//! What the service looks at every few seconds: processes on GPUs that belong to no lease, GPUs that
+//! do not answer as they should. The hook reads it where it is fresh.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use gpuctl_ledger::model::{Health, Timestamp};
+use gpuctl_ledger::node::busy::{self, Watch};
+use gpuctl_ledger::node::{files, process};
+
+use super::api::Failure;
+use super::context::Context;
+use crate::gpu;
+
+/// How long NVML may take for one look.
+const NVML_LIMIT: Duration = Duration::from_secs(20);
+
+/// Looks once, and writes down what was seen.
+///
+/// # Errors
+/// When the driver does not answer, or the file cannot be written.
+pub fn tick(ctx: &Context) -> Result<(), Failure> {
+    let refused = |e: gpu::GpuError| Failure::new(e.to_string()).hint(e.hint());
+    let inventory = gpu::refresh(&ctx.config, NVML_LIMIT).map_err(refused)?;
+    let config = ctx.config.clone();
+    let known = inventory.clone();
+    let usage =
+        gpu::within(NVML_LIMIT, move || gpu::Driver::open(&config)?.usage(Some(&known)))
+            .map_err(refused)?;
+    let leases = ctx.ledger.leases()?;
+    let mut watch =
+        Watch { at: Timestamp::now(), strangers: BTreeMap::new(), unhealthy: BTreeMap::new() };
+    for gpu in &inventory.gpus {
+        if let Health::Bad(why) = &gpu.health {
+            watch.unhealthy.insert(gpu.unit.clone(), why.clone());
+        }
+    }
+    for one in usage {
+        let Some(unit) = one.unit else { continue };
+        let holder = leases.get(&unit).map(|at| at.record.holder.container.clone());
+        for used in one.processes.unwrap_or_default() {
+            let Ok(pid) = i32::try_from(used.pid) else { continue };
+            let name = busy::program(pid);
+            if ctx.config.gpu.watchers.contains(&name) {
+                continue;
+            }
+            // Docker's cgroups carry the container's id in their names.
+            let inside = holder.as_ref().is_some_and(|id| {
+                process::cgroup_of(pid)
+                    .is_ok_and(|folder| folder.to_string_lossy().contains(id.as_str()))
+            });
+            if !inside {
+                watch.strangers.entry(unit.clone()).or_default().push((used.pid, name));
+            }
+        }
+    }
+    files::make_private_dir(&ctx.config.paths.run)
+        .and_then(|()| files::replace_json(&ctx.config.paths.watch(), &watch, false))
+        .map_err(|e| {
+            let why = gpuctl_ledger::config::plain_io_error(&e);
+            Failure::new(format!("the watch cannot be written: {why}"))
+        })
+}
