@@ -31,6 +31,17 @@ impl Node {
         listing.entries.iter().map(read).collect()
     }
 
+    /// The names of the containers whose change is under way, by the ledger.
+    ///
+    /// # Panics
+    /// When they cannot be read.
+    pub fn open_changes(&self) -> Vec<String> {
+        let node = self.config().node_name().expect("a name");
+        let prefix = format!("/gpuctl/v1/nodes/{node}/operations/");
+        let listing = self.store().list(&prefix).expect("the ledger answers");
+        listing.entries.iter().map(|e| e.key.replace(&prefix, "")).collect()
+    }
+
     /// The minors of the GPUs that a Docker container holds by the ledger.
     ///
     /// # Panics

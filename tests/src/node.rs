@@ -164,6 +164,23 @@ impl Node {
         command::run(docker.args(arguments), LIMIT).expect("the Docker CLI starts")
     }
 
+    /// Runs `docker gpuctl ...` as root, to be killed at a step of its journal: `scale:restart:begun`.
+    ///
+    /// # Panics
+    /// When the CLI cannot be started, or the command was not killed there.
+    #[track_caller]
+    pub fn gpuctl_killed_at(&self, point: &str, arguments: &[&str]) -> Output {
+        let mut docker = self.site.engine().docker();
+        docker.env("GPUCTL_KILL_AT", point).arg("gpuctl").args(arguments);
+        let got = command::run(&mut docker, LIMIT).expect("the Docker CLI starts");
+        assert_ne!(got.code, 0, "it was not killed at {point}\n{got}");
+        assert!(
+            !got.stderr.contains("error: "),
+            "it failed before it was killed at {point}\n{got}"
+        );
+        got
+    }
+
     /// Starts `docker ...` in the background, as the first of a process group, with its outputs
     /// kept nowhere: for what is to be killed, or to wait.
     ///
@@ -305,6 +322,14 @@ impl Node {
                 self.site.service().is_none()
             });
         }
+    }
+
+    /// Starts the service, to be killed at a step of its journal.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub fn start_service_killed_at(&self, point: &str) {
+        self.site.start_service_with(&[("GPUCTL_KILL_AT", point)]).expect("the service comes up");
     }
 
     /// Starts the service.

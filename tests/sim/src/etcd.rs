@@ -167,6 +167,37 @@ impl Etcd {
             .try_for_each(|pid| kill(Pid::from_raw(pid), signal).doing("signal etcd"))
     }
 
+    /// Puts a cluster of one back to a snapshot.
+    ///
+    /// # Errors
+    /// When etcdctl cannot, or it does not come up.
+    pub fn restore(&mut self, index: usize, snapshot: &Path) -> Result<()> {
+        let peer = format!("http://127.0.0.1:{}", self.member(index)?.peer);
+        self.kill(index)?;
+        let data = self.data(index);
+        std::fs::remove_dir_all(&data).doing("remove etcd's data")?;
+        let text = |path: &Path| path.display().to_string();
+        let name = format!("m{index}");
+        self.ctl(&[
+            "snapshot",
+            "restore",
+            &text(snapshot),
+            "--name",
+            &name,
+            "--data-dir",
+            &text(&data),
+            "--initial-cluster",
+            &format!("{name}={peer}"),
+            "--initial-cluster-token",
+            &text(&data),
+            "--initial-advertise-peer-urls",
+            &peer,
+        ])?
+        .ok()?;
+        self.spawn(index)?;
+        self.wait()
+    }
+
     /// Where a member keeps its data.
     pub fn data(&self, index: usize) -> PathBuf {
         self.folder.join(format!("m{index}"))

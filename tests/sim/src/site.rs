@@ -151,6 +151,14 @@ impl Site {
     /// # Errors
     /// When it does not come up.
     pub fn start_service(&self) -> Result<()> {
+        self.start_service_with(&[])
+    }
+
+    /// As [`Site::start_service`], with more in its environment.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn start_service_with(&self, environment: &[(&str, &str)]) -> Result<()> {
         let place = self.place();
         if self.service().is_some() {
             return Ok(());
@@ -165,7 +173,7 @@ impl Site {
         serve.arg(self.plugin()).arg("serve").env_clear();
         serve.env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
         serve.env("HOME", "/root").env("LANG", "C.UTF-8").env("GPUCTL_CONFIG", place.config());
-        serve.stdin(Stdio::null());
+        serve.envs(environment.iter().copied()).stdin(Stdio::null());
         serve.stdout(log.try_clone().doing("share the service's log")?).stderr(log);
         let mut child = serve.spawn().doing("start the service")?;
         let until = Instant::now() + Duration::from_secs(15);
