@@ -51,8 +51,14 @@ pub fn whitelist(
                 && n.caps_minor(caps_major).is_none()
         })
     });
-    let changed = spec.nodes().len() != nodes;
+    let mut changed = spec.nodes().len() != nodes;
     if same(&verdict, &wanted) {
+        // A rule that a later one takes back opens nothing, but it names a GPU.
+        spec.retain(&RULES, |value| {
+            let rule = Rule::read(value);
+            !(rule.allow && rule.gpu_minor().is_some_and(|m| keep.takes(m)))
+        });
+        changed |= spec.rules().len() != before.len();
         return Ok(changed);
     }
     let list = spec.list_mut(&RULES);

@@ -1,0 +1,75 @@
+// What every target checks; also included by hook/tests/corpora.rs.
+
+use gpuctl_hook::hostconfig::{ContainerConfig, HostConfig};
+use gpuctl_hook::request::{NodeFacts, detect};
+use gpuctl_hook::spec::Spec;
+use gpuctl_hook::{inject, strip};
+
+/// What a message may hold: nothing that moves a cursor or that Docker takes for an exit code.
+fn presentable(text: &str) {
+    assert!(!text.contains(|c: char| c.is_control()), "{text:?}");
+    for trap in ["permission denied", "is a directory", "no such file", "executable file not found"]
+    {
+        assert!(!text.to_ascii_lowercase().contains(trap), "{text}");
+    }
+}
+
+/// A config.json, with a hostconfig.json or without.
+pub(crate) fn config(bytes: &[u8], host: Option<&HostConfig>) {
+    let Ok(spec) = Spec::parse(bytes) else { return };
+    let _ = spec.to_oci();
+    let _ = (spec.cgroups_path(), spec.annotation("a"), spec.user());
+    for nvidia_runtime in [false, true] {
+        let facts = NodeFacts { nvidia_runtime, caps_major: Some(236), ..NodeFacts::default() };
+        match detect(&spec, host, &facts) {
+            Ok(asked) => drop(asked.without_image_env().map_err(|e| presentable(&e.to_string()))),
+            Err(why) => presentable(&why.to_string()),
+        }
+    }
+    let mut edited = spec.clone();
+    if strip::whitelist(&mut edited, &[], Some(236)).is_ok() {
+        let open = gpuctl_hook::gate::opened(&edited);
+        assert!(open.is_some_and(|minors| minors.is_empty()), "a GPU is still open");
+        let once = edited.clone();
+        assert!(strip::whitelist(&mut edited, &[], Some(236)) == Ok(false) && edited == once);
+        inject::clear(&mut edited);
+        let asked =
+            detect(&edited, None, &NodeFacts { nvidia_runtime: true, ..NodeFacts::default() });
+        assert!(asked.is_ok_and(|a| a.request.is_none()), "a cleared spec asks for a GPU");
+    }
+    inject::inject_env(&mut edited, &["GPU-1"]);
+    let hook = std::path::Path::new("/h");
+    inject::add_hooks(&mut edited, hook, &["h"], &["h"]);
+    assert!(inject::has_gate(&edited, hook));
+    let once = edited.clone();
+    inject::add_hooks(&mut edited, hook, &["h"], &["h"]);
+    assert!(edited == once, "hooks twice are not hooks once");
+    // Not as a whole: serde_json reads a float's last digit otherwise than it writes it.
+    let back = Spec::parse(&edited.to_bytes());
+    assert!(back.is_ok_and(|b| b.rules() == edited.rules() && b.nodes() == edited.nodes()));
+}
+
+/// hostconfig.json or config.v2.json.
+pub(crate) fn docker_files(bytes: &[u8]) {
+    if let Err(why) = ContainerConfig::parse(bytes) {
+        presentable(&why.to_string());
+    }
+    match HostConfig::parse(bytes) {
+        Ok(host) => {
+            for spec in [
+                &b"{}"[..],
+                br#"{"linux":{"devices":[{"path":"/dev/nvidia0","type":"c","major":195}]}}"#,
+            ] {
+                config(spec, Some(&host));
+            }
+        }
+        Err(why) => presentable(&why.to_string()),
+    }
+}
+
+/// A hook's state.
+pub(crate) fn hook_state(bytes: &[u8]) {
+    if let Err(why) = gpuctl_hook::gate::State::parse(bytes) {
+        presentable(&why.to_string());
+    }
+}
