@@ -1,5 +1,8 @@
 //! One suite that SQLite and etcd both pass, and the faults of each.
 
+// All of this is tests; clippy only knows the functions that are marked so.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
+
 #[path = "store/etcd_faults.rs"]
 mod etcd_faults;
 #[path = "store/etcd_server.rs"]

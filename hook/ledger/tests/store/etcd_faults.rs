@@ -118,6 +118,14 @@ fn a_member_that_hangs_is_bounded_and_its_commits_unknown() {
     until("it goes on", || store.get("/a").is_ok());
     assert_eq!(store.get("/c").unwrap(), None, "called unreachable, so it was never sent");
     done(&store, &[], &[put("/d", b"")]);
+    // A connection that has been idle is asked first as well, and its commit not sent.
+    std::thread::sleep(Duration::from_millis(1200));
+    cluster.members[0].signal(Signal::SIGSTOP);
+    let commit = store.commit(&[], &[put("/e", b"")]);
+    assert!(matches!(commit, Err(StoreError::Unreachable(_))), "{commit:?}");
+    cluster.members[0].signal(Signal::SIGCONT);
+    until("it goes on", || store.get("/a").is_ok());
+    assert_eq!(store.get("/e").unwrap(), None);
 }
 
 /// Someone who accepts connections and says nothing stands first in the list.

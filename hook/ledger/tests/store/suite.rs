@@ -10,8 +10,11 @@ use gpuctl_ledger::store::{
     Write,
 };
 
-/// Every case, by name.
-pub(crate) const CASES: &[(&str, fn(&Arc<dyn Store>))] = &[
+/// A case: its name, and what it does with a store.
+pub(crate) type Case = (&'static str, fn(&Arc<dyn Store>));
+
+/// Every case.
+pub(crate) const CASES: &[Case] = &[
     ("get", get),
     ("list", list),
     ("conditions", conditions),
@@ -32,7 +35,7 @@ pub(crate) fn all(store: &Arc<dyn Store>) {
     cases(store, CASES);
 }
 
-pub(crate) fn cases(store: &Arc<dyn Store>, cases: &[(&str, fn(&Arc<dyn Store>))]) {
+pub(crate) fn cases(store: &Arc<dyn Store>, cases: &[Case]) {
     for (name, case) in cases {
         println!("{}: {name}", store.shown());
         case(store);
