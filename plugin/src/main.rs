@@ -1,3 +1,7 @@
 //! The program `docker-gpuctl`.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ExitCode::from(docker_gpuctl::main(std::env::args_os().skip(1)))
+}

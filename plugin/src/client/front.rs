@@ -1,0 +1,155 @@
+//! The terminal as a [`Front`]: events go to stderr, `docker create` and `docker start --attach` are
+//! run here, with the user's paths, credentials and terminal.
+
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use gpuctl_ledger::model::{ContainerId, DockerName};
+
+use super::create::Wanted;
+use super::dockercli::{DockerCli, NoOutput, captured, exit_code};
+use super::signals;
+use crate::engine::api::{AskError, CreateAsk, Event, Front};
+use crate::ui;
+
+/// How long `docker create` may take: it pulls images.
+const CREATE_LIMIT: Duration = Duration::from_secs(3600);
+
+/// See the module.
+#[derive(Debug)]
+pub struct Terminal {
+    cli: DockerCli,
+    wanted: Option<Wanted>,
+    user: Option<String>,
+    attached: Option<Child>,
+    ended: Option<u8>,
+}
+
+impl Terminal {
+    /// For a command that creates nothing.
+    pub fn new(cli: DockerCli) -> Self {
+        Self { cli, wanted: None, user: None, attached: None, ended: None }
+    }
+
+    /// For run and create.
+    #[must_use]
+    pub fn creating(mut self, wanted: Wanted) -> Self {
+        self.wanted = Some(wanted);
+        self
+    }
+
+    /// With the name of who asks.
+    #[must_use]
+    pub fn asked_by(mut self, user: Option<String>) -> Self {
+        self.user = user;
+        self
+    }
+
+    /// Says what a container is called in Docker, where that is not the name the user gave.
+    pub fn name_in_docker(&self, docker_name: &DockerName) {
+        let given = self.wanted.as_ref().and_then(|w| w.name.as_ref());
+        match (given, DockerName::split(docker_name.as_str())) {
+            (Some(name), _) if name.as_str() == docker_name.as_str() => {}
+            (Some(name), _) => ui::tell(&format!("{name} is {docker_name} in Docker")),
+            (None, Some((name, _))) => ui::tell(&format!("{name} is {docker_name} in Docker")),
+            (None, None) => ui::tell(&format!("it is {docker_name} in Docker")),
+        }
+    }
+
+    /// Waits for the attached command; its exit code, the container's own. `None` where nothing was
+    /// attached.
+    pub fn wait(&mut self) -> Option<u8> {
+        if let Some(mut child) = self.attached.take() {
+            self.ended = Some(child.wait().map_or(1, exit_code));
+            signals::child(None);
+        }
+        self.ended
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        // The terminal is never left to a child that outlives us.
+        let _ = self.wait();
+    }
+}
+
+impl Front for Terminal {
+    fn event(&mut self, event: Event) {
+        match event {
+            Event::Note { text } => ui::tell(&text),
+            Event::Warning { text } => ui::tell(&format!("warning: {text}")),
+        }
+    }
+
+    fn create(&mut self, ask: &CreateAsk) -> Result<ContainerId, AskError> {
+        let Some(wanted) = &self.wanted else { return Err(AskError::Refused { code: 125 }) };
+        if signals::interrupted() {
+            return Err(AskError::Gone);
+        }
+        let mut command = self.cli.command(wanted.create_words(ask));
+        command.stdin(Stdio::null());
+        match captured(command, CREATE_LIMIT, signals::interrupted) {
+            Ok((0, output)) => {
+                let id = output.lines().last().unwrap_or_default().trim().to_owned();
+                ContainerId::new(id).map_err(|_| AskError::Refused { code: 125 })
+            }
+            Ok(_) | Err(NoOutput::GivenUp) if signals::interrupted() => Err(AskError::Gone),
+            Ok((code, _)) => Err(AskError::Refused { code }),
+            Err(NoOutput::NotStarted) => {
+                ui::tell("the docker program cannot be started; is it on PATH?");
+                Err(AskError::Refused { code: 125 })
+            }
+            Err(_) => Err(AskError::Refused { code: 125 }),
+        }
+    }
+
+    fn attach(&mut self, docker_name: &DockerName) -> Result<(), AskError> {
+        let Some(wanted) = &self.wanted else { return Err(AskError::Refused { code: 125 }) };
+        if signals::interrupted() {
+            return Err(AskError::Gone);
+        }
+        // Before the container writes to the terminal, or sets it to raw.
+        self.name_in_docker(docker_name);
+        let words = wanted.attach_words(docker_name.as_str());
+        let child = self.cli.command(words).spawn().map_err(|_| AskError::Refused { code: 125 })?;
+        signals::child(Some(child.id()));
+        self.attached = Some(child);
+        Ok(())
+    }
+
+    fn attach_ended(&mut self) -> Result<Option<u8>, AskError> {
+        if let Some(child) = &mut self.attached
+            && let Ok(Some(status)) = child.try_wait()
+        {
+            self.ended = Some(exit_code(status));
+            self.attached = None;
+            signals::child(None);
+        }
+        Ok(self.ended)
+    }
+
+    fn user(&self) -> Option<String> {
+        self.user.clone()
+    }
+}
+
+/// The name of who runs this process: behind sudo, of who called sudo.
+pub fn this_user() -> Option<String> {
+    let uid = nix::unistd::getuid();
+    if uid.is_root()
+        && let Ok(name) = std::env::var("SUDO_USER")
+        && !name.is_empty()
+    {
+        return Some(name);
+    }
+    Some(user_name(uid))
+}
+
+/// A user's name, or `uid 1234` for one without.
+pub fn user_name(uid: nix::unistd::Uid) -> String {
+    match nix::unistd::User::from_uid(uid) {
+        Ok(Some(user)) => user.name,
+        _ => format!("uid {uid}"),
+    }
+}

@@ -1,0 +1,9 @@
+//! The side of the user: words, terminal, signals, and the Docker CLI.
+
+pub mod argv;
+pub mod create;
+pub mod dockercli;
+pub mod endpoint;
+pub mod flags;
+pub mod front;
+pub mod signals;

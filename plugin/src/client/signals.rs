@@ -1,0 +1,168 @@
+//! Signals, and the Docker CLI's own way to say that the user gave up.
+//!
+//! All of them end in one thread, which decides by what is going on. While a child has the terminal
+//! (attach, exec, logs), what the kernel sends for a key goes to the whole process group and so to
+//! the child by itself; what somebody sends to us alone is passed on.
+
+use std::io::Read as _;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixStream};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::SignalFd;
+use nix::unistd::Pid;
+
+/// The environment variable with the abstract socket on which an end of file means that the user
+/// gave up.
+pub const PLUGIN_SOCKET: &str = "DOCKER_CLI_PLUGIN_SOCKET";
+/// The exit code of a command that was interrupted.
+pub const INTERRUPTED_CODE: u8 = 130;
+/// The siginfo code of what the kernel sends itself: for a key, for a terminal that went away.
+const SI_KERNEL: i32 = 0x80;
+/// After so many signals we go at once; the next command finishes or undoes what is left.
+const PATIENCE: u8 = 3;
+const WATCHED: [Signal; 6] = [
+    Signal::SIGINT,
+    Signal::SIGTERM,
+    Signal::SIGHUP,
+    Signal::SIGQUIT,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+];
+
+static STATE: Mutex<State> = Mutex::new(State { child: None, last: None });
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+static CHANGING: AtomicBool = AtomicBool::new(false);
+static COUNT: AtomicU8 = AtomicU8::new(0);
+
+struct State {
+    /// The child that has the terminal.
+    child: Option<Pid>,
+    /// When a signal last came, however.
+    last: Option<Instant>,
+}
+
+fn state() -> std::sync::MutexGuard<'static, State> {
+    STATE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Begins to watch; before any thread is started, so that all of them leave the signals to ours.
+/// Children start with a clean mask.
+pub fn watch() {
+    let mut set = SigSet::empty();
+    for signal in WATCHED {
+        set.add(signal);
+    }
+    if set.thread_block().is_err() {
+        return;
+    }
+    if let Ok(fd) = SignalFd::new(&set) {
+        std::thread::spawn(move || {
+            while let Ok(Some(info)) = fd.read_signal() {
+                let signal = i32::try_from(info.ssi_signo).ok();
+                if let Some(signal) = signal.and_then(|s| Signal::try_from(s).ok()) {
+                    came(signal, info.ssi_code == SI_KERNEL);
+                }
+            }
+        });
+    }
+    if let Some(stream) = plugin_socket() {
+        std::thread::spawn(move || until_end(stream));
+    }
+}
+
+/// Whether the user gave up.
+pub fn interrupted() -> bool {
+    INTERRUPTED.load(Ordering::Relaxed)
+}
+
+/// Says that from here on a change is under way, which has to be finished or undone: an interrupt
+/// no longer ends us at once.
+pub fn changing() {
+    CHANGING.store(true, Ordering::Relaxed);
+}
+
+/// Leaves the terminal and its signals to this child, or takes them back.
+pub fn child(pid: Option<u32>) {
+    state().child = pid.and_then(|p| i32::try_from(p).ok()).map(Pid::from_raw);
+}
+
+/// Runs a command with our terminal until it ends; its exit code.
+///
+/// # Errors
+/// When it cannot be started.
+pub fn run_child(mut command: std::process::Command) -> std::io::Result<u8> {
+    let mut running = command.spawn()?;
+    child(Some(running.id()));
+    let status = running.wait();
+    child(None);
+    status.map(super::dockercli::exit_code)
+}
+
+fn came(signal: Signal, by_kernel: bool) {
+    let child = {
+        let mut state = state();
+        state.last = Some(Instant::now());
+        state.child
+    };
+    match child {
+        Some(_) if by_kernel => {}
+        Some(pid) => {
+            let _ = nix::sys::signal::kill(pid, signal);
+        }
+        None => give_up(),
+    }
+}
+
+fn give_up() {
+    let count = COUNT.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+    INTERRUPTED.store(true, Ordering::Relaxed);
+    if !CHANGING.load(Ordering::Relaxed) || count >= PATIENCE {
+        leave();
+    }
+    if count == 1 {
+        crate::ui::tell("interrupted: the change under way is being undone or finished");
+    }
+}
+
+#[allow(clippy::exit, reason = "a signal ends the program from another thread than its main one")]
+fn leave() -> ! {
+    std::process::exit(i32::from(INTERRUPTED_CODE))
+}
+
+fn plugin_socket() -> Option<UnixStream> {
+    let name = std::env::var(PLUGIN_SOCKET).ok().filter(|n| !n.is_empty())?;
+    match name.strip_prefix('@') {
+        Some(name) => UnixStream::connect_addr(&SocketAddr::from_abstract_name(name).ok()?).ok(),
+        None => UnixStream::connect(name).ok(),
+    }
+}
+
+fn until_end(mut stream: UnixStream) {
+    let mut byte = [0];
+    loop {
+        match stream.read(&mut byte) {
+            Ok(0) => break,
+            Err(e) if e.kind() != std::io::ErrorKind::Interrupted => return,
+            _ => {}
+        }
+    }
+    // The CLI closes the socket when it gets a signal itself. If that came by a key, the child has
+    // it already, and so have we.
+    std::thread::sleep(Duration::from_millis(100));
+    let (child, last) = {
+        let state = state();
+        (state.child, state.last)
+    };
+    match child {
+        Some(pid) if last.is_none_or(|l| l.elapsed() > Duration::from_millis(500)) => {
+            let _ = nix::sys::signal::kill(pid, Signal::SIGTERM);
+        }
+        Some(_) => {}
+        None if last.is_none_or(|l| l.elapsed() > Duration::from_millis(500)) => give_up(),
+        None => {}
+    }
+}

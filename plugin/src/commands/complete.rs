@@ -1,0 +1,40 @@
+//! Shell completion: the names of commands, and of containers where one is meant.
+
+use super::Session;
+use crate::client::argv::Globals;
+use crate::engine::api::{Answer, Request};
+use crate::ui;
+
+/// To the shell: no file names.
+const NO_FILES: &str = ":4";
+
+/// Answers for the last of the words. Whatever fails gives no proposals and no message.
+pub fn complete(words: &[String]) {
+    let (partial, before) = match words.split_last() {
+        Some((partial, before)) => (partial.as_str(), before),
+        None => ("", [].as_slice()),
+    };
+    let mut found = match before.first().map(String::as_str) {
+        None | Some("help") => super::names(),
+        Some(
+            "start" | "stop" | "restart" | "rm" | "scale" | "inspect" | "history" | "exec" | "logs",
+        ) if !partial.starts_with('-') => containers(),
+        Some(_) => Vec::new(),
+    };
+    found.retain(|(name, _)| name.starts_with(partial) && !before.contains(name));
+    ui::lines(found.iter().map(|(name, about)| proposal(name, about)));
+    ui::print(NO_FILES);
+}
+
+/// `value<TAB>description`.
+fn proposal(name: &str, about: &str) -> String {
+    if about.is_empty() { name.to_owned() } else { format!("{name}\t{about}") }
+}
+
+fn containers() -> Vec<(String, String)> {
+    let rows = Session::open(&Globals::default()).and_then(|s| s.look(Request::Ps { all: true }));
+    match rows {
+        Ok(Answer::Ps(rows)) => rows.into_iter().map(|r| (r.name.to_string(), r.status)).collect(),
+        _ => Vec::new(),
+    }
+}

@@ -1,0 +1,206 @@
+//! The commands: one file each, with its words and what it does with them.
+
+pub mod complete;
+mod create;
+mod doctor;
+mod exec;
+mod gpus;
+mod history;
+mod inspect;
+mod logs;
+mod pass;
+mod ps;
+mod restart;
+mod rm;
+mod run;
+mod scale;
+mod serve;
+mod session;
+mod start;
+mod stop;
+mod version;
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+use crate::client::argv::Globals;
+use crate::engine::api::Failure;
+use crate::ui;
+pub use session::Session;
+
+/// The exit code of wrong usage.
+const USAGE: u8 = 2;
+
+/// GPU containers on this node: run, scale, stop, start, without losing anything.
+#[derive(Debug, Parser)]
+#[command(
+    name = "docker gpuctl",
+    bin_name = "docker gpuctl",
+    version,
+    about = "Run GPU containers and change how many GPUs they have",
+    disable_version_flag = false
+)]
+struct Words {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(run::Args),
+    Create(create::Args),
+    Start(start::Args),
+    Stop(stop::Args),
+    Restart(restart::Args),
+    Rm(rm::Args),
+    Ps(ps::Args),
+    Inspect(inspect::Args),
+    Scale(scale::Args),
+    History(history::Args),
+    Exec(exec::Args),
+    Logs(logs::Args),
+    Gpus(gpus::Args),
+    Doctor(doctor::Args),
+    Version(version::Args),
+    Serve(serve::Args),
+}
+
+/// Whether a command's exit codes are those of docker run.
+fn like_run(name: &str) -> bool {
+    matches!(name, "run" | "exec")
+}
+
+/// Does what the words say; the exit code.
+pub fn main(globals: Globals, words: &[String]) -> u8 {
+    let name = words.first().map(String::as_str).unwrap_or_default();
+    let rest = words.get(1..).unwrap_or_default();
+    let outcome = match name {
+        // Their words are Docker's, so they are read by Docker's rules and not by clap's.
+        "run" => run::words(globals, rest),
+        "create" => create::words(globals, rest),
+        "exec" => exec::words(globals, rest),
+        "logs" => logs::words(globals, rest),
+        _ => parsed(globals, words),
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(failure) => {
+            ui::failure(&failure);
+            match failure.code {
+                code if like_run(name) => code,
+                code @ (USAGE | crate::client::signals::INTERRUPTED_CODE) => code,
+                _ => 1,
+            }
+        }
+    }
+}
+
+fn parsed(globals: Globals, words: &[String]) -> Result<u8, Failure> {
+    let all = std::iter::once("docker gpuctl").chain(words.iter().map(String::as_str));
+    let command = match Words::try_parse_from(all) {
+        Ok(Words { command: Some(command) }) => command,
+        Ok(Words { command: None }) => {
+            ui::print(&Words::command().render_help().to_string());
+            return Ok(0);
+        }
+        Err(error) if error.use_stderr() => return Err(usage(&error)),
+        Err(error) => {
+            ui::print(&error.render().to_string());
+            return Ok(0);
+        }
+    };
+    match command {
+        Command::Run(args) => run::words(globals, &args.words),
+        Command::Create(args) => create::words(globals, &args.words),
+        Command::Exec(args) => exec::words(globals, &args.words),
+        Command::Logs(args) => logs::words(globals, &args.words),
+        Command::Serve(args) => serve::serve(&args),
+        Command::Start(args) => start::start(&Session::open(&globals)?, args),
+        Command::Stop(args) => stop::stop(&Session::open(&globals)?, args),
+        Command::Restart(args) => restart::restart(&Session::open(&globals)?, args),
+        Command::Rm(args) => rm::rm(&Session::open(&globals)?, args),
+        Command::Ps(args) => ps::ps(&Session::open(&globals)?, &args),
+        Command::Inspect(args) => inspect::inspect(&Session::open(&globals)?, args),
+        Command::Scale(args) => scale::scale(&Session::open(&globals)?, args),
+        Command::History(args) => history::history(&Session::open(&globals)?, args),
+        Command::Gpus(args) => gpus::gpus(&Session::open(&globals)?, &args),
+        Command::Doctor(args) => doctor::doctor(&Session::open(&globals)?, &args),
+        Command::Version(args) => version::version(&globals, &args),
+    }
+}
+
+/// clap's words in our form.
+fn usage(error: &clap::Error) -> Failure {
+    let text = error.render().to_string();
+    let mut lines = text.lines().map(str::trim_end).filter(|l| !l.is_empty());
+    let first = lines.next().unwrap_or("wrong usage");
+    let message = first.strip_prefix("error: ").unwrap_or(first).to_owned();
+    let rest = lines.filter(|l| !l.starts_with("For more information"));
+    let details = rest.map(|l| l.trim_start().to_owned()).collect();
+    Failure::new(message).details(details).hint("docker gpuctl --help").code(USAGE)
+}
+
+/// Names and one-line descriptions of the commands, for completion.
+fn names() -> Vec<(String, String)> {
+    Words::command()
+        .get_subcommands()
+        .map(|c| {
+            let about = c.get_about().map(ToString::to_string).unwrap_or_default();
+            (c.get_name().to_owned(), about)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_words_are_consistent() {
+        Words::command().debug_assert();
+        for name in ["run", "create", "start", "stop", "restart", "rm", "ps", "inspect", "scale"] {
+            assert!(names().iter().any(|(n, about)| n == name && !about.is_empty()), "{name}");
+        }
+        assert_eq!(names().len(), 16);
+    }
+
+    #[test]
+    fn docker_spellings_are_understood() {
+        let read = |text: &str| {
+            let words = std::iter::once("docker gpuctl").chain(text.split_whitespace());
+            Words::try_parse_from(words)
+        };
+        for line in [
+            "stop -t 3 a b",
+            "stop --time 3 a",
+            "stop --timeout=-1 a",
+            "restart -t 0 a",
+            "rm -f -v --history a",
+            "rm -fv a",
+            "ps -aq --no-trunc",
+            "ps --format json",
+            "scale a --gpus 2 --dry-run --timeout 5",
+            "scale --gpus device=0,3 a",
+            "history a",
+            "gpus -q --no-trunc",
+            "doctor --fix",
+            "inspect a b --format json",
+            "serve",
+        ] {
+            assert!(read(line).is_ok(), "{line}: {:?}", read(line).err().map(|e| e.to_string()));
+        }
+        for wrong in
+            ["stop", "scale a", "scale --gpus x a", "rm", "ps --format xml", "nope", "start"]
+        {
+            let error = read(wrong).unwrap_err();
+            assert_eq!(usage(&error).code, USAGE, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn usage_errors_read_as_others_do() {
+        let error = Words::try_parse_from(["docker gpuctl", "scale", "a"]).unwrap_err();
+        let failure = usage(&error);
+        assert!(!failure.message.starts_with("error:"), "{failure:?}");
+        assert!(failure.details.iter().any(|d| d.contains("--gpus")), "{failure:?}");
+    }
+}

@@ -1,0 +1,54 @@
+//! Commands that the Docker CLI does itself, on the current container behind a name: exec, logs.
+
+use super::run::no_docker;
+use super::session::{Session, odd};
+use crate::client::argv::Globals;
+use crate::client::flags::FlagTable;
+use crate::client::signals;
+use crate::engine::api::{Answer, Failure, Request};
+use crate::ui;
+
+/// A command of Docker's whose first operand is a container.
+pub(super) struct Passed {
+    /// Its name.
+    pub(super) command: &'static str,
+    /// Shown on --help, before Docker's own list of options.
+    pub(super) usage: &'static str,
+    /// How many operands it needs.
+    pub(super) operands: usize,
+    /// The exit code of wrong usage.
+    pub(super) wrong: u8,
+}
+
+pub(super) fn words(globals: &Globals, words: &[String], passed: &Passed) -> Result<u8, Failure> {
+    let session = Session::open(globals)?;
+    let help = session.cli().help(passed.command).ok_or_else(no_docker)?;
+    let mut table = FlagTable::from_help(&help);
+    table.add("help", None, false);
+    let wrong = |text: String| {
+        Failure::new(text)
+            .hint(format!("docker gpuctl {} --help", passed.command))
+            .code(passed.wrong)
+    };
+    let split = table.split(words).map_err(|e| wrong(e.to_string()))?;
+    if split.flags.iter().any(|f| f.name == "help") {
+        let options = help.split_once("Options:").map_or("", |(_, o)| o);
+        ui::print(&format!("{}\nOptions:{options}", passed.usage));
+        return Ok(0);
+    }
+    let Some((name, rest)) =
+        split.operands.split_first().filter(|_| split.operands.len() >= passed.operands)
+    else {
+        let usage = passed.usage.lines().next().unwrap_or_default();
+        return Err(wrong(format!("too few arguments: {usage}")));
+    };
+    let Answer::Resolved { id, .. } = session.look(Request::Resolve { name: name.clone() })? else {
+        return Err(odd());
+    };
+    let mut line = vec![passed.command.to_owned()];
+    line.extend(split.flags.into_iter().flat_map(|f| f.words));
+    // By id: it stays right if the container gets its next name just now.
+    line.push(id.to_string());
+    line.extend(rest.iter().cloned());
+    signals::run_child(session.cli().command(line)).map_err(|_| no_docker())
+}

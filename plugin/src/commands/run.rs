@@ -1,0 +1,87 @@
+//! `docker gpuctl run`.
+
+use super::session::{Session, odd};
+use crate::client::argv::Globals;
+use crate::client::create::{Wanted, Wrong};
+use crate::client::flags::FlagTable;
+use crate::engine::api::{Answer, Failure, Request};
+use crate::ui;
+
+/// Create and run a container with GPUs of its own
+#[derive(Debug, clap::Args)]
+#[command(disable_help_flag = true)]
+pub(super) struct Args {
+    /// As for docker run
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(super) words: Vec<String>,
+}
+
+const HELP: &str = "\
+Usage:  docker gpuctl run [OPTIONS] IMAGE [COMMAND] [ARG...]
+        docker gpuctl run [OPTIONS] --from NAME[@VERSION]
+
+Create and run a container with GPUs of its own
+
+Takes every option of docker run (docker run --help). Those with a meaning of their own:
+      --gpus N | all | device=LIST   How many GPUs, or which: indexes as in nvidia-smi, or UUIDs.
+                                     They are held until the container stops. None when not given
+      --name NAME                    The container's name. In Docker it is NAME-VERSION
+      --from NAME[@VERSION]          Build from the record of a container instead of from options
+  -d, --detach                       Run in the background and print the container's id
+      --rm                           Remove the container when it exits; it cannot be scaled
+";
+
+pub(super) fn words(globals: Globals, words: &[String]) -> Result<u8, Failure> {
+    make(&globals, words, true, HELP)
+}
+
+/// run and create.
+pub(super) fn make(
+    globals: &Globals,
+    words: &[String],
+    run: bool,
+    help: &str,
+) -> Result<u8, Failure> {
+    if words.first().is_some_and(|w| w == "--help") {
+        ui::print(help);
+        return Ok(0);
+    }
+    let session = Session::open(globals)?;
+    let table = session.cli().help("create").ok_or_else(no_docker)?;
+    let table = FlagTable::from_help(&table);
+    let table = if run { table.for_run() } else { table.for_create() };
+    let wanted = table
+        .split(words)
+        .map_err(Wrong::from)
+        .and_then(|split| Wanted::of(split, &session.config().runtime.managed_name))
+        .map_err(|wrong| {
+            let command = if run { "run" } else { "create" };
+            let failure = Failure::new(wrong.message);
+            let hint = wrong.hint.unwrap_or_else(|| format!("docker gpuctl {command} --help"));
+            failure.hint(hint).code(if run { 125 } else { super::USAGE })
+        })?;
+    if wanted.help {
+        ui::print(help);
+        return Ok(0);
+    }
+    let attached = run && !wanted.detach;
+    let request = Request::Create(wanted.request(run));
+    let mut front = session.terminal().creating(wanted);
+    let outcome = session.change(request, &mut front);
+    let code = front.wait();
+    match outcome? {
+        Answer::Created { .. } if attached => Ok(code.unwrap_or(0)),
+        Answer::Created { id, docker_name, .. } => {
+            front.name_in_docker(&docker_name);
+            ui::print(id.as_str());
+            Ok(0)
+        }
+        _ => Err(odd()),
+    }
+}
+
+/// The Docker CLI cannot be asked.
+pub(super) fn no_docker() -> Failure {
+    Failure::new("the docker program cannot be started, which does this part of the work")
+        .hint("put docker on PATH")
+}

@@ -1,0 +1,87 @@
+//! `docker-gpuctl serve`: the service.
+
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use gpuctl_ledger::config::Config;
+
+use super::session::config;
+use crate::client::signals;
+use crate::engine::{
+    self,
+    api::{Failure, Front, Request},
+};
+use crate::service::server::{Limits, Perform, serve as serve_on};
+use crate::service::socket;
+use crate::ui;
+
+/// Serve operations on the socket; systemd starts this
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Another socket than the config's
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+}
+
+/// The engine's context, opened by the first operation that needs it, so that the service is up
+/// while the ledger is not, and says so to whoever asks.
+struct Engine {
+    config: Config,
+    config_path: PathBuf,
+    context: OnceLock<engine::Context>,
+}
+
+impl Engine {
+    fn context(&self) -> Result<&engine::Context, Failure> {
+        if let Some(context) = self.context.get() {
+            return Ok(context);
+        }
+        let context = engine::Context::open(self.config.clone(), self.config_path.clone())?;
+        Ok(self.context.get_or_init(|| context))
+    }
+}
+
+/// How often the service looks at the node; what it saw counts for five seconds.
+const TICK: Duration = Duration::from_secs(2);
+
+/// Looks at the node until the service ends. A fault is told when it is new.
+fn watch(engine: &Engine) {
+    let mut told: Option<String> = None;
+    while !signals::interrupted() {
+        let fault = engine.context().and_then(engine::tick).err().map(|f| f.message);
+        if fault != told {
+            match &fault {
+                Some(text) => ui::tell(&format!("warning: the node cannot be watched: {text}")),
+                None => ui::tell("the node is watched again"),
+            }
+            told = fault;
+        }
+        std::thread::sleep(TICK);
+    }
+}
+
+pub(super) fn serve(args: &Args) -> Result<u8, Failure> {
+    if !nix::unistd::geteuid().is_root() {
+        return Err(
+            Failure::new("the service runs as root").hint("sudo systemctl start gpuctl.socket")
+        );
+    }
+    let (config, config_path) = config()?;
+    let path = args.socket.clone().unwrap_or_else(|| config.paths.socket.clone());
+    let socket = socket::open(&path)?;
+    signals::changing();
+    let engine = Arc::new(Engine { config, config_path, context: OnceLock::new() });
+    let watched = Arc::clone(&engine);
+    // It ends with the process.
+    std::thread::spawn(move || watch(&watched));
+    let perform: Arc<Perform> = Arc::new(move |request: Request, front: &mut dyn Front| {
+        engine::perform(engine.context()?, request, front)
+    });
+    ui::tell(&format!("serving on {}", path.display()));
+    serve_on(&socket.listener, &perform, Limits::default(), signals::interrupted).map_err(|e| {
+        let why = gpuctl_ledger::config::plain_io_error(&e);
+        Failure::new(format!("the service cannot go on: {why}"))
+    })?;
+    Ok(0)
+}

@@ -1,0 +1,123 @@
+//! How a command reaches the engine: root does it here, others ask the service.
+
+use std::path::PathBuf;
+
+use gpuctl_ledger::config::Config;
+
+use crate::client::argv::Globals;
+use crate::client::dockercli::DockerCli;
+use crate::client::endpoint::{Surroundings, check};
+use crate::client::front::{Terminal, this_user};
+use crate::client::signals;
+use crate::engine::{
+    self,
+    api::{Answer, Failure, Request},
+};
+use crate::service::client;
+use crate::ui;
+
+/// Set to `service`, root asks the service too; to `local`, nobody does.
+const VIA: &str = "GPUCTL_VIA";
+/// Another socket than the config's.
+const SOCKET: &str = "GPUCTL_SOCKET";
+
+/// The settings of one command.
+#[derive(Debug)]
+pub struct Session {
+    config: Config,
+    config_path: PathBuf,
+    cli: DockerCli,
+}
+
+/// The config, or why there is none.
+///
+/// # Errors
+/// A failure that says what to mend.
+pub(super) fn config() -> Result<(Config, PathBuf), Failure> {
+    Config::load().map_err(|e| Failure::new(e.to_string()).hint("mend the config, then try again"))
+}
+
+impl Session {
+    /// Reads the config and makes sure that the user means this node's Engine.
+    ///
+    /// # Errors
+    /// When the config is wrong or another Engine is meant.
+    pub fn open(globals: &Globals) -> Result<Self, Failure> {
+        let (config, config_path) = config()?;
+        check(globals, &Surroundings::found(globals), &config.docker.host)?;
+        let cli = DockerCli::found(&config.docker.host).with_config(globals.config.as_deref());
+        Ok(Self { config, config_path, cli })
+    }
+
+    /// The settings.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The Docker CLI.
+    pub fn cli(&self) -> &DockerCli {
+        &self.cli
+    }
+
+    /// The terminal, for a command that creates nothing.
+    pub fn terminal(&self) -> Terminal {
+        Terminal::new(self.cli.clone()).asked_by(this_user())
+    }
+
+    /// Has a request done that changes nothing: an interrupt ends it at once.
+    ///
+    /// # Errors
+    /// The engine's or the service's failure.
+    pub fn look(&self, request: Request) -> Result<Answer, Failure> {
+        self.ask(request, &mut self.terminal())
+    }
+
+    /// Has a change done: an interrupt has it undone or finished.
+    ///
+    /// # Errors
+    /// As for look.
+    pub fn change(&self, request: Request, front: &mut Terminal) -> Result<Answer, Failure> {
+        signals::changing();
+        self.ask(request, front)
+    }
+
+    fn ask(&self, request: Request, front: &mut Terminal) -> Result<Answer, Failure> {
+        let via = std::env::var(VIA).unwrap_or_default();
+        let here = match via.as_str() {
+            "service" => false,
+            "local" => true,
+            _ => nix::unistd::geteuid().is_root(),
+        };
+        if here {
+            let ctx = engine::Context::open(self.config.clone(), self.config_path.clone())?;
+            let outcome = engine::perform(&ctx, request, front);
+            // What the engine made of an interrupt is told, and the exit code is an interrupt's.
+            return match outcome {
+                Err(failure) if signals::interrupted() => {
+                    Err(failure.code(signals::INTERRUPTED_CODE))
+                }
+                other => other,
+            };
+        }
+        let socket = std::env::var_os(SOCKET).filter(|s| !s.is_empty());
+        let socket = socket.map_or_else(|| self.config.paths.socket.clone(), PathBuf::from);
+        client::perform(&socket, request, front, &signals::interrupted)
+    }
+}
+
+/// Shows what became of start, stop, restart and rm: the names that were done on stdout, a failure
+/// for each other.
+pub(super) fn each(answer: Answer) -> Result<u8, Failure> {
+    let Answer::Each { done, failed } = answer else { return Err(odd()) };
+    ui::lines(done);
+    for failure in &failed {
+        ui::failure(failure);
+    }
+    Ok(u8::from(!failed.is_empty()))
+}
+
+/// For an answer to another question.
+pub(super) fn odd() -> Failure {
+    Failure::new("the gpuctl service gave another answer than was asked for")
+        .hint("install plugin and service of the same version, and restart the service")
+}

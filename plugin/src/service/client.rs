@@ -1,0 +1,100 @@
+//! The asking side: it does what the server asks with the [`Front`] that a local operation would
+//! have.
+
+use std::io::ErrorKind;
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::lines::{Lines, NoLine, write};
+use super::protocol::{Ask, FromClient, FromServer, Hello, LONGEST_TO_CLIENT, PROTOCOL};
+use crate::engine::api::{Answer, AskError, Failure, Front, Request};
+
+/// How long the server may take to take our lines.
+const WRITE_LIMIT: Duration = Duration::from_secs(10);
+/// How often we look whether the user gave up.
+const LOOK: Duration = Duration::from_millis(100);
+/// How often we look whether the attached command has ended.
+const LOOK_ATTACHED: Duration = Duration::from_millis(10);
+
+/// Has the service do a request. `interrupted` tells whether the user gave up: then the connection
+/// is closed, and the service undoes or finishes.
+///
+/// # Errors
+/// The service's failure, or why there was no answer.
+pub fn perform(
+    socket: &Path,
+    request: Request,
+    front: &mut dyn Front,
+    interrupted: &dyn Fn() -> bool,
+) -> Result<Answer, Failure> {
+    let mut stream = UnixStream::connect(socket).map_err(|e| nobody(socket, &e))?;
+    let ended = |_| went_away();
+    stream.set_write_timeout(Some(WRITE_LIMIT)).map_err(ended)?;
+    let mut lines = Lines::new(stream.try_clone().map_err(ended)?, LONGEST_TO_CLIENT);
+    // A server that is full says so and closes without reading: its word counts, not our failure.
+    let sent = write(&mut stream, &Hello { protocol: PROTOCOL, request });
+    let mut attached = false;
+    loop {
+        if interrupted() {
+            let _ = stream.shutdown(Shutdown::Both);
+            return Err(Failure::new("interrupted").code(130));
+        }
+        if attached && let Ok(Some(code)) = front.attach_ended() {
+            attached = false;
+            write(&mut stream, &FromClient::AttachEnded(code)).map_err(ended)?;
+        }
+        let look = if attached { LOOK_ATTACHED } else { LOOK };
+        let line = match lines.read(Some(Instant::now() + look)) {
+            Ok(line) => line,
+            Err(NoLine::NotYet) if sent.is_ok() => continue,
+            Err(NoLine::TooLong) => return Err(Failure::new("the service's answer is too long")),
+            Err(_) => return Err(went_away()),
+        };
+        let message = serde_json::from_str(&line).map_err(|_| {
+            Failure::new("the service's answer is not understood")
+                .hint("install plugin and service of the same version, and restart the service")
+        })?;
+        let reply = match message {
+            FromServer::Ok(answer) => return Ok(answer),
+            FromServer::Failed(failure) => return Err(failure),
+            FromServer::Event(event) => {
+                front.event(event);
+                continue;
+            }
+            FromServer::Ask(Ask::Create(ask)) => front.create(&ask).map(FromClient::Created),
+            FromServer::Ask(Ask::Attach(name)) => front.attach(&name).map(|()| {
+                attached = true;
+                FromClient::Attached
+            }),
+        };
+        match reply {
+            Ok(reply) => write(&mut stream, &reply).map_err(ended)?,
+            Err(AskError::Refused { code }) => {
+                write(&mut stream, &FromClient::Refused(code)).map_err(ended)?;
+            }
+            Err(AskError::Gone) => {
+                let _ = stream.shutdown(Shutdown::Both);
+                return Err(Failure::new("interrupted").code(130));
+            }
+        }
+    }
+}
+
+fn nobody(socket: &Path, error: &std::io::Error) -> Failure {
+    let shown = socket.display();
+    match error.kind() {
+        ErrorKind::PermissionDenied => {
+            Failure::new(format!("you may not use the gpuctl service at {shown}"))
+                .hint("use sudo, or have root add you to the group docker")
+        }
+        _ => Failure::new(format!("no gpuctl service answers at {shown}"))
+            .hint("sudo systemctl start gpuctl.socket, or run this command with sudo"),
+    }
+}
+
+fn went_away() -> Failure {
+    Failure::new("the gpuctl service went away before it had answered")
+        .hint("docker gpuctl ps shows what is so; the next command finishes or undoes what is left")
+}

@@ -1,0 +1,84 @@
+use super::*;
+use gpuctl_ledger::model::{ContainerId, ContainerName, Unit, Version};
+
+fn row() -> PsRow {
+    PsRow {
+        name: ContainerName::new("train").unwrap(),
+        version: Version(2),
+        id: Some(ContainerId::new("0123456789abcdef").unwrap()),
+        image: "busybox".into(),
+        gpus: GpuRequest::Count(3),
+        held: vec![0, 2, 5],
+        owner: Some("ann".into()),
+        since: Some(Timestamp::from_millis(0)),
+        status: "Up 5 minutes".into(),
+        ports: "80/tcp".into(),
+        running: true,
+    }
+}
+
+const NOW: fn() -> Timestamp = || Timestamp::from_millis(300_000);
+
+#[test]
+fn ps_shows_what_is_held_or_what_is_wanted() {
+    let stopped = PsRow { held: vec![], owner: None, since: None, ..row() };
+    let text = ps(&[row(), stopped], Format::Table, false, false, NOW());
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(lines[0].starts_with("NAME    VERSION   GPUS        OWNER   SINCE"), "{text}");
+    assert!(lines[1].contains("3 (0,2,5)") && lines[1].contains("5 minutes ago"), "{text}");
+    assert!(lines[2].contains(" 3 ") && lines[2].contains(" - "), "{text}");
+    assert_eq!(ps(&[row()], Format::Table, true, false, NOW()), "0123456789ab\n");
+    assert_eq!(ps(&[row()], Format::Table, true, true, NOW()), "0123456789abcdef\n");
+    assert_eq!(ps(&[], Format::Json, false, false, NOW()), "");
+}
+
+#[test]
+fn json_is_one_object_a_line_and_keeps_texts_as_they_are() {
+    let odd = PsRow { image: "a\nb".into(), ..row() };
+    let text = ps(&[odd.clone(), odd], Format::Json, false, false, NOW());
+    assert_eq!(text.lines().count(), 2);
+    let one: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+    assert_eq!(one["image"], "a\nb");
+    assert_eq!(one["gpus"], "3");
+    assert_eq!(one["held"], json!([0, 2, 5]));
+}
+
+#[test]
+fn gpus_are_shown_with_what_the_driver_says() {
+    let gpu = GpuRow {
+        index: 3,
+        uuid: Unit::new("GPU-11111111-2222-3333-4444-555555555555").unwrap(),
+        model: "NVIDIA A100".into(),
+        memory_total: 80 << 30,
+        memory_used: Some(1234 << 20),
+        utilisation: Some(7),
+        holder: Some("train-2".into()),
+        owner: None,
+        since: None,
+        state: None,
+        processes: vec![10, 11],
+        health: "ok".into(),
+    };
+    let text = gpus(std::slice::from_ref(&gpu), Format::Table, false, false);
+    let line = text.lines().nth(1).unwrap();
+    for part in ["3 ", "GPU-11111111 ", "1234MiB / 81920MiB", "7%", "train-2", "10,11", "ok"] {
+        assert!(line.contains(part), "{part}: {line}");
+    }
+    assert!(gpus(std::slice::from_ref(&gpu), Format::Table, false, true).contains("555555555555"));
+    let unknown =
+        GpuRow { memory_used: None, utilisation: None, holder: None, processes: vec![], ..gpu };
+    let text = gpus(&[unknown], Format::Table, false, false);
+    assert!(text.contains("- / 81920MiB"), "{text}");
+}
+
+#[test]
+fn doctor_shows_what_mends_only_where_something_is_wrong() {
+    let check = |verdict| Check {
+        name: "engine".into(),
+        verdict,
+        detail: "answers".into(),
+        fix: Some("systemctl start docker".into()),
+    };
+    assert!(!checks(&[check(Verdict::Ok)], Format::Table).contains("fix:"));
+    assert!(checks(&[check(Verdict::Problem)], Format::Table).contains("fix: systemctl"));
+}
