@@ -1,4 +1,6 @@
 //! The fuzz targets' checks over their corpora, the recorded specs, and arbitrary JSON.
+// Helpers of tests are tests: clippy spares only functions that are marked as such.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 #[path = "../fuzz/checks.rs"]
 mod checks;
