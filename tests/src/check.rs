@@ -158,7 +158,7 @@ impl Node {
             if running.contains_key(id) || self.restartable(id) {
                 continue;
             }
-            orphans.push(format!("{unit}: {lease:?}"));
+            orphans.push(format!("{unit}: {}, {:?}", lease.holder.shown(), lease.state));
         }
         orphans
     }

@@ -64,7 +64,7 @@ fn a_killed_init_shim_or_engine_loses_no_gpu() {
         return;
     }
     let node = Node::start(Options::default());
-    let id = run(&node, &["--name", "a", "--gpus", "8"]);
+    let id = run(&node, &["--name", "ca", "--gpus", "8"]);
     let shim = processes::of(node.place()).into_iter().find(|pid| {
         let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let words = String::from_utf8_lossy(&words).into_owned();
@@ -76,16 +76,16 @@ fn a_killed_init_shim_or_engine_loses_no_gpu() {
     });
     node.check();
 
-    run(&node, &["--name", "b", "--gpus", "3"]);
-    run(&node, &["--name", "c", "--gpus", "3", "--restart", "always"]);
+    run(&node, &["--name", "cb", "--gpus", "3"]);
+    run(&node, &["--name", "cc", "--gpus", "3", "--restart", "always"]);
     node.kill_engine();
     node.check_exclusive();
     node.start_engine();
     plain_containers_start(&node);
-    wait_for("c", Duration::from_secs(20), || node.docker(&["exec", "c", "true"]).code == 0);
+    wait_for("cc", Duration::from_secs(20), || node.docker(&["exec", "cc", "true"]).code == 0);
     node.check();
     let free = 8 - node.leases().len();
-    run(&node, &["--name", "d", "--gpus", &free.to_string()]);
+    run(&node, &["--name", "cd", "--gpus", &free.to_string()]);
     node.check();
 }
 
@@ -214,7 +214,7 @@ fn two_nodes_with_one_name_on_one_etcd() {
         return;
     }
     let mut first = Node::start(Options { ledger: Ledger::Etcd(1), ..Options::default() });
-    run(&first, &["--name", "a", "--gpus", "2"]);
+    run(&first, &["--name", "ca", "--gpus", "2"]);
     let url = first.etcd().url();
     let second = Node::start(Options { ledger: Ledger::Url(url.clone()), ..Options::default() });
     let got = second.docker(&["run", "--rm", "--gpus", "1", "busybox", "true"]);
@@ -224,7 +224,7 @@ fn two_nodes_with_one_name_on_one_etcd() {
     first.check();
     let third =
         Node::start(Options { ledger: Ledger::Url(url), name: "node3", ..Options::default() });
-    run(&third, &["--name", "a", "--gpus", "8"]);
+    run(&third, &["--name", "ca", "--gpus", "8"]);
     third.check();
     first.check();
 }

@@ -186,12 +186,13 @@ impl Engine {
         command::run(&mut version, Duration::from_secs(10)).is_ok_and(|o| o.code == 0)
     }
 
-    /// The end of what it printed.
+    /// The last of what it complained about.
     pub fn last_words(&self) -> String {
         let text = fs::read(self.place.docker_log()).unwrap_or_default();
         let text = String::from_utf8_lossy(&text).into_owned();
-        let lines: Vec<&str> = text.lines().collect();
-        lines.get(lines.len().saturating_sub(20)..).unwrap_or_default().join("\n")
+        let telling = |l: &&str| !l.contains("level=info") && !l.contains("cleanup warnings");
+        let lines: Vec<&str> = text.lines().filter(telling).collect();
+        lines.get(lines.len().saturating_sub(12)..).unwrap_or_default().join("\n")
     }
 
     /// Stops it as systemd would: SIGTERM, which stops its containers too.
