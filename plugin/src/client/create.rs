@@ -23,6 +23,8 @@ pub struct Wanted {
     pub detach: bool,
     /// `-i`.
     pub interactive: bool,
+    /// `-t`.
+    pub tty: bool,
     /// `--rm`.
     pub auto_remove: bool,
     /// `--detach-keys`.
@@ -102,6 +104,7 @@ impl Wanted {
                 name => {
                     match name {
                         "interactive" => wanted.interactive = switch(&flag)?,
+                        "tty" => wanted.tty = switch(&flag)?,
                         "rm" => wanted.auto_remove = switch(&flag)?,
                         "attach" => attach = true,
                         _ => {}
@@ -223,6 +226,12 @@ impl Wanted {
         (alias, words)
     }
 
+    /// Whether we pass signals on, and not the command that attaches: with a terminal of its own
+    /// the container gets keys as bytes, and of a recorded one we do not know.
+    pub fn we_pass_signals(&self) -> bool {
+        !self.tty && self.from.is_none()
+    }
+
     /// The words of `docker start` that attach to the container.
     pub fn attach_words(&self, docker_name: &str) -> Vec<String> {
         let mut words = vec!["start".to_owned(), "--attach".to_owned()];
@@ -231,9 +240,6 @@ impl Wanted {
         }
         if let Some(keys) = &self.detach_keys {
             words.push(format!("--detach-keys={keys}"));
-        }
-        if let Some(proxy) = self.sig_proxy {
-            words.push(format!("--sig-proxy={proxy}"));
         }
         words.push(docker_name.to_owned());
         words

@@ -131,6 +131,9 @@ fn attaching_carries_over_what_docker_start_knows() {
     assert_eq!(words("img"), "start --attach train-0");
     assert_eq!(
         words("-it --detach-keys ctrl-x --sig-proxy=false img"),
-        "start --attach --interactive --detach-keys=ctrl-x --sig-proxy=false train-0"
+        "start --attach --interactive --detach-keys=ctrl-x train-0"
     );
+    assert!(wanted("-i img").unwrap().we_pass_signals());
+    assert!(!wanted("-it img").unwrap().we_pass_signals());
+    assert!(!wanted("--from a").unwrap().we_pass_signals());
 }

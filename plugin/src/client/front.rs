@@ -1,10 +1,15 @@
 //! The terminal as a [`Front`]: events go to stderr, `docker create` and `docker start --attach` are
 //! run here, with the user's paths, credentials and terminal.
 
+use std::io::IsTerminal as _;
+use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use gpuctl_ledger::model::{ContainerId, DockerName};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use super::create::Wanted;
 use super::dockercli::{DockerCli, NoOutput, captured, exit_code};
@@ -14,6 +19,9 @@ use crate::ui;
 
 /// How long `docker create` may take: it pulls images.
 const CREATE_LIMIT: Duration = Duration::from_secs(3600);
+
+/// How long the passing on of a signal may take.
+const KILL_LIMIT: Duration = Duration::from_secs(10);
 
 /// See the module.
 #[derive(Debug)]
@@ -61,7 +69,7 @@ impl Terminal {
     pub fn wait(&mut self) -> Option<u8> {
         if let Some(mut child) = self.attached.take() {
             self.ended = Some(child.wait().map_or(1, exit_code));
-            signals::child(None);
+            signals::to_us();
         }
         self.ended
     }
@@ -95,7 +103,8 @@ impl Front for Terminal {
                 ContainerId::new(id).map_err(|_| AskError::Refused { code: 125 })
             }
             Ok(_) | Err(NoOutput::GivenUp) if signals::interrupted() => Err(AskError::Gone),
-            Ok((code, _)) => Err(AskError::Refused { code }),
+            // docker run ends with 125 where docker create ends with 1.
+            Ok((code, _)) => Err(AskError::Refused { code: if code == 1 { 125 } else { code } }),
             Err(NoOutput::NotStarted) => {
                 ui::tell("the docker program cannot be started; is it on PATH?");
                 Err(AskError::Refused { code: 125 })
@@ -111,9 +120,34 @@ impl Front for Terminal {
         }
         // Before the container writes to the terminal, or sets it to raw.
         self.name_in_docker(docker_name);
-        let words = wanted.attach_words(docker_name.as_str());
-        let child = self.cli.command(words).spawn().map_err(|_| AskError::Refused { code: 125 })?;
-        signals::child(Some(child.id()));
+        let mut command = self.cli.command(wanted.attach_words(docker_name.as_str()));
+        let passing = wanted.we_pass_signals();
+        let mut feed = false;
+        if passing {
+            // Out of our group it would be stopped when it reads the terminal, so we read for it.
+            feed = wanted.interactive && std::io::stdin().is_terminal();
+            command.process_group(0).stdin(match (wanted.interactive, feed) {
+                (false, _) => Stdio::null(),
+                (true, true) => Stdio::piped(),
+                (true, false) => Stdio::inherit(),
+            });
+        }
+        let mut child = command.spawn().map_err(|_| AskError::Refused { code: 125 })?;
+        if let Some(mut to) = child.stdin.take().filter(|_| feed) {
+            // It ends with the input or with the process.
+            std::thread::spawn(move || std::io::copy(&mut std::io::stdin(), &mut to));
+        }
+        if passing {
+            signals::to(match (wanted.sig_proxy, i32::try_from(child.id())) {
+                // Not to be passed on: then a signal only ends our looking on.
+                (Some(false), Ok(pid)) => Arc::new(move |_| {
+                    let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+                }),
+                _ => pass_to_container(self.cli.clone(), docker_name.clone()),
+            });
+        } else {
+            signals::to_child(child.id());
+        }
         self.attached = Some(child);
         Ok(())
     }
@@ -124,7 +158,7 @@ impl Front for Terminal {
         {
             self.ended = Some(exit_code(status));
             self.attached = None;
-            signals::child(None);
+            signals::to_us();
         }
         Ok(self.ended)
     }
@@ -132,6 +166,18 @@ impl Front for Terminal {
     fn user(&self) -> Option<String> {
         self.user.clone()
     }
+}
+
+/// Sends signals to the container, as an attached docker run does.
+fn pass_to_container(cli: DockerCli, docker_name: DockerName) -> signals::Pass {
+    Arc::new(move |signal| {
+        let words = ["kill", "--signal", signal.as_str(), docker_name.as_str()];
+        let mut command = cli.command(words);
+        // In a group of its own too, so that the key that made it does not end it. That the
+        // container is gone already is no fault.
+        command.process_group(0).stdin(Stdio::null()).stderr(Stdio::null());
+        let _ = captured(command, KILL_LIMIT, || false);
+    })
 }
 
 /// The name of who runs this process: behind sudo, of who called sudo.

@@ -1,17 +1,20 @@
 //! Signals, and the Docker CLI's own way to say that the user gave up.
 //!
 //! All of them end in one thread, which decides by what is going on. While a child has the terminal
-//! (attach, exec, logs), what the kernel sends for a key goes to the whole process group and so to
-//! the child by itself; what somebody sends to us alone is passed on.
+//! (exec, logs, run -t), what the kernel sends for a key goes to the whole process group and so to
+//! the child by itself; what somebody sends to us alone is passed on. A container that is attached
+//! without a terminal gets its signals from us: some Docker CLIs (28.2) leave `docker start --attach`
+//! at the first interrupt, so that command runs in a group of its own and never sees one.
 
 use std::io::Read as _;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixStream};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::SigSet;
+pub use nix::sys::signal::Signal;
 use nix::sys::signalfd::SignalFd;
 use nix::unistd::Pid;
 
@@ -33,14 +36,27 @@ const WATCHED: [Signal; 6] = [
     Signal::SIGUSR2,
 ];
 
-static STATE: Mutex<State> = Mutex::new(State { child: None, last: None });
+static STATE: Mutex<State> = Mutex::new(State { child: Child::None, last: None });
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 static CHANGING: AtomicBool = AtomicBool::new(false);
 static COUNT: AtomicU8 = AtomicU8::new(0);
 
+/// Who is to get signals.
+#[derive(Clone)]
+enum Child {
+    /// Nobody else: they mean that the user gives up.
+    None,
+    /// This child, which is in our process group.
+    Terminal(Pid),
+    /// Whoever this passes them to.
+    Passed(Pass),
+}
+
+/// Passes a signal on.
+pub type Pass = Arc<dyn Fn(Signal) + Send + Sync>;
+
 struct State {
-    /// The child that has the terminal.
-    child: Option<Pid>,
+    child: Child,
     /// When a signal last came, however.
     last: Option<Instant>,
 }
@@ -85,9 +101,21 @@ pub fn changing() {
     CHANGING.store(true, Ordering::Relaxed);
 }
 
-/// Leaves the terminal and its signals to this child, or takes them back.
-pub fn child(pid: Option<u32>) {
-    state().child = pid.and_then(|p| i32::try_from(p).ok()).map(Pid::from_raw);
+/// Leaves the terminal and its signals to this child.
+pub fn to_child(pid: u32) {
+    if let Ok(pid) = i32::try_from(pid) {
+        state().child = Child::Terminal(Pid::from_raw(pid));
+    }
+}
+
+/// Has all signals passed on.
+pub fn to(pass: Pass) {
+    state().child = Child::Passed(pass);
+}
+
+/// From here on signals are for us again.
+pub fn to_us() {
+    state().child = Child::None;
 }
 
 /// Runs a command with our terminal until it ends; its exit code.
@@ -96,9 +124,9 @@ pub fn child(pid: Option<u32>) {
 /// When it cannot be started.
 pub fn run_child(mut command: std::process::Command) -> std::io::Result<u8> {
     let mut running = command.spawn()?;
-    child(Some(running.id()));
+    to_child(running.id());
     let status = running.wait();
-    child(None);
+    to_us();
     status.map(super::dockercli::exit_code)
 }
 
@@ -106,14 +134,21 @@ fn came(signal: Signal, by_kernel: bool) {
     let child = {
         let mut state = state();
         state.last = Some(Instant::now());
-        state.child
+        state.child.clone()
     };
     match child {
-        Some(_) if by_kernel => {}
-        Some(pid) => {
-            let _ = nix::sys::signal::kill(pid, signal);
+        Child::Terminal(_) if by_kernel => {}
+        child => pass(&child, signal),
+    }
+}
+
+fn pass(child: &Child, signal: Signal) {
+    match child {
+        Child::Terminal(pid) => {
+            let _ = nix::sys::signal::kill(*pid, signal);
         }
-        None => give_up(),
+        Child::Passed(pass) => pass(signal),
+        Child::None => give_up(),
     }
 }
 
@@ -150,19 +185,14 @@ fn until_end(mut stream: UnixStream) {
             _ => {}
         }
     }
-    // The CLI closes the socket when it gets a signal itself. If that came by a key, the child has
-    // it already, and so have we.
+    // The CLI closes the socket when it gets a signal itself. If that came by a key, it has come to
+    // us too.
     std::thread::sleep(Duration::from_millis(100));
     let (child, last) = {
         let state = state();
-        (state.child, state.last)
+        (state.child.clone(), state.last)
     };
-    match child {
-        Some(pid) if last.is_none_or(|l| l.elapsed() > Duration::from_millis(500)) => {
-            let _ = nix::sys::signal::kill(pid, Signal::SIGTERM);
-        }
-        Some(_) => {}
-        None if last.is_none_or(|l| l.elapsed() > Duration::from_millis(500)) => give_up(),
-        None => {}
+    if last.is_none_or(|l| l.elapsed() > Duration::from_millis(500)) {
+        pass(&child, Signal::SIGTERM);
     }
 }
