@@ -1,7 +1,9 @@
 //! May this container start, and with what? Pure: given what the container asks for, what the
 //! ledger's binding of it says and the policy, it says what the wrapper is to do.
 
-use gpuctl_ledger::config::{AllPolicy, BarePolicy, Exempt, ImageEnvPolicy, Policy, PrivilegedPolicy};
+use gpuctl_ledger::config::{
+    AllPolicy, BarePolicy, Exempt, ImageEnvPolicy, Policy, PrivilegedPolicy,
+};
 use gpuctl_ledger::model::{Binding, ContainerName, DockerName, GpuRequest, Unit};
 use gpuctl_ledger::rules::words::Refusal;
 
@@ -82,12 +84,17 @@ pub fn admit(
         }
         Bound::Unknown => {
             return Admit::Refuse(Refusal::plain(
-                format!("container {} is marked as managed, and the ledger does not know it", who.docker_name),
+                format!(
+                    "container {} is marked as managed, and the ledger does not know it",
+                    who.docker_name
+                ),
                 match DockerName::split(who.docker_name) {
                     Some((name, _)) => format!(
                         "docker gpuctl doctor tells more; docker gpuctl run --name {name} ... makes a new one"
                     ),
-                    None => "docker gpuctl doctor tells more; docker gpuctl run makes a new one".into(),
+                    None => {
+                        "docker gpuctl doctor tells more; docker gpuctl run makes a new one".into()
+                    }
                 },
             ));
         }
@@ -99,7 +106,12 @@ pub fn admit(
     let asked = match asked {
         Ok(asked) if asked.is_nothing() => return Admit::Pass,
         Ok(asked) => asked,
-        Err(why) => return Admit::Refuse(Refusal::plain(why.to_string(), "docker gpuctl gpus shows all of them")),
+        Err(why) => {
+            return Admit::Refuse(Refusal::plain(
+                why.to_string(),
+                "docker gpuctl gpus shows all of them",
+            ));
+        }
     };
     let request = match policy.image_env {
         ImageEnvPolicy::Claim => asked.request.clone(),
@@ -124,7 +136,9 @@ pub fn admit(
 fn retired(name: &ContainerName, who: Who<'_>) -> Refusal {
     Refusal::plain(
         format!("{} is an older version of {name} and may not be started by hand", who.docker_name),
-        format!("docker gpuctl start {name} starts the current one; docker gpuctl history {name} shows all"),
+        format!(
+            "docker gpuctl start {name} starts the current one; docker gpuctl history {name} shows all"
+        ),
     )
 }
 
@@ -151,10 +165,8 @@ mod tests {
     }
 
     fn asked(request: GpuRequest, routes: &[Route], wildcard: bool) -> Result<Asked, AskError> {
-        let found = routes
-            .iter()
-            .map(|route| Found { route: *route, request: request.clone() })
-            .collect();
+        let found =
+            routes.iter().map(|route| Found { route: *route, request: request.clone() }).collect();
         Ok(Asked { request, found, wildcard, ..Asked::default() })
     }
 

@@ -91,7 +91,9 @@ pub fn parse(args: &[OsString]) -> Command {
         }
         match (name.as_str(), value) {
             ("log", Some(path)) => command.log = Some(path.into()),
-            ("log-format", Some(format)) if format == "json" => command.log_format = LogFormat::Json,
+            ("log-format", Some(format)) if format == "json" => {
+                command.log_format = LogFormat::Json
+            }
             ("bundle" | "b", Some(path)) => command.bundle = Some(path.into()),
             _ => {}
         }

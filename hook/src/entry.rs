@@ -89,9 +89,8 @@ mod tests {
 
     #[test]
     fn arguments_are_read_and_wrong_ones_named() {
-        let read = |line: &str| {
-            parsed(&line.split_whitespace().map(OsString::from).collect::<Vec<_>>())
-        };
+        let read =
+            |line: &str| parsed(&line.split_whitespace().map(OsString::from).collect::<Vec<_>>());
         let (part, _, args) = read("release --token abc --keep-rest").unwrap();
         assert_eq!((part.as_str(), args.keep_rest), ("release", true));
         assert_eq!(args.token, Some(Token::new("abc").unwrap()));

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use gpuctl_ledger::config::Config;
 use gpuctl_ledger::grant::{self, NodeView};
-use gpuctl_ledger::ledger::{Ledger, Leases};
+use gpuctl_ledger::ledger::{Leases, Ledger};
 use gpuctl_ledger::model::{ContainerId, Inventory, Token, Unit};
 use gpuctl_ledger::node::{files, notes, process};
 use serde::Deserialize;
@@ -96,7 +96,9 @@ pub fn check(
     for minor in opened {
         let gpu = inventory.and_then(|inventory| inventory.by_minor(*minor));
         if !gpu.is_some_and(|gpu| leased.contains(&gpu.unit)) {
-            return Err(format!("its final spec opens /dev/nvidia{minor}, on which it has no lease"));
+            return Err(format!(
+                "its final spec opens /dev/nvidia{minor}, on which it has no lease"
+            ));
         }
     }
     Ok(())
@@ -138,8 +140,7 @@ pub fn gate(config: &Config, state: &State, args: &GateArgs) -> Result<(), Strin
     let init = process::find(state.pid)
         .map_err(|_| "the container's process cannot be looked at")?
         .ok_or("the container's process is gone")?;
-    let cgroup =
-        process::cgroup_of(state.pid).ok().map(|folder| folder.to_string_lossy().into_owned());
+    let cgroup = process::cgroup_of(state.pid).ok();
     // The note first: should the ledger be lost, the node still knows who runs.
     if let Ok(Some(mut grant)) = notes::read_grant(&config.paths, &id)
         && grant.token == *token
@@ -147,7 +148,8 @@ pub fn gate(config: &Config, state: &State, args: &GateArgs) -> Result<(), Strin
         grant.active = true;
         grant.evidence.init = Some(init);
         grant.evidence.cgroup.clone_from(&cgroup);
-        notes::write_grant(&config.paths, &grant).map_err(|_| "the note of the grant cannot be written")?;
+        notes::write_grant(&config.paths, &grant)
+            .map_err(|_| "the note of the grant cannot be written")?;
     }
     let active = grant::activate(&ledger, &id, token, init, cgroup).map_err(|e| e.to_string())?;
     if mine.iter().any(|unit| !active.contains(unit)) {
@@ -155,4 +157,3 @@ pub fn gate(config: &Config, state: &State, args: &GateArgs) -> Result<(), Strin
     }
     Ok(())
 }
-

@@ -40,11 +40,9 @@ pub fn find(configured: &Path) -> Result<PathBuf, String> {
     if trusted(configured) {
         return Ok(configured.to_owned());
     }
-    USUAL
-        .iter()
-        .map(PathBuf::from)
-        .find(|path| trusted(path))
-        .ok_or_else(|| format!("the real runtime {} is missing, or not root's alone", configured.display()))
+    USUAL.iter().map(PathBuf::from).find(|path| trusted(path)).ok_or_else(|| {
+        format!("the real runtime {} is missing, or not root's alone", configured.display())
+    })
 }
 
 fn command(real: &Path, args: &[OsString]) -> std::process::Command {
@@ -56,10 +54,17 @@ fn command(real: &Path, args: &[OsString]) -> std::process::Command {
 /// Becomes the real runtime. Returns only when that failed, or when we are in a loop: why.
 pub fn exec(real: &Path, args: &[OsString]) -> String {
     if depth() >= DEEPEST {
-        return format!("{} leads back to gpuctl-runtime: set runtime.real in the config to the real runc", real.display());
+        return format!(
+            "{} leads back to gpuctl-runtime: set runtime.real in the config to the real runc",
+            real.display()
+        );
     }
     let error = command(real, args).exec();
-    format!("the real runtime {} does not start: {}", real.display(), gpuctl_ledger::config::plain_io_error(&error))
+    format!(
+        "the real runtime {} does not start: {}",
+        real.display(),
+        gpuctl_ledger::config::plain_io_error(&error)
+    )
 }
 
 /// Runs the real runtime and waits for it: its exit status.

@@ -65,7 +65,9 @@ mod tests {
 
     #[test]
     fn nothing_that_docker_reads_as_another_exit_code_gets_through() {
-        let text = presentable("a: Permission denied (Not a directory)\n\u{1b}[31mno such file or directory");
+        let text = presentable(
+            "a: Permission denied (Not a directory)\n\u{1b}[31mno such file or directory",
+        );
         assert_eq!(text, "a: access was denied (is no folder)  [31mis not there");
         assert!(presentable(&"x".repeat(10_000)).len() <= LONGEST);
     }
@@ -74,11 +76,8 @@ mod tests {
     fn the_log_gets_one_json_line() {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("log.json");
-        let command = Command {
-            log: Some(log.clone()),
-            log_format: LogFormat::Json,
-            ..Command::default()
-        };
+        let command =
+            Command { log: Some(log.clone()), log_format: LogFormat::Json, ..Command::default() };
         assert_eq!(tell(&command, "2 GPUs \"asked\" for\n"), 1);
         let line: serde_json::Value =
             serde_json::from_str(&std::fs::read_to_string(log).unwrap()).unwrap();

@@ -9,9 +9,7 @@ use std::path::{Path, PathBuf};
 use gpuctl_ledger::config::{Config, ConfigError, Inject};
 use gpuctl_ledger::grant::{self, Claim, GrantError, Granted, NodeView};
 use gpuctl_ledger::ledger::{Ledger, LedgerError};
-use gpuctl_ledger::model::{
-    Binding, ContainerId, DockerName, Gpu, Holder, Inventory, Token, Unit,
-};
+use gpuctl_ledger::model::{Binding, ContainerId, DockerName, Gpu, Holder, Inventory, Token, Unit};
 use gpuctl_ledger::node::docker::{DockerFiles, DockerFilesError};
 use gpuctl_ledger::node::{files, notes, process};
 use gpuctl_ledger::rules::words::Refusal;
@@ -114,8 +112,7 @@ fn create(
     };
     let inventory = NodeView::new(config).ok().and_then(|view| view.inventory().ok());
     let caps_major = caps_major();
-    let mut making =
-        Making { config, config_path, id, bundle, spec, files, inventory, caps_major };
+    let mut making = Making { config, config_path, id, bundle, spec, files, inventory, caps_major };
     making.start()
 }
 
@@ -267,7 +264,9 @@ impl Making<'_> {
     fn out_of_reach(&self, error: &LedgerError) -> String {
         let text = match error {
             LedgerError::Store(StoreError::Unreachable(_) | StoreError::Unknown(_)) => {
-                format!("{error}, so no GPU can be given; containers without GPUs start as ever; docker gpuctl doctor tells more")
+                format!(
+                    "{error}, so no GPU can be given; containers without GPUs start as ever; docker gpuctl doctor tells more"
+                )
             }
             other => format!("{other}; docker gpuctl doctor tells more"),
         };
@@ -284,7 +283,10 @@ impl Making<'_> {
     fn holder(&self, docker_name: &str, binding: Option<&Binding>) -> Result<Holder, String> {
         Ok(Holder {
             container: self.id.clone(),
-            docker_name: DockerName::new(docker_name)
+            // A change renames the container after its restart: the binding knows the new name.
+            docker_name: binding
+                .map(|b| Ok(DockerName::of(&b.name, b.version)))
+                .unwrap_or_else(|| DockerName::new(docker_name))
                 .or_else(|_| DockerName::new(self.id.short()))
                 .map_err(|e| e.to_string())?,
             name: binding.map(|b| b.name.clone()),
@@ -336,8 +338,9 @@ impl Making<'_> {
         char_links(&self.config.gpu.dev, &minors);
         match self.config.gpu.inject {
             Inject::Cdi => {
-                let cdi = inject::CdiSpecs::load(&self.config.gpu.cdi_dirs, &self.config.gpu.cdi_kind)
-                    .map_err(|e| e.to_string())?;
+                let cdi =
+                    inject::CdiSpecs::load(&self.config.gpu.cdi_dirs, &self.config.gpu.cdi_kind)
+                        .map_err(|e| e.to_string())?;
                 inject::inject_cdi(&mut self.spec, &gpus, &cdi).map_err(|e| e.to_string())?;
             }
             Inject::Env => {

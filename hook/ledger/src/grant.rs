@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::config::{AllPolicy, Config};
 use crate::ledger::{At, Batch, Change, Leases, Ledger, LedgerError};
 use crate::model::{
-    Binding, BootId, ContainerId, ContainerName, Evidence, GpuRequest, Holder, Inventory, Lease,
+    Binding, BootId, Cgroup, ContainerId, ContainerName, Evidence, GpuRequest, Holder, Inventory, Lease,
     LeaseState, Operation, Process, SCHEMA, Timestamp, Token, Unit,
 };
 use crate::node::{busy, docker, files, lock, notes, process};
@@ -110,7 +110,7 @@ impl<'a> NodeView<'a> {
             same_boot,
             process::seen(evidence.claimer),
             evidence.init.map(process::seen),
-            evidence.cgroup.as_deref().map(|c| process::cgroup_seen(Path::new(c))),
+            evidence.cgroup.as_ref().map(process::cgroup_seen),
         )
     }
 
@@ -455,7 +455,7 @@ pub fn activate(
     id: &ContainerId,
     token: &Token,
     init: Process,
-    cgroup: Option<String>,
+    cgroup: Option<Cgroup>,
 ) -> Result<Vec<Unit>, LedgerError> {
     ledger.change_leases(id, Some(token), |lease| {
         let mut new = lease.clone();

@@ -47,7 +47,7 @@ pub fn tick(ctx: &Context) -> Result<(), Failure> {
             // Docker's cgroups carry the container's id in their names.
             let inside = holder.as_ref().is_some_and(|id| {
                 process::cgroup_of(pid)
-                    .is_ok_and(|folder| folder.to_string_lossy().contains(id.as_str()))
+                    .is_ok_and(|cgroup| cgroup.folder.contains(id.as_str()))
             });
             if !inside {
                 watch.strangers.entry(unit.clone()).or_default().push((used.pid, name));

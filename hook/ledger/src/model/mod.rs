@@ -12,7 +12,7 @@ pub use id::{
 };
 pub use inventory::{Gpu, Health, Inventory, MigDevice};
 pub use record::{
-    Binding, ContainerRecord, Evidence, Holder, Lease, LeaseState, NodeRecord, Operation,
+    Binding, Cgroup, ContainerRecord, Evidence, Holder, Lease, LeaseState, NodeRecord, Operation,
     OperationKind, Process, SCHEMA, VersionRecord,
 };
 pub use request::{GpuRef, GpuRequest};

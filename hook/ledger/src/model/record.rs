@@ -71,6 +71,16 @@ pub enum LeaseState {
     Reserved,
 }
 
+/// A cgroup, so named that the one which the container's next start makes at the same place is not
+/// taken for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cgroup {
+    /// Its folder on this node: of the devices controller (v1), else of the unified hierarchy.
+    pub folder: String,
+    /// The folder's inode, which the kernel gives out once a boot.
+    pub inode: u64,
+}
+
 /// What tells whether the holder lives.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Evidence {
@@ -81,9 +91,9 @@ pub struct Evidence {
     /// The container's init, once activated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init: Option<Process>,
-    /// Directory of the init's cgroup on this node, once activated.
+    /// The init's cgroup, once activated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cgroup: Option<String>,
+    pub cgroup: Option<Cgroup>,
     /// When poststop saw the end of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<Timestamp>,

@@ -1,9 +1,10 @@
 //! Processes, cgroups and the boot, from /proc.
 
 use std::io::{Error, ErrorKind, Result};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::model::{BootId, Process};
+use crate::model::{BootId, Cgroup, Process};
 use crate::node::files;
 use crate::rules::liveness::Seen;
 
@@ -85,11 +86,17 @@ pub fn seen(process: Process) -> Seen {
     }
 }
 
-/// The folder of a process's cgroup: of the devices controller (v1), else of the unified hierarchy.
+/// A process's cgroup: of the devices controller (v1), else of the unified hierarchy.
 ///
 /// # Errors
 /// The system's; [`ErrorKind::NotFound`] where it is in none that is mounted at the usual place.
-pub fn cgroup_of(pid: i32) -> Result<PathBuf> {
+pub fn cgroup_of(pid: i32) -> Result<Cgroup> {
+    let folder = cgroup_folder(pid)?;
+    let inode = std::fs::metadata(&folder)?.ino();
+    Ok(Cgroup { folder: folder.to_string_lossy().into_owned(), inode })
+}
+
+fn cgroup_folder(pid: i32) -> Result<PathBuf> {
     let text = read_text(&PathBuf::from(format!("/proc/{pid}/cgroup")))?;
     let mut unified = None;
     for line in text.lines() {
@@ -109,11 +116,19 @@ pub fn cgroup_of(pid: i32) -> Result<PathBuf> {
     unified.filter(|path| path.is_dir()).ok_or_else(|| Error::from(ErrorKind::NotFound))
 }
 
-/// Whether a process is in this cgroup or below it. A folder that is not there holds none.
-pub fn cgroup_seen(folder: &Path) -> Seen {
-    // Only where we put cgroups; and the root one always has processes.
+/// Whether a process is in this cgroup or below it. One that is not there holds none, nor does one
+/// whose place another has taken.
+pub fn cgroup_seen(cgroup: &Cgroup) -> Seen {
+    let folder = Path::new(&cgroup.folder);
+    // Only where cgroups are; and the root one always has processes.
     if !folder.starts_with("/sys/fs/cgroup") || folder.components().any(|c| c.as_os_str() == "..") {
         return Seen::Unknown;
+    }
+    match std::fs::metadata(folder) {
+        Ok(meta) if meta.ino() == cgroup.inode => {}
+        Ok(_) => return Seen::Gone,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Seen::Gone,
+        Err(_) => return Seen::Unknown,
     }
     let mut folders = vec![folder.to_owned()];
     let mut looked_at = 0;
@@ -170,8 +185,16 @@ mod tests {
 
     #[test]
     fn a_cgroup_elsewhere_is_unknown_and_one_that_is_not_there_is_empty() {
-        assert_eq!(cgroup_seen(Path::new("/tmp")), Seen::Unknown);
-        assert_eq!(cgroup_seen(Path::new("/sys/fs/cgroup/../..")), Seen::Unknown);
-        assert_eq!(cgroup_seen(Path::new("/sys/fs/cgroup/devices/no/such")), Seen::Gone);
+        let seen = |folder: &str| cgroup_seen(&Cgroup { folder: folder.into(), inode: 1 });
+        assert_eq!(seen("/tmp"), Seen::Unknown);
+        assert_eq!(seen("/sys/fs/cgroup/../.."), Seen::Unknown);
+        assert_eq!(seen("/sys/fs/cgroup/devices/no/such"), Seen::Gone);
+    }
+
+    #[test]
+    fn our_own_cgroup_has_a_process_and_another_at_its_place_is_not_it() {
+        let own = cgroup_of(nix::unistd::getpid().as_raw()).unwrap();
+        assert_eq!(cgroup_seen(&own), Seen::There);
+        assert_eq!(cgroup_seen(&Cgroup { inode: own.inode + 1, ..own }), Seen::Gone);
     }
 }
