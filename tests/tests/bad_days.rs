@@ -256,3 +256,21 @@ fn an_etcd_restored_from_an_older_backup_gives_no_gpu_twice() {
     node.check();
     assert_eq!(node.leased_minors(&node.id("young")), young, "doctor writes down what it sees");
 }
+
+#[test]
+fn an_engine_without_a_bridge_network_scales_as_any() {
+    if !engine_runs_here() {
+        return;
+    }
+    // Engine 20.10 with --bridge none: "docker rename" of a container that was restarted fails with
+    // "sandbox ... not found", as long as it runs.
+    let mut options = Options::default();
+    options.engine.bridge = false;
+    let node = Node::start(options);
+    managed(&node, &["--name", "train", "--gpus", "2"]);
+    node.gpuctl_ok(&["scale", "train", "--gpus", "3", "--timeout", "0"]);
+    assert_eq!(probe::opens(&node, "train-1").len(), 3);
+    node.gpuctl_ok(&["scale", "train", "--gpus", "1", "--timeout", "0"]);
+    assert_eq!(probe::opens(&node, "train-2").len(), 1);
+    node.check();
+}

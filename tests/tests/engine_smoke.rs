@@ -31,7 +31,10 @@ fn an_engine_runs_containers_and_leaves_nothing() {
     ]);
     assert!(processes::of(&place).len() >= 4, "dockerd, containerd, a shim and a sleep");
     assert!(!processes::cgroups(&place).is_empty());
+    let bridge = Path::new("/sys/class/net").join(gpuctl_sim::bridge::name(&place));
+    assert!(bridge.exists());
     drop(node);
+    assert!(!bridge.exists());
     assert_eq!(processes::of(&place), Vec::<i32>::new());
     assert_eq!(processes::mounts(&place), Vec::<std::path::PathBuf>::new());
     assert_eq!(processes::cgroups(&place), Vec::<std::path::PathBuf>::new());

@@ -21,7 +21,7 @@ fn story(ledger: Ledger) {
     }
     let node =
         Node::start(Options { ledger, inventory: false, service: true, ..Options::default() });
-    let listed = node.gpuctl_ok(&["gpus"]);
+    let listed = node.gpuctl_ok(&["gpus", "--format", "json"]);
     for gpu in node.gpus() {
         assert!(listed.contains(&gpu.uuid), "{listed}");
     }
@@ -144,7 +144,8 @@ fn wrong_use_is_told_and_changes_nothing() {
     }
     let node = Node::start(Options::default());
     node.gpuctl_ok(&["run", "-d", "--name", "train", "--gpus", "1", "busybox", "sleep", "100000"]);
-    let before = (node.leases(), node.docker_ok(&["ps", "-a", "--no-trunc"]));
+    let containers = || node.docker_ok(&["ps", "-a", "--format", "{{.ID}} {{.Names}} {{.State}}"]);
+    let before = (node.leases(), containers());
     let wrong: [(&[&str], i32); 11] = [
         (&["run", "-d", "--name", "train", "--gpus", "1", "busybox", "true"], 125),
         (&["run", "-d", "--name", "big", "--gpus", "9", "busybox", "true"], 125),
@@ -166,7 +167,7 @@ fn wrong_use_is_told_and_changes_nothing() {
             assert!(got.stderr.contains("error: ") && got.stderr.contains("hint: "), "{got}");
         }
     }
-    assert_eq!((node.leases(), node.docker_ok(&["ps", "-a", "--no-trunc"])), before);
+    assert_eq!((node.leases(), containers()), before);
     node.check();
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::{Doing as _, Place, Result, command, processes, reaper};
+use crate::{Doing as _, Place, Result, bridge, command, processes, reaper};
 
 /// How long the Engine may take to answer.
 const UP: Duration = Duration::from_secs(60);
@@ -18,8 +18,8 @@ const UP: Duration = Duration::from_secs(60);
 /// place, `/dev` stays the host's.
 const ENTER: &str = r#"
 set -eu
-place=$1 net=$2
-shift 2
+place=$1
+shift
 if [ "$place" != - ]; then
     mount --bind "$place/dev" "$place/dev"
     for name in pts shm mqueue; do
@@ -27,15 +27,13 @@ if [ "$place" != - ]; then
     done
     mount --rbind "$place/dev" /dev
 fi
-if [ "$net" = own ]; then ip link set lo up; fi
 exec "$@"
 "#;
 
 /// How the Engine is started.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Containers get a bridge and published ports, in a network namespace of the Engine's own. Else
-    /// they have no network but with `--network host`.
+    /// Containers get a network, see [`crate::bridge`]. Else they have none but with `--network host`.
     pub bridge: bool,
     /// The place's `dev` is the Engine's `/dev`.
     pub own_dev: bool,
@@ -49,7 +47,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { bridge: false, own_dev: true, runtime: None, more: vec![], first_on_path: None }
+        Self { bridge: true, own_dev: true, runtime: None, more: vec![], first_on_path: None }
     }
 }
 
@@ -110,6 +108,9 @@ impl Engine {
         if self.pid().is_some() && self.answers() {
             return Ok(());
         }
+        if self.options.bridge {
+            bridge::make(&self.place)?;
+        }
         let log = OpenOptions::new()
             .create(true)
             .append(true)
@@ -142,12 +143,8 @@ impl Engine {
             self.options.runtime.clone().unwrap_or_else(|| place.libexec().join("gpuctl-runtime"));
         let mut child = Command::new("setsid");
         child.arg(reaper::path(place)).arg("unshare").args(["--mount", "--propagation", "slave"]);
-        if self.options.bridge {
-            child.arg("--net");
-        }
         child.args(["sh", "-c", ENTER, "sh"]);
         child.arg(if self.options.own_dev { place.root() } else { Path::new("-") });
-        child.arg(if self.options.bridge { "own" } else { "host" });
         child.arg(command::find(&["dockerd"])?);
         child.arg("--data-root").arg(place.data()).arg("--exec-root").arg(place.exec());
         child.arg("-H").arg(place.docker_host()).arg("--pidfile").arg(place.pidfile());
@@ -158,9 +155,14 @@ impl Engine {
             child.arg("--add-runtime").arg(format!("{name}={}", runtime.display()));
         }
         child.args(["--default-runtime", "gpuctl-gate"]);
-        if !self.options.bridge {
-            child.args(["--bridge", "none", "--iptables=false", "--ip6tables=false"]);
-        }
+        child.args([
+            "--iptables=false",
+            "--ip6tables=false",
+            "--ip-forward=false",
+            "--ip-masq=false",
+        ]);
+        child.arg("--bridge");
+        child.arg(if self.options.bridge { bridge::name(place) } else { "none".into() });
         child.args(&self.options.more);
         // Its runtimes and hooks inherit this; dockerd also writes it into the spec of a --gpus
         // container. The stub's folder is last, so that a real NVIDIA toolkit wins.

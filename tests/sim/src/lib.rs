@@ -6,6 +6,7 @@
 //! of its own, in which `/dev` is the place's `dev`: so `--device /dev/nvidia3` and `--privileged`
 //! meet the simulated nodes, the host's `/dev` stays as it is, and the Engine's mounts end with it.
 
+pub mod bridge;
 pub mod command;
 pub mod engine;
 pub mod etcd;

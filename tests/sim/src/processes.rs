@@ -9,7 +9,7 @@ use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::{Place, Result, reaper};
+use crate::{Place, Result, bridge, reaper};
 
 /// Programs that are a place's own when they name it in their arguments or environment.
 const OURS: [&str; 9] = [
@@ -202,6 +202,7 @@ fn shim_sockets(place: &Place) -> Vec<PathBuf> {
 /// When something does not end or go.
 pub fn remove(place: &Place) -> Result<()> {
     kill_all(place)?;
+    bridge::remove(place)?;
     for mount in mounts(place) {
         umount2(&mount, MntFlags::MNT_DETACH)
             .map_err(|e| format!("cannot unmount {}: {e}", mount.display()))?;
