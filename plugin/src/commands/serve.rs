@@ -45,9 +45,13 @@ impl Engine {
 /// How often the service looks at the node; what it saw counts for five seconds.
 const TICK: Duration = Duration::from_secs(2);
 
+/// Every so many looks it frees what the dead hold.
+const TEND_EVERY: u64 = 5;
+
 /// Looks at the node until the service ends. A fault is told when it is new.
 fn watch(engine: &Engine) {
     let mut told: Option<String> = None;
+    let mut ticks = 0u64;
     while !signals::interrupted() {
         let fault = engine.context().and_then(engine::tick).err().map(|f| f.message);
         if fault != told {
@@ -56,6 +60,13 @@ fn watch(engine: &Engine) {
                 None => ui::tell("the node is watched again"),
             }
             told = fault;
+        }
+        ticks += 1;
+        if ticks % TEND_EVERY == 0 {
+            // What it cannot reach now it finds the next time.
+            for text in engine.context().and_then(engine::tend).unwrap_or_default() {
+                ui::tell(&text);
+            }
         }
         std::thread::sleep(TICK);
     }

@@ -18,7 +18,7 @@ use bollard::errors::Error;
 use bollard::query_parameters as query;
 use bollard::{BollardRequest, ClientVersion};
 use gpuctl_ledger::config::plain_io_error;
-use gpuctl_ledger::model::{ContainerId, DockerName};
+use gpuctl_ledger::model::{ContainerId, DockerName, Timestamp};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Bytes;
 use serde_json::Value;
@@ -289,6 +289,25 @@ impl Docker {
             return Ok(Value::Null);
         }
         serde_json::from_slice(&bytes).map_err(|e| DockerError::Odd(e.to_string()))
+    }
+
+    /// Whether the Engine has started this container since a time: of one that is gone already, its
+    /// events are all that is left.
+    ///
+    /// # Errors
+    /// [`DockerError`].
+    pub fn has_started(&self, id: &ContainerId, since: Timestamp) -> Result<bool, DockerError> {
+        let (_, version) = self.client()?;
+        // An end that is past, or the Engine waits for it; a second of grace at the beginning.
+        let from = since.millis() / 1000 - 1;
+        let now = Timestamp::now().millis();
+        let until = format!("{}.{:03}000000", now / 1000, now % 1000);
+        let filters = format!(
+            "%7B%22container%22%3A%5B%22{id}%22%5D%2C%22event%22%3A%5B%22start%22%5D%7D"
+        );
+        let path = format!("/events?since={from}&until={until}&filters={filters}");
+        let (_, bytes) = self.exchange("GET", &path, None, Some(*version), self.limit)?;
+        Ok(!bytes.is_empty())
     }
 
     /// One request; the Api-Version header and the body of a good answer.

@@ -89,6 +89,7 @@ pub(super) fn create(
     match made {
         Ok(id) => {
             journal.finish(ctx, Batch::new())?;
+            ending::settle(ctx, &id);
             Ok(Answer::Created { id, name, docker_name })
         }
         Err(failure) => {
@@ -236,6 +237,7 @@ fn wait_started(
     auto_remove: bool,
 ) -> Result<(), Failure> {
     let docker = ctx.docker()?;
+    let began = Timestamp::now();
     let deadline = Instant::now() + Duration::from_secs(120);
     loop {
         // In this order: what ended before the look has left its trace in what is looked at.
@@ -243,8 +245,14 @@ fn wait_started(
         let shown = docker.inspect(id.as_str())?;
         match (&shown, &ended) {
             (Some(shown), _) if !shown.never_started() => return Ok(()),
-            // Gone already: it ran and `--rm` has removed it, unless nobody ever started it.
-            (None, Ok(Some(code))) if auto_remove && *code != 125 => return Ok(()),
+            // Gone already: it ran and `--rm` has removed it, or it did not start, which Docker's
+            // own message on the terminal tells.
+            (None, Ok(Some(code))) if auto_remove => {
+                return match docker.has_started(id, began)? {
+                    true => Ok(()),
+                    false => Err(Failure::new("").code(if *code < 125 { 125 } else { *code })),
+                };
+            }
             (None, Ok(None)) if auto_remove => {}
             (None, _) => return Err(Failure::new("the container was removed while it started")),
             (Some(shown), Ok(Some(_))) => {
@@ -274,7 +282,7 @@ fn wait_started(
 fn asked(error: AskError) -> Failure {
     match error {
         // Docker's own message stands on the terminal already.
-        AskError::Refused { code } => Failure::new("docker create refused").code(code),
+        AskError::Refused { code } => Failure::new("").code(code),
         AskError::Gone => Failure::new("interrupted").code(130),
     }
 }
@@ -315,7 +323,11 @@ pub(super) fn undo(ctx: &Context, journal: Journal) -> Result<(), Failure> {
         batch.delete(keys.binding(id));
         let _ = notes::remove_binding(&ctx.config.paths, id);
     }
-    journal.finish(ctx, batch)
+    journal.finish(ctx, batch)?;
+    if let Some(id) = &data.id {
+        ending::settle(ctx, id);
+    }
+    Ok(())
 }
 
 fn free_name(ctx: &Context) -> Result<ContainerName, Failure> {
@@ -426,6 +438,9 @@ pub(super) fn recover(ctx: &Context, journal: Journal) -> Result<String, Failure
     });
     if started {
         journal.finish(ctx, Batch::new())?;
+        if let Some(id) = &data.id {
+            ending::settle(ctx, id);
+        }
         return Ok(format!("an earlier run of {name} was broken off after its start: it is done"));
     }
     undo(ctx, journal)?;

@@ -1,11 +1,18 @@
 //! Giving back what a container held, once it was seen gone.
 
+use gpuctl_ledger::grant;
 use gpuctl_ledger::ledger::{Change, LedgerError};
 use gpuctl_ledger::model::{ContainerId, Timestamp, Unit};
 use gpuctl_ledger::node::notes;
 use gpuctl_ledger::rules::liveness::Life;
 
 use super::context::Context;
+
+/// Does what poststop could not while a change was open: ends the claim of a container that ended in
+/// the meantime. Of one that lives, nothing is touched. What fails here is found later.
+pub(super) fn settle(ctx: &Context, id: &ContainerId) {
+    let _ = grant::end(&ctx.ledger, &ctx.view(), id, None);
+}
 
 /// Frees the leases of a container whose process is gone, whether or not Docker might start it
 /// again: it was stopped, removed or scaled by the one who asks. `keep` are left as they are.

@@ -19,6 +19,7 @@ mod scale;
 mod watch;
 
 pub use context::Context;
+pub use reconcile::tend;
 pub use watch::tick;
 
 use api::{Answer, Failure, Front, Request, VersionInfo};

@@ -42,6 +42,25 @@ pub(super) fn reconcile(ctx: &Context, fix: bool) -> Result<Vec<Finding>, Failur
     Ok(findings)
 }
 
+/// How long a dead change waits for the next command to end it, before the service does: milliseconds.
+const PATIENCE_MS: u64 = 30_000;
+
+/// What the service does by itself every few seconds: frees what the dead hold, and ends changes that
+/// died a while ago. What it did.
+///
+/// # Errors
+/// As [`reconcile`].
+pub fn tend(ctx: &Context) -> Result<Vec<String>, Failure> {
+    let mut findings = Vec::new();
+    dead_leases(ctx, true, &mut findings)?;
+    let open: Vec<At<Operation>> = ctx.ledger.list(&ctx.ledger.keys().operations())?;
+    let now = gpuctl_ledger::model::Timestamp::now();
+    if open.iter().any(|o| now.millis_since(o.record.since) > PATIENCE_MS) {
+        journals(ctx, true, &mut findings)?;
+    }
+    Ok(findings.into_iter().map(|f| f.text).collect())
+}
+
 fn found(findings: &mut Vec<Finding>, fix: bool, text: String) {
     findings.push(Finding { text, mended: fix, by_hand: None });
 }

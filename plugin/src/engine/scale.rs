@@ -307,7 +307,9 @@ fn finish(ctx: &Context, journal: Journal) -> Result<(), Failure> {
         spec: shown.0.clone(),
     };
     batch.put(keys.version(&name, data.to), &version);
-    journal.finish(ctx, batch)
+    journal.finish(ctx, batch)?;
+    ending::settle(ctx, &data.id);
+    Ok(())
 }
 
 /// Puts binding and leases back, and the container where it was: says what it is now.
@@ -366,6 +368,7 @@ fn undo(ctx: &Context, journal: Journal) -> Result<String, Failure> {
         format!("{} is as it was", journal.operation.name)
     };
     journal.finish(ctx, Batch::new())?;
+    ending::settle(ctx, &data.id);
     Ok(how)
 }
 

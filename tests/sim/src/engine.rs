@@ -37,7 +37,7 @@ pub struct Options {
     pub bridge: bool,
     /// The place's `dev` is the Engine's `/dev`.
     pub own_dev: bool,
-    /// The runtime behind `gpuctl` and `gpuctl-gate`; `None`: the place's `gpuctl-runtime`.
+    /// The runtime behind `gpuctl` and `gpuctl-gate`; `None`: the place's own.
     pub runtime: Option<PathBuf>,
     /// More arguments for dockerd.
     pub more: Vec<String>,
@@ -139,8 +139,6 @@ impl Engine {
 
     fn command(&self) -> Result<Command> {
         let place = &self.place;
-        let runtime =
-            self.options.runtime.clone().unwrap_or_else(|| place.libexec().join("gpuctl-runtime"));
         let mut child = Command::new("setsid");
         child.arg(reaper::path(place)).arg("unshare").args(["--mount", "--propagation", "slave"]);
         child.args(["sh", "-c", ENTER, "sh"]);
@@ -151,7 +149,9 @@ impl Engine {
         child.arg("--config-file").arg(place.at("daemon.json"));
         child.args(["--exec-opt", "native.cgroupdriver=cgroupfs"]);
         child.arg("--cgroup-parent").arg(format!("/{}", place.cgroup()));
-        for name in ["gpuctl", "gpuctl-gate"] {
+        for (name, program) in [("gpuctl", "gpuctl-runtime"), ("gpuctl-gate", "gpuctl-gate")] {
+            let given = self.options.runtime.clone();
+            let runtime = given.unwrap_or_else(|| place.libexec().join(program));
             child.arg("--add-runtime").arg(format!("{name}={}", runtime.display()));
         }
         child.args(["--default-runtime", "gpuctl-gate"]);

@@ -109,6 +109,7 @@ impl Site {
         files::install(&programs.hook, &hook)?;
         for name in [
             place.libexec().join("gpuctl-runtime"),
+            place.libexec().join("gpuctl-gate"),
             place.stub().join("nvidia-container-runtime-hook"),
         ] {
             let _ = fs::remove_file(&name);
