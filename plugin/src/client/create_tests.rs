@@ -135,5 +135,5 @@ fn attaching_carries_over_what_docker_start_knows() {
     );
     assert!(wanted("-i img").unwrap().we_pass_signals());
     assert!(!wanted("-it img").unwrap().we_pass_signals());
-    assert!(!wanted("--from a").unwrap().we_pass_signals());
+    assert!(!wanted("--from ab").unwrap().we_pass_signals());
 }

@@ -28,11 +28,12 @@ impl DockerCli {
     /// The CLI that started us, else `docker` on PATH; `host` is the Engine's endpoint.
     pub fn found(host: &str) -> Self {
         let program = std::env::var_os(ORIGINAL).filter(|p| !p.is_empty());
-        Self {
-            program: program.unwrap_or_else(|| "docker".into()),
-            host: host.to_owned(),
-            config: None,
-        }
+        Self::of(program.unwrap_or_else(|| "docker".into()), host)
+    }
+
+    /// The CLI that is this program.
+    pub fn of(program: impl Into<OsString>, host: &str) -> Self {
+        Self { program: program.into(), host: host.to_owned(), config: None }
     }
 
     /// With the folder of the user's Docker configuration, where `--config` named one.

@@ -199,3 +199,7 @@ pub fn user_name(uid: nix::unistd::Uid) -> String {
         _ => format!("uid {uid}"),
     }
 }
+
+#[cfg(test)]
+#[path = "front_tests.rs"]
+mod tests;

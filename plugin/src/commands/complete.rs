@@ -22,13 +22,15 @@ pub fn complete(words: &[String]) {
         Some(_) => Vec::new(),
     };
     found.retain(|(name, _)| name.starts_with(partial) && !before.contains(name));
-    ui::lines(found.iter().map(|(name, about)| proposal(name, about)));
-    ui::print(NO_FILES);
+    let mut text: String = found.iter().map(|(name, about)| proposal(name, about)).collect();
+    text.push_str(NO_FILES);
+    ui::print(&text);
 }
 
-/// `value<TAB>description`.
+/// `value<TAB>description`, one a line.
 fn proposal(name: &str, about: &str) -> String {
-    if about.is_empty() { name.to_owned() } else { format!("{name}\t{about}") }
+    let (name, about) = (ui::visible(name), ui::visible(about));
+    if about.is_empty() { format!("{name}\n") } else { format!("{name}\t{about}\n") }
 }
 
 fn containers() -> Vec<(String, String)> {
