@@ -98,15 +98,16 @@ impl Node {
     #[track_caller]
     pub fn check(&self) {
         self.check_exclusive();
-        let fix = self.gpuctl(&["doctor", "--fix"]);
+        // Asked again and again: what was stopped by hand is kept for some seconds.
         let until = Instant::now() + TIDY;
         loop {
+            let fix = self.gpuctl(&["doctor", "--fix"]);
             let orphans = self.orphans();
             if orphans.is_empty() {
                 break;
             }
             assert!(Instant::now() < until, "leases without a holder: {orphans:#?}\nafter\n{fix}");
-            std::thread::sleep(Duration::from_millis(200));
+            std::thread::sleep(Duration::from_millis(500));
         }
         self.check_exclusive();
     }

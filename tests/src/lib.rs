@@ -7,6 +7,7 @@ pub mod check;
 pub mod node;
 pub mod probe;
 pub mod programs;
+pub mod state;
 
 pub use gpuctl_sim::command::Output;
 pub use gpuctl_sim::etcd::Etcd;

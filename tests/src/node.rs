@@ -173,7 +173,10 @@ impl Node {
         let mut docker = self.site.engine().docker();
         docker.env("GPUCTL_KILL_AT", point).arg("gpuctl").args(arguments);
         let got = command::run(&mut docker, LIMIT).expect("the Docker CLI starts");
-        assert_ne!(got.code, 0, "it was not killed at {point}\n{got}");
+        assert_ne!(
+            got.code, 0,
+            "it was not killed at {point}: built with --features faults?\n{got}"
+        );
         assert!(
             !got.stderr.contains("error: "),
             "it failed before it was killed at {point}\n{got}"

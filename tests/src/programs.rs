@@ -27,16 +27,15 @@ fn built(file: PathBuf) -> PathBuf {
     file
 }
 
-/// The product's programs. The hook may be elsewhere, for another target: `GPUCTL_HOOK`.
+/// The product's programs.
 ///
 /// # Panics
 /// When one was not built.
 pub fn programs() -> Programs {
     let folder = folder();
-    let hook = std::env::var_os("GPUCTL_HOOK").map(PathBuf::from);
     Programs {
         plugin: built(folder.join("docker-gpuctl")),
-        hook: built(hook.unwrap_or_else(|| folder.join("gpuctl-hook"))),
+        hook: built(folder.join("gpuctl-hook")),
         nvml: built(folder.join("libfake_nvml.so")),
     }
 }

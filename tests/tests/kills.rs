@@ -50,7 +50,19 @@ fn run_killed_at_every_step_is_whole_or_nothing() {
     let node = Node::start(Options::default());
     for (n, point) in RUN.iter().enumerate() {
         let name = format!("t{n}");
-        let run = ["run", "-d", "--name", &name, "--gpus", "1", "busybox", "sleep", "100000"];
+        let run = [
+            "run",
+            "-d",
+            "--name",
+            &name,
+            "--gpus",
+            "1",
+            "--stop-timeout",
+            "0",
+            "busybox",
+            "sleep",
+            "100000",
+        ];
         node.gpuctl_killed_at(point, &run);
         node.check_exclusive();
         // The same again: either it is there already, or it is made now.
@@ -72,7 +84,19 @@ fn scale_killed_at_every_step_is_the_old_state_or_the_new() {
         return;
     }
     let node = Node::start(Options::default());
-    node.gpuctl_ok(&["run", "-d", "--name", "train", "--gpus", "2", "busybox", "sleep", "100000"]);
+    node.gpuctl_ok(&[
+        "run",
+        "-d",
+        "--name",
+        "train",
+        "--gpus",
+        "2",
+        "--stop-timeout",
+        "0",
+        "busybox",
+        "sleep",
+        "100000",
+    ]);
     let id = node.id("train-0");
     node.docker_ok(&["exec", "train-0", "touch", "/installed"]);
     let mut version = 0;
@@ -128,7 +152,19 @@ fn rm_killed_at_every_step_is_all_or_nothing() {
     let node = Node::start(Options { ledger: Ledger::Etcd(1), ..Options::default() });
     for (n, point) in REMOVE.iter().enumerate() {
         let name = format!("t{n}");
-        let run = ["run", "-d", "--name", &name, "--gpus", "1", "busybox", "sleep", "100000"];
+        let run = [
+            "run",
+            "-d",
+            "--name",
+            &name,
+            "--gpus",
+            "1",
+            "--stop-timeout",
+            "0",
+            "busybox",
+            "sleep",
+            "100000",
+        ];
         node.gpuctl_ok(&run);
         node.gpuctl_killed_at(point, &["rm", "-f", &name]);
         node.check_exclusive();
@@ -154,7 +190,19 @@ fn a_killed_service_leaves_no_change_half_done() {
     use std::os::unix::fs::MetadataExt as _;
     let node = Node::start(Options::default());
     let group = std::fs::metadata(node.place().docker_socket()).unwrap().gid();
-    node.gpuctl_ok(&["run", "-d", "--name", "train", "--gpus", "2", "busybox", "sleep", "100000"]);
+    node.gpuctl_ok(&[
+        "run",
+        "-d",
+        "--name",
+        "train",
+        "--gpus",
+        "2",
+        "--stop-timeout",
+        "0",
+        "busybox",
+        "sleep",
+        "100000",
+    ]);
     let mut has = 2;
     for point in SCALE {
         let to = if has == 2 { 4 } else { 2 };
@@ -184,7 +232,19 @@ fn a_client_that_dies_leaves_the_service_to_end_the_change() {
     use std::os::unix::fs::MetadataExt as _;
     let node = Node::start(Options { service: true, ..Options::default() });
     let group = std::fs::metadata(node.place().docker_socket()).unwrap().gid();
-    node.gpuctl_ok(&["run", "-d", "--name", "train", "--gpus", "2", "busybox", "sleep", "100000"]);
+    node.gpuctl_ok(&[
+        "run",
+        "-d",
+        "--name",
+        "train",
+        "--gpus",
+        "2",
+        "--stop-timeout",
+        "0",
+        "busybox",
+        "sleep",
+        "100000",
+    ]);
     let mut has = 2;
     for wait in [0, 20, 50, 100, 200, 400] {
         use std::os::unix::process::CommandExt as _;

@@ -27,8 +27,19 @@ fn story(ledger: Ledger) {
     }
 
     // Three GPUs; something is installed.
-    let shown =
-        node.gpuctl(&["run", "-d", "--name", "train", "--gpus", "3", "busybox", "sleep", "100000"]);
+    let shown = node.gpuctl(&[
+        "run",
+        "-d",
+        "--name",
+        "train",
+        "--gpus",
+        "3",
+        "--stop-timeout",
+        "0",
+        "busybox",
+        "sleep",
+        "100000",
+    ]);
     assert_eq!(shown.code, 0, "{shown}");
     assert!(shown.to_string().contains("train-0"), "the name in Docker is told\n{shown}");
     let id = node.id("train-0");
@@ -182,7 +193,19 @@ fn others_than_root_are_served_over_the_socket() {
     assert_eq!(socket.mode() & 0o007, 0, "others have no access to the socket");
     let group = std::fs::metadata(node.place().docker_socket()).unwrap().gid();
     assert_eq!(socket.gid(), group, "the socket's group is docker's");
-    let run = ["run", "-d", "--name", "theirs", "--gpus", "2", "busybox", "sleep", "100000"];
+    let run = [
+        "run",
+        "-d",
+        "--name",
+        "theirs",
+        "--gpus",
+        "2",
+        "--stop-timeout",
+        "0",
+        "busybox",
+        "sleep",
+        "100000",
+    ];
     let got = node.gpuctl_as(12345, group, &run);
     assert_eq!(got.code, 0, "{got}");
     assert_eq!(has(&node, "theirs-0").len(), 2);

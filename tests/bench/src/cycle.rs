@@ -101,7 +101,7 @@ pub(crate) fn measure(node: &Node, stage: &Stage, rounds: usize) -> Result<(Vec<
     let place = node.place();
     let real = command::find(&["runc"])?;
     let Stage { recorded, runc: configs, .. } = stage;
-    let ours = place.libexec().join("gpuctl-runtime");
+    let ours = place.libexec().join("gpuctl-gate");
     let plain = recorded.bundle(place, id('a'), 0)?;
     let with_gpu = recorded.bundle(place, id('b'), 1)?;
     // runc alone gets the spec that ours comes to, without our hooks: the same GPU by hand.

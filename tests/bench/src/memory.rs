@@ -73,7 +73,7 @@ impl Roles<'_> {
     /// The peak of a role, over some runs the highest.
     fn create(&self, bundle: &Bundle, config: &Path) -> Result<u64> {
         bundle.reset()?;
-        let runtime = self.node.place().libexec().join("gpuctl-runtime");
+        let runtime = self.node.place().libexec().join("gpuctl-gate");
         let folder = bundle.folder.to_string_lossy();
         peak(&runtime, &["create", "--bundle", &folder, &bundle.id], config, "")
     }
@@ -154,7 +154,7 @@ pub(crate) fn roles(node: &Node, stage: &Stage, rounds: usize) -> Result<Vec<Row
     let with_gpu = recorded.bundle(place, "e".repeat(64), 1)?;
     let roles = Roles { node, rounds };
     let version: &[&str] = &["--version"];
-    let runtime = place.libexec().join("gpuctl-runtime");
+    let runtime = place.libexec().join("gpuctl-gate");
     let mut rows = Vec::new();
     let mut samples = [const { Sample::empty() }; 9];
     for _ in 0..rounds {

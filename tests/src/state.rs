@@ -1,0 +1,119 @@
+//! What is to be compared before and after: all of the ledger, and one managed container from
+//! every side.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+
+use crate::Node;
+use crate::probe;
+
+/// Every record of the node in the ledger by its key below the node's prefix. The node's own record,
+/// which tells of its GPUs, is left out: it is not what a command changes.
+///
+/// # Panics
+/// When the ledger cannot be read.
+pub fn ledger(node: &Node) -> BTreeMap<String, Value> {
+    let prefix = format!("/gpuctl/v1/nodes/{}/", node.config().node_name().expect("a name"));
+    let listing = node.store().list(&prefix).expect("the ledger answers");
+    let entries = listing.entries.iter().map(|entry| {
+        let value = serde_json::from_slice(&entry.value).expect("JSON");
+        (entry.key.replacen(&prefix, "", 1), value)
+    });
+    entries.filter(|(key, _)| key != "self").collect()
+}
+
+/// All containers of the Engine, with what would show that one was touched.
+///
+/// # Panics
+/// When the Engine does not answer.
+#[track_caller]
+pub fn containers(node: &Node) -> BTreeMap<String, String> {
+    let ids = node.docker_ok(&["ps", "-aq", "--no-trunc"]);
+    if ids.is_empty() {
+        return BTreeMap::new();
+    }
+    let format = "{{.Id}} {{.Name}} {{.State.Status}} {{.State.StartedAt}} {{.State.Pid}}";
+    let mut words = vec!["inspect", "--format", format];
+    words.extend(ids.lines());
+    let list = node.docker_ok(&words);
+    let split = |l: &str| l.split_once(' ').map(|(id, rest)| (id.to_owned(), rest.to_owned()));
+    list.lines().filter_map(split).collect()
+}
+
+/// A managed container from every side.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// Its name in Docker.
+    pub docker_name: String,
+    /// Its id.
+    pub id: String,
+    /// Whether Docker shows it running.
+    pub running: bool,
+    /// When Docker last started it.
+    pub started_at: String,
+    /// Its version by ps.
+    pub version: u64,
+    /// What it is to get by ps.
+    pub gpus: String,
+    /// The minors that it holds by the ledger.
+    pub leased: BTreeSet<u32>,
+    /// The minors that it can open; none when it does not run.
+    pub opens: BTreeSet<u32>,
+    /// The versions of its history, the oldest first.
+    pub history: Vec<u64>,
+}
+
+/// What is to be seen of a managed container; `None` when neither Docker nor ps shows it.
+///
+/// # Panics
+/// When Docker and ps disagree, or there are several.
+#[track_caller]
+pub fn seen(node: &Node, name: &str) -> Option<Seen> {
+    let filter = format!("name=^/{name}-[0-9]+$");
+    let list = node.docker_ok(&["ps", "-a", "--filter", &filter, "--format", "{{.Names}}"]);
+    let ps = row(node, name);
+    let names: Vec<&str> = list.lines().collect();
+    let (docker_name, ps) = match (names.as_slice(), ps) {
+        ([], None) => return None,
+        ([one], Some(ps)) => ((*one).to_owned(), ps),
+        (names, ps) => panic!("Docker shows {names:?}, ps shows {ps:?}"),
+    };
+    let format = "{{.Id}} {{.State.Running}} {{.State.StartedAt}}";
+    let shown = node.docker_ok(&["inspect", "--format", format, &docker_name]);
+    let words: Vec<&str> = shown.split(' ').collect();
+    let [id, running, started_at] = words.as_slice() else { panic!("inspect says {shown:?}") };
+    let running = *running == "true";
+    let opens = if running { probe::opens(node, &docker_name) } else { BTreeSet::new() };
+    Some(Seen {
+        id: (*id).to_owned(),
+        running,
+        started_at: (*started_at).to_owned(),
+        version: ps["version"].as_u64().expect("a version"),
+        gpus: ps["gpus"].as_str().expect("GPUs").to_owned(),
+        leased: node.leased_minors(id),
+        opens,
+        history: history(node, name),
+        docker_name,
+    })
+}
+
+/// The row of `ps -a` of a container.
+///
+/// # Panics
+/// When ps fails.
+#[track_caller]
+pub fn row(node: &Node, name: &str) -> Option<Value> {
+    let text = node.gpuctl_ok(&["ps", "-a", "--format", "json"]);
+    let rows = text.lines().map(|l| serde_json::from_str::<Value>(l).expect("JSON"));
+    rows.into_iter().find(|r| r["name"] == name)
+}
+
+/// The versions of a container's history, the oldest first; none when it is unknown.
+pub fn history(node: &Node, name: &str) -> Vec<u64> {
+    let got = node.gpuctl(&["history", "-q", name]);
+    if got.code != 0 {
+        return Vec::new();
+    }
+    got.stdout.lines().map(|l| l.trim().parse().expect("a version")).collect()
+}
