@@ -8,12 +8,15 @@ use serde_json::Value;
 use crate::Node;
 use crate::probe;
 
+/// Records by key.
+pub type Records = BTreeMap<String, Value>;
+
 /// Every record of the node in the ledger by its key below the node's prefix. The node's own record,
 /// which tells of its GPUs, is left out: it is not what a command changes.
 ///
 /// # Panics
 /// When the ledger cannot be read.
-pub fn ledger(node: &Node) -> BTreeMap<String, Value> {
+pub fn ledger(node: &Node) -> Records {
     let prefix = format!("/gpuctl/v1/nodes/{}/", node.config().node_name().expect("a name"));
     let listing = node.store().list(&prefix).expect("the ledger answers");
     let entries = listing.entries.iter().map(|entry| {
@@ -21,6 +24,22 @@ pub fn ledger(node: &Node) -> BTreeMap<String, Value> {
         (entry.key.replacen(&prefix, "", 1), value)
     });
     entries.filter(|(key, _)| key != "self").collect()
+}
+
+/// In which records two looks at the ledger differ; for messages that can be read.
+pub fn difference(before: &Records, after: &Records) -> Vec<String> {
+    let keys: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
+    let short = |value: Option<&Value>| {
+        let mut value = value.cloned().unwrap_or(Value::Null);
+        if let Some(object) = value.as_object_mut() {
+            object.remove("spec");
+        }
+        value
+    };
+    let differ = keys.into_iter().filter(|key| before.get(*key) != after.get(*key));
+    differ
+        .map(|key| format!("{key}: {} -> {}", short(before.get(key)), short(after.get(key))))
+        .collect()
 }
 
 /// All containers of the Engine, with what would show that one was touched.

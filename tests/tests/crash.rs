@@ -101,6 +101,12 @@ fn said(node: &Node, got: &Output, change: &str, end: End, at: &str) {
     assert!(line.contains(change) && line.contains(word), "{at}: {line}\n{got}");
 }
 
+/// The ledger is as it was.
+#[track_caller]
+fn unchanged(node: &Node, before: &state::Records, at: &str) {
+    assert_eq!(state::difference(before, &state::ledger(node)), Vec::<String>::new(), "{at}");
+}
+
 #[test]
 fn run_is_whole_or_nothing() {
     if !engine_runs_here() {
@@ -119,7 +125,7 @@ fn run_is_whole_or_nothing() {
             let seen = state::seen(&node, "job");
             if end == Undone {
                 assert_eq!(seen, None, "{at}\n{got}");
-                assert_eq!(state::ledger(&node), nothing, "{at}\n{got}");
+                unchanged(&node, &nothing, &at);
                 continue;
             }
             assert_eq!(got.code, 0, "{at}\n{got}");
@@ -131,7 +137,7 @@ fn run_is_whole_or_nothing() {
             assert_eq!((seen.leased.len(), &seen.leased), (2, &seen.opens), "{at}: {seen:?}");
             assert_eq!(seen.history, [0], "{at}");
             node.gpuctl_ok(&["rm", "-f", "--history", "job"]);
-            assert_eq!(state::ledger(&node), nothing, "{at}: after rm --history");
+            unchanged(&node, &nothing, &at);
         }
     }
     node.check();
@@ -162,7 +168,7 @@ fn every_command_on_a_name_ends_what_was_broken_off() {
         assert_eq!(got.code, 1, "{at}\n{got}");
         assert!(got.stderr.contains("error: ") && got.stderr.contains("hint: "), "{at}\n{got}");
         assert_eq!(state::seen(&node, "job"), None, "{at}\n{got}");
-        assert_eq!(state::ledger(&node), nothing, "{at}\n{got}");
+        unchanged(&node, &nothing, &at);
     }
     // The same run again just works.
     node.gpuctl_killed_at("run:create:done", &words(&long("job", 2)));
@@ -217,11 +223,7 @@ fn scale(from: usize, to: usize, running: bool, points: [(&str, End); 7]) {
             assert!(files.lines().any(|l| l == "A /opt-tool"), "{at}: {files}");
             if end == Undone {
                 assert_eq!(now, old, "{at}\n{got}");
-                assert_eq!(
-                    leases_and_records(&state::ledger(&node)),
-                    leases_and_records(&ledger),
-                    "{at}"
-                );
+                unchanged(&node, &ledger, &at);
                 continue;
             }
             assert_eq!(now, scaled(&old, to, &now), "{at}\n{got}");
@@ -233,13 +235,6 @@ fn scale(from: usize, to: usize, running: bool, points: [(&str, End); 7]) {
         }
     }
     node.check();
-}
-
-/// Of the ledger, what tells who has what: without the tokens and processes of single claims.
-fn leases_and_records(
-    ledger: &std::collections::BTreeMap<String, serde_json::Value>,
-) -> std::collections::BTreeMap<String, serde_json::Value> {
-    ledger.clone()
 }
 
 #[test]
@@ -295,7 +290,7 @@ fn rm_is_finished_and_its_history_is_as_asked() {
                 if !history {
                     node.gpuctl_ok(&["rm", "--history", "job"]);
                 }
-                assert_eq!(state::ledger(&node), nothing, "{at}\n{got}");
+                unchanged(&node, &nothing, &at);
             }
         }
     }
@@ -332,7 +327,7 @@ fn a_killed_service_is_mended_by_the_next_command_of_its_user() {
             let got = ask(&["rm", "-f", "--history", "job"]);
             assert_eq!(got.code, 0, "{got}");
         }
-        assert_eq!(state::ledger(&node), rest, "{point}\n{got}");
+        unchanged(&node, &rest, point);
         node.kill_service();
     }
     for (point, end) in SCALE {
@@ -465,7 +460,7 @@ fn a_client_killed_while_it_creates_leaves_nothing_half_done() {
             wait_for("the change's end", Duration::from_secs(10), || {
                 node.open_changes().is_empty()
             });
-            assert_eq!(state::ledger(&node), nothing, "{at}");
+            unchanged(&node, &nothing, &at);
         }
         std::thread::sleep(Duration::from_secs(3));
         node.check_exclusive();
@@ -480,7 +475,7 @@ fn a_client_killed_while_it_creates_leaves_nothing_half_done() {
         );
         node.gpuctl_ok(&["rm", "-f", "--history", "job"]);
         assert_eq!(state::containers(&node).len(), 0, "{at}");
-        assert_eq!(state::ledger(&node), nothing, "{at}");
+        unchanged(&node, &nothing, &at);
     }
     node.check();
 }

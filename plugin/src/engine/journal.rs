@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use gpuctl_ledger::ledger::{At, Batch, LedgerError};
 use gpuctl_ledger::model::{
-    ContainerName, Operation, OperationKind, SCHEMA, Timestamp, Token,
+    ContainerName, DockerName, Operation, OperationKind, SCHEMA, Timestamp, Token,
 };
 use gpuctl_ledger::node::lock::{self, Lock};
 use gpuctl_ledger::store::{Outcome, Revision, StoreError};
@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 
 use super::api::{Event, Failure, Front};
 use super::context::Context;
-use super::recover;
+use super::{names, recover};
 
 /// How long a change waits for another one to the same container.
 const LOCK_LIMIT: Duration = Duration::from_secs(10);
@@ -30,7 +30,11 @@ pub(super) struct Locked {
 ///
 /// # Errors
 /// When another change is under way, or the one before cannot be brought to an end.
-pub(super) fn lock(ctx: &Context, name: &ContainerName, front: &mut dyn Front) -> Result<Locked, Failure> {
+pub(super) fn lock(
+    ctx: &Context,
+    name: &ContainerName,
+    front: &mut dyn Front,
+) -> Result<Locked, Failure> {
     let taken = lock::take(&ctx.config.paths.locks(), name.as_str(), LOCK_LIMIT).map_err(|e| {
         let why = gpuctl_ledger::config::plain_io_error(&e);
         Failure::new(format!("the lock of {name} cannot be taken: {why}"))
@@ -44,6 +48,35 @@ pub(super) fn lock(ctx: &Context, name: &ContainerName, front: &mut dyn Front) -
         front.event(Event::Note { text: said });
     }
     Ok(Locked { _lock: taken })
+}
+
+/// As [`lock`], of the container that `foo` or `foo-N` names: also of one that has no record, or
+/// not that version, but whose change was broken off and has to be brought to an end first.
+///
+/// # Errors
+/// As [`lock`], and when there is no such container.
+pub(super) fn lock_named(
+    ctx: &Context,
+    text: &str,
+    front: &mut dyn Front,
+) -> Result<Locked, Failure> {
+    let name = match names::record(ctx, text) {
+        Ok(found) => found.record.name,
+        Err(unknown) => changing(ctx, text)?.ok_or(unknown)?,
+    };
+    lock(ctx, &name, front)
+}
+
+/// The name with an open journal that `foo` or `foo-N` may mean.
+fn changing(ctx: &Context, text: &str) -> Result<Option<ContainerName>, Failure> {
+    let whole = ContainerName::new(text).ok();
+    let base = DockerName::split(text).map(|(name, _)| name);
+    for name in whole.into_iter().chain(base) {
+        if ctx.ledger.operation(&name)?.is_some() {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
 }
 
 /// As [`lock`], without waiting; `None` when a change is under way.
@@ -80,8 +113,8 @@ impl Journal {
         step: &str,
         data: &impl Serialize,
     ) -> Result<Self, Failure> {
-        let token = Token::random()
-            .map_err(|_| Failure::new("the kernel gives no random numbers"))?;
+        let token =
+            Token::random().map_err(|_| Failure::new("the kernel gives no random numbers"))?;
         let operation = Operation {
             schema: SCHEMA,
             name: name.clone(),

@@ -35,10 +35,13 @@ pub(super) fn each(
 pub(super) fn shown(ctx: &Context, found: &Found) -> Result<Inspect, Failure> {
     ctx.docker()?.inspect(found.id.as_str())?.ok_or_else(|| {
         let name = &found.record.record.name;
-        Failure::new(format!("Docker no longer has {}: it was removed behind our back", found.docker_name))
-            .hint(format!(
-                "docker gpuctl rm {name} forgets it; docker gpuctl run --from {name} builds it again"
-            ))
+        Failure::new(format!(
+            "Docker no longer has {}: it was removed behind our back",
+            found.docker_name
+        ))
+        .hint(format!(
+            "docker gpuctl rm {name} forgets it; docker gpuctl run --from {name} builds it again"
+        ))
     })
 }
 
@@ -46,10 +49,13 @@ pub(super) fn shown(ctx: &Context, found: &Found) -> Result<Inspect, Failure> {
 ///
 /// # Errors
 /// None as a whole: failures are in the answer.
-pub(super) fn start(ctx: &Context, names: &[String], front: &mut dyn Front) -> Result<Answer, Failure> {
+pub(super) fn start(
+    ctx: &Context,
+    names: &[String],
+    front: &mut dyn Front,
+) -> Result<Answer, Failure> {
     Ok(each(names, front, |name, front| {
-        let found = names::existing(ctx, name)?;
-        let _lock = journal::lock(ctx, &found.record.record.name, front)?;
+        let _lock = journal::lock_named(ctx, name, front)?;
         let found = names::existing(ctx, name)?;
         if shown(ctx, &found)?.running() {
             return Ok(());
@@ -93,8 +99,7 @@ pub(super) fn stop(
     front: &mut dyn Front,
 ) -> Result<Answer, Failure> {
     Ok(each(names, front, |name, front| {
-        let found = names::existing(ctx, name)?;
-        let _lock = journal::lock(ctx, &found.record.record.name, front)?;
+        let _lock = journal::lock_named(ctx, name, front)?;
         let found = names::existing(ctx, name)?;
         shown(ctx, &found)?;
         ctx.docker()?.stop(found.id.as_str(), timeout)?;
@@ -115,8 +120,7 @@ pub(super) fn restart(
     front: &mut dyn Front,
 ) -> Result<Answer, Failure> {
     Ok(each(names, front, |name, front| {
-        let found = names::existing(ctx, name)?;
-        let _lock = journal::lock(ctx, &found.record.record.name, front)?;
+        let _lock = journal::lock_named(ctx, name, front)?;
         let found = names::existing(ctx, name)?;
         if !shown(ctx, &found)?.running() {
             check_before_start(ctx, &found)?;

@@ -45,8 +45,7 @@ pub(super) fn remove(
     front: &mut dyn Front,
 ) -> Result<Answer, Failure> {
     Ok(each(names, front, |name, front| {
-        let record = names::record(ctx, name)?;
-        let _lock = journal::lock(ctx, &record.record.name, front)?;
+        let _lock = journal::lock_named(ctx, name, front)?;
         let record = names::record(ctx, name)?.record;
         let id = record.container.clone();
         if id.is_none() && !how.history {

@@ -56,8 +56,7 @@ pub(super) fn scale(
     dry_run: bool,
     front: &mut dyn Front,
 ) -> Result<Answer, Failure> {
-    let name_of = names::existing(ctx, name)?.record.record.name;
-    let _lock = journal::lock(ctx, &name_of, front)?;
+    let _lock = journal::lock_named(ctx, name, front)?;
     let found = names::existing(ctx, name)?;
     let shown = lifecycle::shown(ctx, &found)?;
     let binding = ctx.ledger.binding(&found.id)?.ok_or_else(|| {
@@ -72,7 +71,8 @@ pub(super) fn scale(
         .hint("run it anew with the GPUs that it needs"));
     }
     if binding.record.gpus == *gpus {
-        let summary = format!("{} has {} already: nothing to do", found.record.record.name, words(gpus));
+        let summary =
+            format!("{} has {} already: nothing to do", found.record.record.name, words(gpus));
         return Ok(scaled(&found, found.docker_name.clone(), summary));
     }
     let running = shown.running();
@@ -153,10 +153,14 @@ fn plan(
     let mut steps = vec![format!("change {name} in place: {} -> {}", words(before), words(after))];
     if running {
         if !after.is_none() {
-            steps.push("claim what it needs beyond what it holds; it keeps running meanwhile".into());
+            steps.push(
+                "claim what it needs beyond what it holds; it keeps running meanwhile".into(),
+            );
         }
         let grace = timeout.map_or_else(|| "its own".to_owned(), |s| format!("{s} s"));
-        steps.push(format!("restart {name} (stop grace: {grace}): its processes restart, its files stay"));
+        steps.push(format!(
+            "restart {name} (stop grace: {grace}): its processes restart, its files stay"
+        ));
         steps.push("give back what it no longer holds".into());
     } else {
         steps.push("set the number for its next start: it is stopped, and claims then".into());
@@ -186,7 +190,9 @@ fn check_claim(
     allocate(&supply, &want).map(drop).map_err(|shortage| {
         let refusal = shortage_refusal(&shortage, gpus, &ctx.ledger);
         let kept = format!("{} keeps running with {}", found.docker_name, words(&binding.gpus));
-        Failure::new(refusal.headline).details(refusal.rows).hint(format!("{kept}; {}", refusal.hint))
+        Failure::new(refusal.headline)
+            .details(refusal.rows)
+            .hint(format!("{kept}; {}", refusal.hint))
     })
 }
 
@@ -257,7 +263,9 @@ fn claim(
         match ctx.ledger.commit_proved(&batch, proof)? {
             Outcome::Done(_) => Some(new),
             Outcome::Conflict => {
-                return Err(Failure::new("the binding was changed by a start meanwhile").hint("try again"));
+                return Err(
+                    Failure::new("the binding was changed by a start meanwhile").hint("try again")
+                );
             }
         }
     };
@@ -328,11 +336,9 @@ fn undo(ctx: &Context, journal: Journal) -> Result<String, Failure> {
     }
     for _ in 0..8 {
         let mut batch = Batch::new();
-        let mut before = data.before.clone();
         if let Some(now) = ctx.ledger.binding(&data.id)? {
             let key = keys.binding(&data.id);
-            before.last = data.held.iter().map(|(unit, _)| unit.clone()).collect();
-            batch.at(key.clone(), now.revision).put(key, &before);
+            batch.at(key.clone(), now.revision).put(key, &data.before);
         }
         for (unit, lease) in ctx.ledger.leases()? {
             if lease.record.holder.container != data.id {
@@ -356,7 +362,7 @@ fn undo(ctx: &Context, journal: Journal) -> Result<String, Failure> {
             }
         }
         if batch.is_empty() || matches!(ctx.ledger.commit(&batch)?, Outcome::Done(_)) {
-            keep_copy(ctx, &before);
+            keep_copy(ctx, &data.before);
             break;
         }
     }
@@ -383,7 +389,11 @@ fn has_restarted(shown: &Inspect, data: &Data) -> bool {
 pub(super) fn recover(ctx: &Context, mut journal: Journal) -> Result<String, Failure> {
     let data: Data = journal.data()?;
     let name = journal.operation.name.clone();
-    let what = format!("an earlier scale of {name} from {} to {}", words(&data.before.gpus), words(&data.gpus));
+    let what = format!(
+        "an earlier scale of {name} from {} to {}",
+        words(&data.before.gpus),
+        words(&data.gpus)
+    );
     let Some(shown) = ctx.docker()?.inspect(data.id.as_str())? else {
         // Removed meanwhile: nothing is left to be scaled.
         ending::release_dead(ctx, &data.id, &[])?;
