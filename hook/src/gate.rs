@@ -8,11 +8,12 @@ use std::path::PathBuf;
 use gpuctl_ledger::config::Config;
 use gpuctl_ledger::grant::{self, NodeView};
 use gpuctl_ledger::ledger::{Leases, Ledger};
-use gpuctl_ledger::model::{ContainerId, Inventory, Token, Unit};
+use gpuctl_ledger::model::{ContainerId, GpuRef, GpuRequest, Inventory, Token, Unit};
 use gpuctl_ledger::node::{files, notes, process};
 use serde::Deserialize;
 
 use crate::devices::emulate;
+use crate::request;
 use crate::spec::Spec;
 
 /// Longest state that a runtime hands to a hook, in bytes: annotations can be long.
@@ -104,6 +105,24 @@ pub fn check(
     Ok(())
 }
 
+/// Whether what NVIDIA's legacy hook will add is leased: pure. It is told by UUID, by us.
+///
+/// # Errors
+/// One line for people: what is not.
+pub fn check_env(asked: &GpuRequest, leased: &[Unit]) -> Result<(), String> {
+    let leased = |one: &GpuRef| match one {
+        GpuRef::Uuid(uuid) => leased.iter().any(|u| u.as_str().eq_ignore_ascii_case(uuid)),
+        _ => false,
+    };
+    match asked {
+        GpuRequest::None => Ok(()),
+        GpuRequest::Named(list) if list.iter().all(leased) => Ok(()),
+        other => {
+            Err(format!("NVIDIA's hook in its final spec would add GPUs ({other}) without a lease"))
+        }
+    }
+}
+
 fn leased(leases: &Leases, id: &ContainerId, token: Option<&Token>) -> Vec<Unit> {
     leases
         .values()
@@ -122,7 +141,8 @@ pub fn gate(config: &Config, state: &State, args: &GateArgs) -> Result<(), Strin
         .map_err(|_| "the bundle's config.json cannot be read")?;
     let spec = Spec::parse(&bytes).map_err(|e| e.to_string())?;
     let opened = opened(&spec);
-    let nothing = opened.as_ref().is_some_and(BTreeSet::is_empty);
+    let by_env = request::by_legacy_hook(&spec).map_err(|e| e.to_string())?;
+    let nothing = opened.as_ref().is_some_and(BTreeSet::is_empty) && by_env.is_none();
     if args.token.is_none() && nothing {
         return Ok(());
     }
@@ -133,6 +153,7 @@ pub fn gate(config: &Config, state: &State, args: &GateArgs) -> Result<(), Strin
     let mine = leased(&leases, &id, args.token.as_ref());
     let inventory = view.inventory().ok();
     check(opened.as_ref(), &mine, inventory.as_ref(), args.keep_rest)?;
+    check_env(&by_env, &mine)?;
     let Some(token) = &args.token else { return Ok(()) };
     if mine.is_empty() {
         return Err("its claim is no longer in the ledger".into());
@@ -156,4 +177,65 @@ pub fn gate(config: &Config, state: &State, args: &GateArgs) -> Result<(), Strin
         return Err("its claim was taken away while it started".into());
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unit(text: &str) -> Unit {
+        Unit::new(text).unwrap()
+    }
+
+    fn spec(rules: &str, more: &str) -> Spec {
+        let text = format!(r#"{{"linux":{{"resources":{{"devices":[{rules}]}}}}{more}}}"#);
+        Spec::parse(text.as_bytes()).unwrap()
+    }
+
+    const ONE: &str = r#"{"allow":false,"access":"rwm"},
+        {"allow":true,"type":"c","major":195,"minor":4,"access":"rw"},
+        {"allow":true,"type":"c","major":195,"minor":255,"access":"rw"}"#;
+
+    #[test]
+    fn what_a_spec_opens_is_its_gpus_and_not_the_shared_nodes() {
+        assert_eq!(opened(&spec(ONE, "")), Some(BTreeSet::from([4])));
+        let all = r#"{"allow":true,"access":"rwm"}"#;
+        assert_eq!(opened(&spec(all, "")), None);
+        let wildcard = r#"{"allow":false},{"allow":true,"type":"c","major":195,"access":"rw"}"#;
+        assert_eq!(opened(&spec(wildcard, "")), None);
+    }
+
+    #[test]
+    fn a_gpu_without_a_lease_or_without_a_name_is_refused() {
+        let inventory: Inventory = serde_json::from_str(
+            r#"{"schema":1,"at":"2026-01-01T00:00:00Z","driver":"1","gpus":[
+            {"index":0,"unit":"GPU-a","minor":4,"model":"m","pci":"0","memory":1}]}"#,
+        )
+        .unwrap();
+        let one = BTreeSet::from([4]);
+        assert!(check(Some(&one), &[unit("GPU-a")], Some(&inventory), false).is_ok());
+        assert!(check(Some(&one), &[unit("GPU-b")], Some(&inventory), false).is_err());
+        assert!(check(Some(&one), &[unit("GPU-a")], None, false).is_err());
+        assert!(check(None, &[unit("GPU-a")], Some(&inventory), false).is_err());
+        assert!(check(None, &[], Some(&inventory), true).is_ok());
+    }
+
+    #[test]
+    fn what_nvidias_hook_would_add_must_be_leased_by_uuid() {
+        let hook = |value: &str| {
+            let more = format!(
+                r#","process":{{"env":["NVIDIA_VISIBLE_DEVICES={value}"]}},
+                "hooks":{{"prestart":[{{"path":"/usr/bin/nvidia-container-runtime-hook"}}]}}"#
+            );
+            request::by_legacy_hook(&spec(ONE, &more)).unwrap()
+        };
+        let leased = [unit("GPU-a"), unit("GPU-b")];
+        assert!(check_env(&hook("GPU-a"), &leased).is_ok());
+        assert!(check_env(&hook("gpu-b,GPU-a"), &leased).is_ok());
+        assert!(check_env(&hook("void"), &leased).is_ok());
+        assert!(check_env(&hook("GPU-c"), &leased).is_err());
+        assert!(check_env(&hook("all"), &leased).is_err());
+        // An index may mean another GPU tomorrow: only UUIDs are taken for proof.
+        assert!(check_env(&hook("0"), &leased).is_err());
+    }
 }

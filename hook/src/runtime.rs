@@ -340,7 +340,8 @@ impl Making<'_> {
             Inject::Cdi => {
                 let cdi =
                     inject::CdiSpecs::load(&self.config.gpu.cdi_dirs, &self.config.gpu.cdi_kind)
-                        .map_err(|e| e.to_string())?;
+                        .map_err(|e| e.to_string())?
+                        .with_dev(&self.config.gpu.dev);
                 inject::inject_cdi(&mut self.spec, &gpus, &cdi).map_err(|e| e.to_string())?;
             }
             Inject::Env => {

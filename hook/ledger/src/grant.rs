@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use crate::config::{AllPolicy, Config};
 use crate::ledger::{At, Batch, Change, Leases, Ledger, LedgerError};
 use crate::model::{
-    Binding, BootId, Cgroup, ContainerId, ContainerName, Evidence, GpuRequest, Holder, Inventory, Lease,
-    LeaseState, Operation, Process, SCHEMA, Timestamp, Token, Unit,
+    Binding, BootId, Cgroup, ContainerId, ContainerName, Evidence, GpuRequest, Holder, Inventory,
+    Lease, LeaseState, Operation, Process, SCHEMA, Timestamp, Token, Unit,
 };
 use crate::node::{busy, docker, files, lock, notes, process};
 use crate::rules::allocate::{Judged, Shortage, Supply, Want, allocate};

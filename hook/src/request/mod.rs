@@ -335,6 +335,19 @@ pub(crate) fn is_legacy_hook(hook: &Value) -> bool {
         || (named(first.rsplit('/').next().unwrap_or_default()) && !str_of(hook, "path").is_empty())
 }
 
+/// What NVIDIA's legacy hook, where it is in the spec, will put into the container by the
+/// environment: no `config.json` shows the devices that it adds.
+///
+/// # Errors
+/// As for [`detect`].
+pub fn by_legacy_hook(spec: &Spec) -> Result<GpuRequest, AskError> {
+    if !has_legacy_hook(spec) {
+        return Ok(GpuRequest::None);
+    }
+    let found = honoured_env(spec, &NodeFacts::default())?;
+    total(&found)
+}
+
 fn has_legacy_hook(spec: &Spec) -> bool {
     STAGES.iter().any(|stage| spec.hooks(stage).iter().any(is_legacy_hook))
 }

@@ -13,6 +13,7 @@ use nix::unistd::Pid;
 
 use super::create::Wanted;
 use super::dockercli::{DockerCli, NoOutput, captured, exit_code};
+use super::relay::Relay;
 use super::signals;
 use crate::engine::api::{AskError, CreateAsk, Event, Front};
 use crate::ui;
@@ -30,13 +31,25 @@ pub struct Terminal {
     wanted: Option<Wanted>,
     user: Option<String>,
     attached: Option<Child>,
+    relay: Option<Relay>,
+    /// The attached command's exit code.
     ended: Option<u8>,
+    /// The exit code of docker run for what kept it from starting, where Docker said something.
+    failed: Option<u8>,
 }
 
 impl Terminal {
     /// For a command that creates nothing.
     pub fn new(cli: DockerCli) -> Self {
-        Self { cli, wanted: None, user: None, attached: None, ended: None }
+        Self {
+            cli,
+            wanted: None,
+            user: None,
+            attached: None,
+            relay: None,
+            ended: None,
+            failed: None,
+        }
     }
 
     /// For run and create.
@@ -69,9 +82,15 @@ impl Terminal {
     pub fn wait(&mut self) -> Option<u8> {
         if let Some(mut child) = self.attached.take() {
             self.ended = Some(child.wait().map_or(1, exit_code));
-            signals::to_us();
+            self.settle();
         }
         self.ended
+    }
+
+    /// After the attached command's end.
+    fn settle(&mut self) {
+        self.failed = self.relay.take().and_then(Relay::end);
+        signals::to_us();
     }
 }
 
@@ -132,6 +151,7 @@ impl Front for Terminal {
                 (true, false) => Stdio::inherit(),
             });
         }
+        command.stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|_| AskError::Refused { code: 125 })?;
         if let Some(mut to) = child.stdin.take().filter(|_| feed) {
             // It ends with the input or with the process.
@@ -148,6 +168,7 @@ impl Front for Terminal {
         } else {
             signals::to_child(child.id());
         }
+        self.relay = child.stderr.take().map(Relay::start);
         self.attached = Some(child);
         Ok(())
     }
@@ -158,9 +179,13 @@ impl Front for Terminal {
         {
             self.ended = Some(exit_code(status));
             self.attached = None;
-            signals::to_us();
+            self.settle();
         }
-        Ok(self.ended)
+        // Whether it did not start, or ended with 1 and wrote such a line itself, the engine knows.
+        Ok(match self.ended {
+            Some(1) => self.failed.or(Some(1)),
+            ended => ended,
+        })
     }
 
     fn user(&self) -> Option<String> {

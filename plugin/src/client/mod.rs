@@ -6,4 +6,5 @@ pub mod dockercli;
 pub mod endpoint;
 pub mod flags;
 pub mod front;
+mod relay;
 pub mod signals;

@@ -302,9 +302,8 @@ impl Docker {
         let from = since.millis() / 1000 - 1;
         let now = Timestamp::now().millis();
         let until = format!("{}.{:03}000000", now / 1000, now % 1000);
-        let filters = format!(
-            "%7B%22container%22%3A%5B%22{id}%22%5D%2C%22event%22%3A%5B%22start%22%5D%7D"
-        );
+        let filters =
+            format!("%7B%22container%22%3A%5B%22{id}%22%5D%2C%22event%22%3A%5B%22start%22%5D%7D");
         let path = format!("/events?since={from}&until={until}&filters={filters}");
         let (_, bytes) = self.exchange("GET", &path, None, Some(*version), self.limit)?;
         Ok(!bytes.is_empty())

@@ -45,10 +45,9 @@ impl Context {
                 Failure::new(format!("{what} cannot be read: {why}"))
             }
         };
-        let boot_id =
-            process::boot_id(&config.paths.boot_id).map_err(read("the boot id"))?;
-        let machine = process::machine_id(&config.paths.machine_id)
-            .map_err(read("the machine id"))?;
+        let boot_id = process::boot_id(&config.paths.boot_id).map_err(read("the boot id"))?;
+        let machine =
+            process::machine_id(&config.paths.machine_id).map_err(read("the machine id"))?;
         let me = process::own().map_err(read("/proc"))?;
         let ledger = Ledger::open(&config)?;
         ledger.bind_node(&machine, &boot_id)?;
@@ -77,8 +76,9 @@ impl From<LedgerError> for Failure {
     fn from(error: LedgerError) -> Self {
         let failure = Self::new(error.to_string());
         match error {
-            LedgerError::Store(StoreError::Unreachable(_) | StoreError::Unknown(_)) => failure
-                .hint("docker gpuctl doctor tells more; running containers are not touched"),
+            LedgerError::Store(StoreError::Unreachable(_) | StoreError::Unknown(_)) => {
+                failure.hint("docker gpuctl doctor tells more; running containers are not touched")
+            }
             LedgerError::TooNew { .. } => failure.hint("upgrade docker-gpuctl on this host"),
             LedgerError::OtherMachine(_) => {
                 failure.hint("set node = \"another name\" in /etc/gpuctl/config.toml")
@@ -96,9 +96,8 @@ impl From<GrantError> for Failure {
             }
             GrantError::Ledger(error) => error.into(),
             GrantError::Contended => Self::new(error.to_string()).hint("try again"),
-            GrantError::Node { .. } => {
-                Self::new(error.to_string()).hint("docker gpuctl doctor --fix mends what can be mended")
-            }
+            GrantError::Node { .. } => Self::new(error.to_string())
+                .hint("docker gpuctl doctor --fix mends what can be mended"),
         }
     }
 }

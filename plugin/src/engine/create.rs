@@ -17,9 +17,7 @@ use gpuctl_ledger::node::notes;
 use gpuctl_ledger::rules::allocate::{Supply, Want, allocate};
 use serde::{Deserialize, Serialize};
 
-use super::api::{
-    Answer, AskError, CreateAsk, CreateRequest, Failure, Front, StartMode,
-};
+use super::api::{Answer, AskError, CreateAsk, CreateRequest, Event, Failure, Front, StartMode};
 use super::context::Context;
 use super::journal::{self, Journal};
 use super::{ending, names};
@@ -62,9 +60,15 @@ pub(super) fn create(
     let version = next_version(ctx, &name, before.as_ref())?;
     let docker_name = DockerName::of(&name, version);
     let docker = ctx.docker()?;
-    if docker.inspect(docker_name.as_str())?.is_some() {
-        return Err(Failure::new(format!("Docker has a container {docker_name} already"))
-            .hint(format!("docker rm {docker_name}, or take another --name")));
+    if let Some(there) = docker.inspect(docker_name.as_str())? {
+        if !left_over(ctx, &there)? {
+            return Err(Failure::new(format!("Docker has a container {docker_name} already"))
+                .hint(format!("docker rm {docker_name}, or take another --name")));
+        }
+        let id = there.id().map(|id| id.to_string()).unwrap_or_default();
+        docker.remove(&id, false, true)?;
+        let text = format!("{docker_name} was left by a run that was broken off: it is removed");
+        front.event(Event::Note { text });
     }
     check_runtime(ctx)?;
     let recorded = match &request.from {
@@ -85,7 +89,12 @@ pub(super) fn create(
     };
     let mut journal =
         Journal::begin(ctx, &name, OperationKind::Run, front.user(), "create", &data)?;
-    let made = make(ctx, &mut journal, front, &Made { request, name: &name, version, gpus, recorded, before });
+    let made = make(
+        ctx,
+        &mut journal,
+        front,
+        &Made { request, name: &name, version, gpus, recorded, before },
+    );
     match made {
         Ok(id) => {
             journal.finish(ctx, Batch::new())?;
@@ -141,6 +150,12 @@ fn make(
     let inspect = docker
         .inspect(id.as_str())?
         .ok_or_else(|| Failure::new("the container was removed while it was being made"))?;
+    // A client may name any container: only the one that this change asked for is taken.
+    let asked_for = inspect.name() == docker_name.as_str()
+        && inspect.label(OPERATION_LABEL) == Some(token.as_str());
+    if !asked_for {
+        return Err(Failure::new(format!("{} was not made for {}", inspect.name(), made.name)));
+    }
     record(ctx, journal, made, &id, &inspect, front.user())?;
     match made.request.start {
         StartMode::No => {}
@@ -263,9 +278,9 @@ fn wait_started(
                         status: 500,
                         message: text.to_owned(),
                     }),
-                    // The Docker CLI has printed why.
                     None if text.is_empty() => Failure::new("the container did not start"),
-                    None => Failure::new(text.to_owned()),
+                    // The Docker CLI has printed it.
+                    None => Failure::new(""),
                 };
                 return Err(failure.code(code));
             }
@@ -330,9 +345,19 @@ pub(super) fn undo(ctx: &Context, journal: Journal) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Whether it is what a `docker create` has made that outlived the run which had asked for it: the
+/// caller has the lock of its name, so nobody waits for it any more.
+fn left_over(ctx: &Context, there: &Inspect) -> Result<bool, Failure> {
+    let ours = there.label(OPERATION_LABEL).is_some()
+        && there.runtime() == ctx.config.runtime.managed_name;
+    let Some(id) = there.id().filter(|_| ours && there.never_started()) else { return Ok(false) };
+    Ok(ctx.ledger.binding(&id)?.is_none())
+}
+
 fn free_name(ctx: &Context) -> Result<ContainerName, Failure> {
     for _ in 0..16 {
-        let token = Token::random().map_err(|_| Failure::new("the kernel gives no random numbers"))?;
+        let token =
+            Token::random().map_err(|_| Failure::new("the kernel gives no random numbers"))?;
         let random = token.as_str().get(..15).and_then(|t| u64::from_str_radix(t, 16).ok());
         let name = ContainerName::new(names::made_up(random.unwrap_or_default()))
             .map_err(|e| Failure::new(e.to_string()))?;
@@ -433,9 +458,8 @@ pub(super) fn recover(ctx: &Context, journal: Journal) -> Result<String, Failure
         Some(id) => ctx.docker()?.inspect(id.as_str())?,
         None => None,
     };
-    let started = shown.is_some_and(|s| {
-        !s.never_started() && s.label(OPERATION_LABEL) == Some(token.as_str())
-    });
+    let started = shown
+        .is_some_and(|s| !s.never_started() && s.label(OPERATION_LABEL) == Some(token.as_str()));
     if started {
         journal.finish(ctx, Batch::new())?;
         if let Some(id) = &data.id {

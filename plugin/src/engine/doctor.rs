@@ -18,7 +18,13 @@ const NVML_LIMIT: Duration = Duration::from_secs(20);
 struct Checks(Vec<Check>);
 
 impl Checks {
-    fn add(&mut self, name: &str, verdict: Verdict, detail: impl Into<String>, fix: Option<String>) {
+    fn add(
+        &mut self,
+        name: &str,
+        verdict: Verdict,
+        detail: impl Into<String>,
+        fix: Option<String>,
+    ) {
         self.0.push(Check { name: name.into(), verdict, detail: detail.into(), fix });
     }
 }
@@ -51,14 +57,23 @@ fn engine(ctx: &Context, checks: &mut Checks) {
         checks.add("runtime", Verdict::Ok, format!("runtime {name} is there"), None);
     } else {
         let fix = format!("add runtime {name} to daemon.json and reload dockerd");
-        checks.add("runtime", Verdict::Problem, format!("the Engine has no runtime {name}"), Some(fix));
+        checks.add(
+            "runtime",
+            Verdict::Problem,
+            format!("the Engine has no runtime {name}"),
+            Some(fix),
+        );
     }
     if info.default_runtime.starts_with("gpuctl") {
         let text = format!("containers of docker run pass {}", info.default_runtime);
         checks.add("enforcement", Verdict::Ok, text, None);
     } else {
-        let text = format!("the default runtime is {}: docker run passes by the leases", info.default_runtime);
-        let fix = "set \"default-runtime\": \"gpuctl-gate\" in daemon.json and reload dockerd".into();
+        let text = format!(
+            "the default runtime is {}: docker run passes by the leases",
+            info.default_runtime
+        );
+        let fix =
+            "set \"default-runtime\": \"gpuctl-gate\" in daemon.json and reload dockerd".into();
         checks.add("enforcement", Verdict::Warning, text, Some(fix));
     }
     let root = Path::new(&info.root);
@@ -102,7 +117,11 @@ fn ledger(ctx: &Context, checks: &mut Checks) {
     match ctx.ledger.leases() {
         Ok(leases) => {
             let took = began.elapsed();
-            let text = format!("{shown}: {} leases, read in {:.1} ms", leases.len(), took.as_secs_f64() * 1000.0);
+            let text = format!(
+                "{shown}: {} leases, read in {:.1} ms",
+                leases.len(),
+                took.as_secs_f64() * 1000.0
+            );
             let slow = took > Duration::from_millis(500);
             checks.add("ledger", if slow { Verdict::Warning } else { Verdict::Ok }, text, None);
         }
@@ -151,15 +170,19 @@ fn cdi(ctx: &Context, checks: &mut Checks) {
         std::fs::read_dir(dir).is_ok_and(|mut entries| {
             entries.any(|entry| {
                 let Ok(entry) = entry else { return false };
-                gpuctl_ledger::node::files::read_bounded(&entry.path(), 4 << 20).is_ok_and(|text| {
-                    String::from_utf8_lossy(&text).contains(kind.as_str())
-                })
+                gpuctl_ledger::node::files::read_bounded(&entry.path(), 4 << 20)
+                    .is_ok_and(|text| String::from_utf8_lossy(&text).contains(kind.as_str()))
             })
         })
     });
     let shown: Vec<String> = dirs.iter().map(|d| d.display().to_string()).collect();
     if has {
-        checks.add("injection", Verdict::Ok, format!("CDI spec of {kind} in {}", shown.join(", ")), None);
+        checks.add(
+            "injection",
+            Verdict::Ok,
+            format!("CDI spec of {kind} in {}", shown.join(", ")),
+            None,
+        );
     } else {
         let fix = "nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml, or gpu.inject = \"env\" in the config";
         let text = format!("no CDI spec of {kind} in {}", shown.join(", "));

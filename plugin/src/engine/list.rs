@@ -6,8 +6,8 @@ use std::time::Duration;
 use gpuctl_ledger::grant::observe;
 use gpuctl_ledger::ledger::At;
 use gpuctl_ledger::model::{
-    Binding, ContainerId, ContainerRecord, DockerName, Gpu, Health, Inventory,
-    LeaseState, Unit, VersionRecord,
+    Binding, ContainerId, ContainerRecord, DockerName, Gpu, Health, Inventory, LeaseState, Unit,
+    VersionRecord,
 };
 use gpuctl_ledger::rules::allocate::Judged;
 use gpuctl_ledger::rules::liveness::Life;
@@ -101,7 +101,8 @@ pub(super) fn gpus(ctx: &Context) -> Result<Answer, Failure> {
         .gpus
         .iter()
         .map(|gpu| {
-            let usage = usage.iter().find(|u| u.mig.is_none() && u.unit.as_ref() == Some(&gpu.unit));
+            let usage =
+                usage.iter().find(|u| u.mig.is_none() && u.unit.as_ref() == Some(&gpu.unit));
             row(gpu, seen.judged.get(&gpu.unit), usage, seen.busy.get(&gpu.unit))
         })
         .collect();

@@ -74,8 +74,10 @@ pub(super) fn check_new(ctx: &Context, name: &ContainerName) -> Result<(), Failu
     if let Some((base, _)) = DockerName::split(name.as_str())
         && ctx.ledger.container(&base)?.is_some()
     {
-        return Err(Failure::new(format!("the name {name} is that of a version of container {base}"))
-            .hint("take another name"));
+        return Err(Failure::new(format!(
+            "the name {name} is that of a version of container {base}"
+        ))
+        .hint("take another name"));
     }
     let records: Vec<At<ContainerRecord>> = ctx.ledger.list(&ctx.ledger.keys().containers())?;
     for other in records {

@@ -109,11 +109,13 @@ fn lost_leases(ctx: &Context, fix: bool, findings: &mut Vec<Finding>) -> Result<
                         continue;
                     }
                 }
-                Some(lease) if !matches!(
-                    view.judge(lease, &[], gpuctl_ledger::model::Timestamp::now()),
-                    gpuctl_ledger::rules::liveness::Life::Gone
-                        | gpuctl_ledger::rules::liveness::Life::Reserved
-                ) => {
+                Some(lease)
+                    if !matches!(
+                        view.judge(lease, &[], gpuctl_ledger::model::Timestamp::now()),
+                        gpuctl_ledger::rules::liveness::Life::Gone
+                            | gpuctl_ledger::rules::liveness::Life::Reserved
+                    ) =>
+                {
                     findings.push(Finding {
                         text: format!(
                             "{} runs on {unit}, which the ledger shows leased to {}",
@@ -121,7 +123,10 @@ fn lost_leases(ctx: &Context, fix: bool, findings: &mut Vec<Finding>) -> Result<
                             lease.holder.shown()
                         ),
                         mended: false,
-                        by_hand: Some(format!("docker stop one of the two: {}", grant.holder.shown())),
+                        by_hand: Some(format!(
+                            "docker stop one of the two: {}",
+                            grant.holder.shown()
+                        )),
                     });
                     continue;
                 }
@@ -221,7 +226,11 @@ fn gone_containers(ctx: &Context, fix: bool, findings: &mut Vec<Finding>) -> Res
                 }
                 // One run with --rm goes by itself: that is as it should be.
                 if !record.auto_remove {
-                    found(findings, fix, format!("{expected} was removed outside gpuctl; its history stays"));
+                    found(
+                        findings,
+                        fix,
+                        format!("{expected} was removed outside gpuctl; its history stays"),
+                    );
                 }
             }
         }

@@ -24,9 +24,8 @@ pub fn tick(ctx: &Context) -> Result<(), Failure> {
     let inventory = gpu::refresh(&ctx.config, NVML_LIMIT).map_err(refused)?;
     let config = ctx.config.clone();
     let known = inventory.clone();
-    let usage =
-        gpu::within(NVML_LIMIT, move || gpu::Driver::open(&config)?.usage(Some(&known)))
-            .map_err(refused)?;
+    let usage = gpu::within(NVML_LIMIT, move || gpu::Driver::open(&config)?.usage(Some(&known)))
+        .map_err(refused)?;
     let leases = ctx.ledger.leases()?;
     let mut watch =
         Watch { at: Timestamp::now(), strangers: BTreeMap::new(), unhealthy: BTreeMap::new() };
@@ -46,8 +45,7 @@ pub fn tick(ctx: &Context) -> Result<(), Failure> {
             }
             // Docker's cgroups carry the container's id in their names.
             let inside = holder.as_ref().is_some_and(|id| {
-                process::cgroup_of(pid)
-                    .is_ok_and(|cgroup| cgroup.folder.contains(id.as_str()))
+                process::cgroup_of(pid).is_ok_and(|cgroup| cgroup.folder.contains(id.as_str()))
             });
             if !inside {
                 watch.strangers.entry(unit.clone()).or_default().push((used.pid, name));

@@ -74,7 +74,8 @@ struct Node {
 }
 
 fn node() -> impl Strategy<Value = Node> {
-    let one = (any::<bool>(), proptest::option::of((0..3u8, life())), proptest::bool::weighted(0.1));
+    let one =
+        (any::<bool>(), proptest::option::of((0..3u8, life())), proptest::bool::weighted(0.1));
     proptest::collection::vec(one, 0..10).prop_map(|cards| {
         let mut node = Node {
             inventory: Inventory {
