@@ -137,7 +137,7 @@ fn make(
                 name: made.name.clone(),
                 labels: vec![(OPERATION_LABEL.into(), token.to_string())],
             };
-            front.create(&ask).map_err(asked)?
+            front.create(&ask).map_err(|error| not_created(error, &docker_name))?
         }
         Some(record) => {
             let changes = Changes {
@@ -291,6 +291,18 @@ fn wait_started(
             return Err(Failure::new("the container did not start within 120 s"));
         }
         std::thread::sleep(LOOK);
+    }
+}
+
+/// As [`asked`], of a creation: Docker says why, but not that nothing is left of it.
+fn not_created(error: AskError, docker_name: &DockerName) -> Failure {
+    match error {
+        AskError::Refused { code } => {
+            Failure::new(format!("Docker did not create {docker_name}, for the reason above"))
+                .hint("docker images lists the images that are here; docker run --help the options")
+                .code(code)
+        }
+        AskError::Gone => asked(error),
     }
 }
 

@@ -1,0 +1,315 @@
+//! Wrong use, by root itself and by a user through the service: each is told with what to type
+//! instead, ends with the exit code that Docker's commands have, and changes nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt as _;
+
+use gpuctl_tests::state::{self, Records};
+use gpuctl_tests::{Node, Options, Output, engine_runs_here};
+
+/// A command line, its exit code, and words that its error must have.
+type Wrong = (&'static [&'static str], i32, &'static [&'static str]);
+
+/// run and exec end with 125 where Docker itself is not asked or refuses.
+const RUN: [Wrong; 29] = [
+    (&["run", "-d", "--name", "train", "busybox", "true"], 125, &["train", "in use"]),
+    (&["run", "-d", "--name", "train-1", "busybox", "true"], 125, &["train-1", "version"]),
+    (&["run", "-d", "--name", "big", "--gpus", "9", "busybox", "true"], 125, &["9", "8"]),
+    (&["run", "-d", "--name", "big", "--gpus", "6", "busybox", "true"], 125, &["6", "5", "train"]),
+    (&["run", "-d", "--name", "big", "--gpus", "device=99", "busybox", "true"], 125, &["99"]),
+    (&["run", "-d", "--name", "big", "--gpus", "device=GPU-no", "busybox"], 125, &["GPU-no"]),
+    (&["run", "-d", "--name", "big", "--gpus", "device=0,0", "busybox"], 125, &["twice"]),
+    (&["run", "-d", "--name", "big", "--gpus", "device=", "busybox"], 125, &["--gpus"]),
+    (&["run", "-d", "--name", "big", "--gpus", "some", "busybox"], 125, &["some"]),
+    (&["run", "-d", "--name", "big", "--gpus", "-2", "busybox"], 125, &["-2"]),
+    (&["run", "-d", "--name", "big", "--gpus", "1.5", "busybox"], 125, &["1.5"]),
+    (&["run", "-d", "--name", "big", "--gpus", "", "busybox"], 125, &["empty"]),
+    (&["run", "-d", "--name", "big", "--gpus", "99999999999999999999", "busybox"], 125, &["999"]),
+    (&["run", "-d", "--name", "big", "--gpus", "1", "--gpus", "2", "busybox"], 125, &["twice"]),
+    (&["run", "-d", "--name", "big/er", "--gpus", "1", "busybox", "true"], 125, &["big/er"]),
+    (&["run", "-d", "--name", "", "--gpus", "1", "busybox", "true"], 125, &["name"]),
+    (
+        &["run", "-d", "--name", "big", "--gpus", "1", "--runtime", "runc", "busybox"],
+        125,
+        &["runc"],
+    ),
+    (&["run", "-d", "--name", "big", "--gpus", "1", "no-such-image:x", "true"], 125, &[]),
+    (&["run", "-d", "--name", "big", "--gpus", "1", "Bad:Image:Name", "true"], 125, &[]),
+    (&["run", "-d", "--name", "big", "--gpus", "1", "-p", "nonsense", "busybox"], 125, &[]),
+    (&["run", "-d", "--name", "big", "--gpus", "1"], 125, &["image"]),
+    (&["run"], 125, &["image"]),
+    (&["run", "--no-such-flag", "busybox", "true"], 125, &["no-such-flag"]),
+    (&["run", "-d", "--name"], 125, &["name"]),
+    (&["run", "-d", "--from", "nobody", "--name", "big"], 125, &["nobody"]),
+    (&["run", "-d", "--from", "train@9", "--name", "big"], 125, &["train@9"]),
+    (&["run", "-d", "--from", "train", "--name", "big", "busybox", "true"], 125, &["--from"]),
+    (&["exec", "nobody", "true"], 125, &["nobody"]),
+    (&["exec", "train"], 125, &["too few"]),
+];
+
+/// Others end with 1, or with 2 where the words themselves are wrong.
+const OTHERS: [Wrong; 39] = [
+    (&["create", "--name", "train", "busybox", "true"], 1, &["train", "in use"]),
+    (&["create", "--name", "big", "--gpus", "9", "busybox", "true"], 1, &["9", "8"]),
+    (&["create", "--name", "big", "--gpus", "some", "busybox", "true"], 2, &["some"]),
+    (&["scale", "nobody", "--gpus", "1"], 1, &["nobody"]),
+    (&["scale", "train-0", "--gpus", "1"], 1, &["train-0", "train is at 1"]),
+    (&["scale", "train-9", "--gpus", "1"], 1, &["no version 9"]),
+    (&["scale", "gone", "--gpus", "1"], 1, &["gone", "removed"]),
+    (&["scale", "once", "--gpus", "2"], 1, &["once", "--rm"]),
+    (&["scale", "plain", "--gpus", "1"], 1, &["plain"]),
+    (&["scale", "train", "--gpus", "9"], 1, &["9", "8"]),
+    (&["scale", "train", "--gpus", "8"], 1, &["8", "once"]),
+    (&["scale", "train", "--gpus", "device=99"], 1, &["99"]),
+    (&["scale", "down", "--gpus", "9"], 1, &["9", "8"]),
+    (&["scale", "train"], 2, &["--gpus"]),
+    (&["scale", "--gpus", "2"], 2, &["NAME"]),
+    (&["scale", "train", "--gpus", "some"], 2, &["some"]),
+    (&["scale", "train", "--gpus", "-2"], 2, &["-2"]),
+    (&["scale", "train", "--gpus", "2", "--timeout", "soon"], 2, &["soon"]),
+    (&["scale", "train", "--gpus", "2", "--no-such-flag"], 2, &["no-such-flag"]),
+    (&["start", "nobody"], 1, &["nobody"]),
+    (&["start", "gone"], 1, &["gone", "removed"]),
+    (&["start", "train-0"], 1, &["train-0"]),
+    (&["stop", "nobody"], 1, &["nobody"]),
+    (&["stop", "train-0"], 1, &["train-0"]),
+    (&["stop"], 2, &["NAME"]),
+    (&["restart", "nobody"], 1, &["nobody"]),
+    (&["rm", "nobody"], 1, &["nobody"]),
+    (&["rm", "train"], 1, &["running"]),
+    (&["rm", "-f", "train-0"], 1, &["train-0"]),
+    (&["rm", "-f", "gone"], 1, &["gone"]),
+    (&["rm"], 2, &["NAME"]),
+    (&["logs", "nobody"], 1, &["nobody"]),
+    (&["inspect", "nobody"], 1, &["nobody"]),
+    (&["history", "nobody"], 1, &["nobody"]),
+    (&["ps", "--format", "xml"], 2, &["xml"]),
+    (&["ps", "--no-such-flag"], 2, &["no-such-flag"]),
+    (&["fly"], 2, &["fly"]),
+    (&["rm", "../../etc"], 1, &["../../etc"]),
+    (&["start", ""], 1, &["container"]),
+];
+
+/// All that a wrong command could change.
+struct Before {
+    ledger: Records,
+    docker: (BTreeMap<String, String>, BTreeSet<String>, BTreeSet<String>),
+}
+
+fn before(node: &Node) -> Before {
+    let list = |line: &[&str]| node.docker_ok(line).lines().map(str::to_owned).collect();
+    let docker = (state::containers(node), list(&["volume", "ls", "-q"]), list(&["images", "-aq"]));
+    Before { ledger: state::ledger(node), docker }
+}
+
+/// Nothing has changed, or what.
+fn change(node: &Node, old: &Before) -> Vec<String> {
+    let now = before(node);
+    let mut changed = state::difference(&old.ledger, &now.ledger);
+    if now.docker != old.docker {
+        changed.push(format!("{:?} -> {:?}", old.docker, now.docker));
+    }
+    changed
+}
+
+#[track_caller]
+fn unchanged(node: &Node, old: &Before, got: &Output) {
+    assert_eq!(change(node, old), [""; 0], "{got}");
+}
+
+/// What is wrong with how it was told.
+fn faults(got: &Output, code: i32, words: &[&str]) -> Vec<String> {
+    let mut faults = Vec::new();
+    if got.code != code {
+        faults.push(format!("it ends with {}, not with {code}", got.code));
+    }
+    if !got.stdout.is_empty() {
+        faults.push("it prints data".to_owned());
+    }
+    for start in ["error: ", "hint: "] {
+        let lines = got.stderr.lines().filter(|l| l.starts_with(start)).count();
+        if lines != 1 {
+            faults.push(format!("it has {lines} lines of {start:?}"));
+        }
+    }
+    for word in words {
+        if !got.stderr.contains(word) {
+            faults.push(format!("it does not say {word:?}"));
+        }
+    }
+    for raw in ["os error", "Os {", "panicked", "SQLITE", "sqlite", "Some(", "None,"] {
+        if got.stderr.contains(raw) {
+            faults.push(format!("it says {raw:?}"));
+        }
+    }
+    faults
+}
+
+#[track_caller]
+fn told(got: &Output, code: i32, words: &[&str]) {
+    assert_eq!(faults(got, code, words), [""; 0], "{got}");
+}
+
+/// A node on which much can be done wrongly: train runs with 2 GPUs at version 1, once was run with
+/// --rm, down is stopped, gone was removed; plain is Docker's own. 5 GPUs are free.
+fn busy(options: Options) -> Node {
+    let node = Node::start(options);
+    let long = ["--stop-signal", "KILL", "busybox", "sleep", "100000"];
+    let run = |more: &[&str]| node.gpuctl_ok(&[&["run", "-d"], more, &long[..]].concat());
+    run(&["--name", "train", "--gpus", "1"]);
+    node.gpuctl_ok(&["scale", "train", "--gpus", "2"]);
+    run(&["--name", "once", "--rm", "--gpus", "1"]);
+    run(&["--name", "down", "--gpus", "3"]);
+    node.gpuctl_ok(&["stop", "down"]);
+    run(&["--name", "gone", "--gpus", "1"]);
+    node.gpuctl_ok(&["rm", "-f", "gone"]);
+    node.docker_ok(&["run", "-d", "--name", "plain", "busybox", "sleep", "100000"]);
+    assert_eq!(node.leases().len(), 3);
+    node
+}
+
+/// Goes through all of them, and tells of all that are not as they should be.
+fn wrong(node: &Node, ask: &dyn Fn(&[&str]) -> Output) {
+    let old = before(node);
+    let mut bad = Vec::new();
+    for (line, code, words) in RUN.iter().chain(&OTHERS) {
+        let got = ask(line);
+        let mut faults = faults(&got, *code, words);
+        faults.extend(change(node, &old));
+        if !faults.is_empty() {
+            bad.push(format!("{faults:#?}\n{got}\n"));
+        }
+    }
+    assert!(bad.is_empty(), "{} of them:\n{}", bad.len(), bad.join("\n"));
+    node.check();
+}
+
+#[test]
+fn wrong_use_by_root() {
+    if !engine_runs_here() {
+        return;
+    }
+    let node = busy(Options::default());
+    wrong(&node, &|line| node.gpuctl(line));
+}
+
+#[test]
+fn wrong_use_through_the_service() {
+    if !engine_runs_here() {
+        return;
+    }
+    let node = busy(Options { service: true, ..Options::default() });
+    let group = std::fs::metadata(node.place().docker_socket()).unwrap().gid();
+    wrong(&node, &|line| node.gpuctl_as(1, group, line));
+}
+
+#[test]
+fn what_is_no_change_changes_nothing() {
+    if !engine_runs_here() {
+        return;
+    }
+    let node = busy(Options::default());
+    let old = before(&node);
+    let same: [&[&str]; 3] = [
+        &["scale", "train", "--gpus", "2"],
+        &["scale", "train-1", "--gpus", "2"],
+        &["scale", "down", "--gpus", "3"],
+    ];
+    for line in same {
+        let got = node.gpuctl(line);
+        assert!(got.code == 0 && got.stderr.contains("nothing to do"), "{got}");
+        unchanged(&node, &old, &got);
+    }
+    let plans: [(&[&str], &[&str]); 5] = [
+        (&["scale", "train", "--gpus", "4"], &["2 GPUs -> 4 GPUs", "restart", "train-2"]),
+        (&["scale", "train", "--gpus", "0"], &["2 GPUs -> no GPU", "restart", "train-2"]),
+        (&["scale", "train", "--gpus", "all", "-t", "7"], &["7 s"]),
+        (&["scale", "down", "--gpus", "8"], &["3 GPUs -> 8 GPUs", "next start", "down-1"]),
+        (&["scale", "train", "--gpus", "device=7"], &["device=7"]),
+    ];
+    for (line, words) in plans {
+        let got = node.gpuctl(&[line, &["--dry-run"]].concat());
+        if line.contains(&"all") && got.code == 1 {
+            // Of all, those that others hold cannot be had: then the plan says so.
+            told(&got, 1, &["once"]);
+        } else {
+            assert_eq!(got.code, 0, "{got}");
+            for word in words {
+                assert!(got.stdout.contains(word), "the plan does not say {word:?}\n{got}");
+            }
+        }
+        unchanged(&node, &old, &got);
+    }
+    // A plan that cannot be carried out is refused as the change would be.
+    let got = node.gpuctl(&["scale", "train", "--gpus", "9", "--dry-run"]);
+    told(&got, 1, &["9", "8"]);
+    let reads: [&[&str]; 9] = [
+        &["ps"],
+        &["ps", "-a"],
+        &["ps", "-aq"],
+        &["gpus"],
+        &["gpus", "-q"],
+        &["history", "train"],
+        &["inspect", "train", "down"],
+        &["logs", "train"],
+        &["version"],
+    ];
+    for line in reads {
+        let got = node.gpuctl(line);
+        assert_eq!(got.code, 0, "{got}");
+        unchanged(&node, &old, &got);
+    }
+    for line in [["start", "train"], ["stop", "down"]] {
+        let got = node.gpuctl(&line);
+        assert_eq!(got.code, 0, "what is so already is no error\n{got}");
+        unchanged(&node, &old, &got);
+    }
+    node.check();
+}
+
+#[test]
+fn an_engine_that_cannot_do_it() {
+    if !engine_runs_here() {
+        return;
+    }
+    let node = busy(Options::default());
+    let old = before(&node);
+    let good = std::fs::read_to_string(node.place().config()).unwrap();
+    // One without our runtime.
+    node.edit_config(|text| text.replace("managed_name = \"gpuctl\"", "managed_name = \"other\""));
+    for (line, code) in [
+        (&["run", "-d", "--name", "big", "--gpus", "1", "busybox", "true"][..], 125),
+        (&["run", "--rm", "--name", "big", "busybox", "true"], 125),
+        (&["create", "--name", "big", "busybox", "true"], 1),
+    ] {
+        let got = node.gpuctl(line);
+        told(&got, code, &["runtime other", "daemon.json"]);
+        unchanged(&node, &old, &got);
+    }
+    let got = node.gpuctl(&["doctor"]);
+    assert!(got.code == 1 && got.stdout.contains("runtime other"), "{got}");
+    node.edit_config(|_| good);
+    // Another than ours.
+    let other = "unix:///nonexistent/docker.sock";
+    let lines: [(&[&str], i32); 4] = [
+        (&["run", "-d", "--name", "big", "--gpus", "1", "busybox", "true"], 125),
+        (&["scale", "train", "--gpus", "1"], 1),
+        (&["rm", "-f", "train"], 1),
+        (&["ps"], 1),
+    ];
+    for (line, code) in lines {
+        let got = node.docker(&[&["-H", other, "gpuctl"], line].concat());
+        told(&got, code, &[other]);
+        unchanged(&node, &old, &got);
+    }
+    // None.
+    node.kill_engine();
+    let ledger = state::ledger(&node);
+    for (line, code) in lines {
+        let got = node.gpuctl(line);
+        told(&got, code, &["docker.sock"]);
+        assert_eq!(state::difference(&ledger, &state::ledger(&node)), [""; 0], "{got}");
+    }
+    node.start_engine();
+    node.check();
+}
