@@ -3,6 +3,8 @@
 //!
 //! When it is meant: `GPUCTL_UPDATE_DEPENDENCIES=1 cargo test -p gpuctl-hook --test dependencies`,
 //! read the difference, and say in docs/adr/0007-dependencies.md why a direct one is needed.
+// Helpers of tests are tests: clippy spares only functions that are marked as such.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::collections::BTreeSet;
 use std::path::Path;
