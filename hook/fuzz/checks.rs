@@ -22,7 +22,7 @@ pub(crate) fn config(bytes: &[u8], host: Option<&HostConfig>) {
     for nvidia_runtime in [false, true] {
         let facts = NodeFacts { nvidia_runtime, caps_major: Some(236), ..NodeFacts::default() };
         match detect(&spec, host, &facts) {
-            Ok(asked) => drop(asked.without_image_env().map_err(|e| presentable(&e.to_string()))),
+            Ok(asked) => drop(asked),
             Err(why) => presentable(&why.to_string()),
         }
     }

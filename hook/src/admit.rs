@@ -1,9 +1,7 @@
 //! May this container start, and with what? Pure: given what the container asks for, what the
 //! ledger's binding of it says and the policy, it says what the wrapper is to do.
 
-use gpuctl_ledger::config::{
-    AllPolicy, BarePolicy, Exempt, ImageEnvPolicy, Policy, PrivilegedPolicy,
-};
+use gpuctl_ledger::config::{AllPolicy, BarePolicy, Exempt, Policy, PrivilegedPolicy};
 use gpuctl_ledger::model::{Binding, ContainerName, DockerName, GpuRequest, Unit};
 use gpuctl_ledger::rules::words::Refusal;
 
@@ -113,13 +111,7 @@ pub fn admit(
             ));
         }
     };
-    let request = match policy.image_env {
-        ImageEnvPolicy::Claim => asked.request.clone(),
-        ImageEnvPolicy::Ignore => match asked.without_image_env() {
-            Ok(request) => request,
-            Err(why) => return Admit::Refuse(Refusal::plain(why.to_string(), "")),
-        },
-    };
+    let request = asked.request.clone();
     let keep_rest = asked.is_privileged() && policy.privileged == PrivilegedPolicy::Allow;
     if request.is_none() {
         return if keep_rest { Admit::Pass } else { Admit::Without };

@@ -19,6 +19,7 @@ pub fn release(config: &Config, id: &str, token: Option<&Token>) -> Result<Ended
     let ledger = Ledger::open(config).map_err(|e| e.to_string())?;
     let ended = grant::end(&ledger, &view, &id, token).map_err(|e| e.to_string())?;
     let why = match ended {
+        Ended::Nothing => return Ok(ended),
         Ended::Released => "given back",
         Ended::Reserved => "reserved for its next start",
         Ended::Left => "left: a change is open, or its end was not seen",

@@ -5,6 +5,7 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use gpuctl_ledger::config::{Config, ConfigError, Inject};
 use gpuctl_ledger::grant::{self, Claim, GrantError, Granted, NodeView};
@@ -36,6 +37,7 @@ struct Making<'a> {
     files: Option<DockerFiles>,
     inventory: Option<Inventory>,
     caps_major: Option<u32>,
+    began: Instant,
 }
 
 /// Entered as an OCI runtime, under the program name `entered`. The exit status; on success it does
@@ -112,7 +114,9 @@ fn create(
     };
     let inventory = NodeView::new(config).ok().and_then(|view| view.inventory().ok());
     let caps_major = caps_major();
-    let mut making = Making { config, config_path, id, bundle, spec, files, inventory, caps_major };
+    let began = Instant::now();
+    let mut making =
+        Making { config, config_path, id, bundle, spec, files, inventory, caps_major, began };
     making.start()
 }
 
@@ -302,17 +306,17 @@ impl Making<'_> {
         docker_name: &str,
     ) -> Result<(), String> {
         let view = NodeView::new(self.config).map_err(|e| e.to_string())?;
-        let granted = grant::claim(ledger, &view, claim, self.config.ledger.timeout()).map_err(
-            |e| match e {
-                GrantError::Refused(refusal) => self.refused(&refusal, docker_name),
-                GrantError::Ledger(e) => self.out_of_reach(&e),
-                other => {
-                    let text = other.to_string();
-                    self.audit(Decision::Refused, docker_name, &[], &text);
-                    text
-                }
-            },
-        )?;
+        // What the ledger has taken so far counts.
+        let limit = self.config.ledger.timeout().saturating_sub(self.began.elapsed());
+        let granted = grant::claim(ledger, &view, claim, limit).map_err(|e| match e {
+            GrantError::Refused(refusal) => self.refused(&refusal, docker_name),
+            GrantError::Ledger(e) => self.out_of_reach(&e),
+            other => {
+                let text = other.to_string();
+                self.audit(Decision::Refused, docker_name, &[], &text);
+                text
+            }
+        })?;
         if let Some(binding) = &granted.binding {
             self.write_copy(binding);
         }

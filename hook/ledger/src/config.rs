@@ -223,17 +223,6 @@ impl<'de> Deserialize<'de> for AllPolicy {
     }
 }
 
-/// What NVIDIA_VISIBLE_DEVICES from an image alone means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Default)]
-#[serde(rename_all = "snake_case")]
-pub enum ImageEnvPolicy {
-    /// Nothing: many CUDA images carry it and use no GPU.
-    #[default]
-    Ignore,
-    /// A request like `--gpus`.
-    Claim,
-}
-
 /// What a privileged container gets of GPUs that it holds no lease on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Default)]
 #[serde(rename_all = "snake_case")]
@@ -274,8 +263,6 @@ pub struct Policy {
     pub bare: BarePolicy,
     /// `docker run --gpus all`.
     pub all: AllPolicy,
-    /// NVIDIA_VISIBLE_DEVICES of an image.
-    pub image_env: ImageEnvPolicy,
     /// `docker run --privileged`.
     pub privileged: PrivilegedPolicy,
     /// Containers that may use any GPU without a lease; each start is logged.

@@ -40,6 +40,9 @@ pub enum GrantError {
         /// What is the matter, in plain words.
         why: &'static str,
     },
+    /// The ledger answers, but too slowly for the whole claim.
+    #[error("the ledger is too slow: the time for this claim is up")]
+    Slow,
     /// Others were quicker, again and again, until the time was up.
     #[error("GPUs are being claimed by others, and the time for this claim is up")]
     Contended,
@@ -251,8 +254,7 @@ fn node_busy(
             continue;
         }
         for unit in &grant.units {
-            if !judged.get(unit).is_some_and(|j| j.lease.holder.container == grant.holder.container)
-            {
+            if judged.get(unit).is_none_or(|j| j.lease.holder.container != grant.holder.container) {
                 found.insert(
                     unit.clone(),
                     format!("granted to {} in this boot", grant.holder.shown()),
@@ -314,7 +316,7 @@ pub fn claim(
     let deadline = Instant::now() + limit;
     let id = &claim.holder.container;
     loop {
-        let locked = lock::take(&view.config.paths.run, "grant.lock", limit)
+        let locked = lock::take(&view.config.paths.grants(), ".lock", limit)
             .map_err(node_error("the lock for grants"))?
             .ok_or(GrantError::Contended)?;
         let seen = observe(ledger, view, Some(id))?;
@@ -325,8 +327,10 @@ pub fn claim(
             prefer: claim.prefer,
             all: claim.all,
         };
-        let units = allocate(&supply, &want)
-            .map_err(|s| GrantError::Refused(shortage_refusal(&s, claim.request, ledger)))?;
+        let units = allocate(&supply, &want).map_err(|s| {
+            note_ends(ledger, view, &seen);
+            GrantError::Refused(shortage_refusal(&s, claim.request, ledger))
+        })?;
         let (batch, binding, leases) = plan_commit(ledger, view, claim, &seen, &units)?;
         let before = notes::read_grant(&view.config.paths, id).ok().flatten();
         if let Some(first) = leases.first() {
@@ -349,6 +353,10 @@ pub fn claim(
             }
         }
         drop(locked);
+        if Instant::now() >= deadline {
+            restore_note(view, id, before);
+            return Err(GrantError::Slow);
+        }
         let token = claim.token;
         let proof = |ledger: &Ledger| -> Result<bool, LedgerError> {
             if units.is_empty() {
@@ -383,6 +391,17 @@ fn restore_note(view: &NodeView<'_>, id: &ContainerId, before: Option<notes::Gra
         Some(grant) => notes::write_grant(&view.config.paths, &grant),
         None => notes::remove_grant(&view.config.paths, id),
     };
+}
+
+/// Writes down the end of holders that are dead and of which nobody has: their time of waiting for a
+/// restart by hand begins. What fails here is done by the next who is short.
+pub fn note_ends(ledger: &Ledger, view: &NodeView<'_>, seen: &Observed) {
+    for judged in seen.judged.values() {
+        let evidence = &judged.lease.evidence;
+        if judged.life == Life::Reserved && evidence.ended.is_none() {
+            let _ = end(ledger, view, &judged.lease.holder.container, None);
+        }
+    }
 }
 
 /// The commit that makes the grant.
@@ -470,6 +489,8 @@ pub fn activate(
 /// What became of the leases of a container that ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
+    /// It had none under that token.
+    Nothing,
     /// They are free.
     Released,
     /// They wait for it.
@@ -493,12 +514,15 @@ pub fn end(
     let operations: Vec<At<Operation>> = ledger.list(&ledger.keys().operations())?;
     let changing: Vec<ContainerName> = operations.iter().map(|o| o.record.name.clone()).collect();
     let now = Timestamp::now();
-    let outcome = std::cell::Cell::new(Ended::Released);
+    let outcome = std::cell::Cell::new(Ended::Nothing);
     ledger.change_leases(id, token, |lease| {
         let mut ended = lease.clone();
         ended.evidence.ended = Some(lease.evidence.ended.unwrap_or(now));
         match view.judge(&ended, &changing, now) {
-            Life::Gone => Change::Delete,
+            Life::Gone => {
+                outcome.set(Ended::Released);
+                Change::Delete
+            }
             Life::Reserved => {
                 outcome.set(Ended::Reserved);
                 ended.state = LeaseState::Reserved;

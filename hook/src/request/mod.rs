@@ -37,8 +37,6 @@ pub struct NodeFacts<'a> {
     pub inventory: Option<&'a Inventory>,
     /// Whether NVIDIA's runtime is around us, so that the environment will be honoured.
     pub nvidia_runtime: bool,
-    /// Whether [`VISIBLE`] comes from the image alone, where that is known.
-    pub env_from_image: Option<bool>,
     /// The CDI kind of the GPUs: `nvidia.com/gpu`.
     pub cdi_kind: &'a str,
 }
@@ -49,7 +47,6 @@ impl Default for NodeFacts<'_> {
             caps_major: None,
             inventory: None,
             nvidia_runtime: false,
-            env_from_image: None,
             cdi_kind: "nvidia.com/gpu",
         }
     }
@@ -74,10 +71,7 @@ pub enum Route {
         minor: Option<u32>,
     },
     /// The environment, and something that will honour it.
-    Env {
-        /// Whether it comes from the image alone, where that is known.
-        from_image_only: Option<bool>,
-    },
+    Env,
     /// A mount below [`VOLUME_DEVICES`], and something that will honour it.
     VolumeMount,
     /// `--privileged`. By itself it asks for no GPU, though every node is in the spec.
@@ -123,16 +117,6 @@ impl Asked {
     /// Whether it is `--privileged`, or looks like it where hostconfig.json is unknown.
     pub fn is_privileged(&self) -> bool {
         self.found.iter().any(|f| f.route == Route::Privileged)
-    }
-
-    /// The request less what is asked for by an image's environment alone. Where it is not known
-    /// whose the environment is, it counts.
-    ///
-    /// # Errors
-    /// As for [`detect`].
-    pub fn without_image_env(&self) -> Result<GpuRequest, AskError> {
-        let image = Route::Env { from_image_only: Some(true) };
-        total(self.found.iter().filter(|f| f.route != image))
     }
 }
 
@@ -202,7 +186,7 @@ pub fn detect(
     let by_request =
         found.iter().any(|f| matches!(f.route, Route::DeviceRequest | Route::CdiDevice));
     if !by_request && (facts.nvidia_runtime || asked.legacy_hook) {
-        found.extend(honoured_env(spec, facts)?);
+        found.extend(honoured_env(spec)?);
     }
     if host.is_some() && !privileged {
         let explained = found.iter().any(|f| {
@@ -309,7 +293,7 @@ fn add_nodes(
 }
 
 /// What NVIDIA's runtime will read out of the container's own settings.
-fn honoured_env(spec: &Spec, facts: &NodeFacts<'_>) -> Result<Vec<Found>, AskError> {
+fn honoured_env(spec: &Spec) -> Result<Vec<Found>, AskError> {
     let volumes = spec.mounts().filter_map(|(at, _)| at.strip_prefix(VOLUME_DEVICES));
     // In a folder's name a slash cannot stand: nvidia.com/gpu=0 is nvidia.com/gpu/0 there.
     let volumes = ids::list(volumes.map(|v| v.rsplit('/').next().unwrap_or(v)))?;
@@ -321,7 +305,7 @@ fn honoured_env(spec: &Spec, facts: &NodeFacts<'_>) -> Result<Vec<Found>, AskErr
         }
         None => GpuRequest::None,
     };
-    let route = Route::Env { from_image_only: facts.env_from_image };
+    let route = Route::Env;
     let both = [(Route::VolumeMount, volumes), (route, env)];
     let asking = both.into_iter().filter(|(_, request)| !request.is_none());
     Ok(asking.map(|(route, request)| Found { route, request }).collect())
@@ -344,7 +328,7 @@ pub fn by_legacy_hook(spec: &Spec) -> Result<GpuRequest, AskError> {
     if !has_legacy_hook(spec) {
         return Ok(GpuRequest::None);
     }
-    let found = honoured_env(spec, &NodeFacts::default())?;
+    let found = honoured_env(spec)?;
     total(&found)
 }
 

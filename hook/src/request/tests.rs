@@ -121,12 +121,7 @@ fn the_environment_counts_only_where_something_honours_it() {
     let around = NodeFacts { nvidia_runtime: true, ..NodeFacts::default() };
     let asked = detect(&plain, Some(&h), &around).unwrap();
     assert_eq!(asked.request, GpuRequest::All);
-    assert_eq!(routes(&asked), [Route::Env { from_image_only: None }]);
-    assert_eq!(asked.without_image_env().unwrap(), GpuRequest::All, "unknown counts");
-
-    let image = NodeFacts { env_from_image: Some(true), ..around };
-    let asked = detect(&plain, Some(&h), &image).unwrap();
-    assert_eq!(asked.without_image_env().unwrap(), GpuRequest::None);
+    assert_eq!(routes(&asked), [Route::Env]);
 
     let hook =
         spec(&["NVIDIA_VISIBLE_DEVICES=GPU-1", "NVIDIA_VISIBLE_DEVICES=2"], &[], json!([]), true);

@@ -62,7 +62,7 @@ fn watch(engine: &Engine) {
             told = fault;
         }
         ticks += 1;
-        if ticks % TEND_EVERY == 0 {
+        if ticks.is_multiple_of(TEND_EVERY) {
             // What it cannot reach now it finds the next time.
             for text in engine.context().and_then(engine::tend).unwrap_or_default() {
                 ui::tell(&text);

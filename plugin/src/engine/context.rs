@@ -95,6 +95,8 @@ impl From<GrantError> for Failure {
                 Self::new(refusal.headline).details(refusal.rows).hint(refusal.hint)
             }
             GrantError::Ledger(error) => error.into(),
+            GrantError::Slow => Self::new(error.to_string())
+                .hint("docker gpuctl doctor tells more; running containers are not touched"),
             GrantError::Contended => Self::new(error.to_string()).hint("try again"),
             GrantError::Node { .. } => Self::new(error.to_string())
                 .hint("docker gpuctl doctor --fix mends what can be mended"),

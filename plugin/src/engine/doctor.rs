@@ -9,11 +9,9 @@ use gpuctl_ledger::model::Health;
 
 use super::api::{Answer, Check, Failure, Verdict};
 use super::context::Context;
+use super::node::{self, NVML_LIMIT};
 use super::reconcile;
 use crate::gpu;
-
-/// How long NVML may take.
-const NVML_LIMIT: Duration = Duration::from_secs(20);
 
 struct Checks(Vec<Check>);
 
@@ -135,7 +133,7 @@ fn ledger(ctx: &Context, checks: &mut Checks) {
 fn gpus(ctx: &Context, fix: bool, checks: &mut Checks) {
     let known = ctx.view().inventory().is_ok();
     let asked = if fix || !known {
-        gpu::refresh(&ctx.config, NVML_LIMIT).map_err(|e| (e.to_string(), e.hint().to_owned()))
+        node::refresh(ctx).map_err(|e| (e.to_string(), e.hint().to_owned()))
     } else {
         let config = ctx.config.clone();
         gpu::within(NVML_LIMIT, move || {

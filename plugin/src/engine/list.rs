@@ -1,7 +1,6 @@
 //! ps, gpus, inspect, history: nothing here changes anything.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use gpuctl_ledger::grant::observe;
 use gpuctl_ledger::ledger::At;
@@ -15,12 +14,10 @@ use serde_json::{Value, json};
 
 use super::api::{Answer, Failure, GpuRow, HistoryRow, PsRow};
 use super::context::Context;
+use super::node::{self, NVML_LIMIT};
 use super::{lifecycle, names};
 use crate::docker::Summary;
 use crate::gpu::{self, Usage};
-
-/// How long NVML may take: cold it takes seconds.
-const NVML_LIMIT: Duration = Duration::from_secs(20);
 
 /// ps.
 ///
@@ -85,7 +82,7 @@ fn indexes(inventory: Option<&Inventory>, units: Option<&Vec<Unit>>) -> Vec<u32>
 /// The ledger's; a driver that does not answer leaves its columns empty.
 pub(super) fn gpus(ctx: &Context) -> Result<Answer, Failure> {
     // Asking the driver also brings the inventory up to date.
-    let asked = gpu::refresh(&ctx.config, NVML_LIMIT);
+    let asked = node::refresh(ctx);
     let usage: Vec<Usage> = match &asked {
         Ok(inventory) => usage(ctx, inventory),
         Err(_) => Vec::new(),

@@ -12,6 +12,7 @@ mod journal;
 mod lifecycle;
 mod list;
 mod names;
+mod node;
 mod reconcile;
 mod recover;
 mod remove;

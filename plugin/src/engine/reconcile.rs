@@ -3,13 +3,13 @@
 
 use std::collections::BTreeSet;
 
-use gpuctl_ledger::grant::{self};
+use gpuctl_ledger::grant::{self, NodeView};
 use gpuctl_ledger::ledger::{At, Batch};
 use gpuctl_ledger::model::{
-    Binding, ContainerId, ContainerName, ContainerRecord, DockerName, Operation,
+    Binding, ContainerId, ContainerName, ContainerRecord, DockerName, Lease, Operation, Timestamp,
 };
 use gpuctl_ledger::node::{docker, notes};
-use gpuctl_ledger::rules::liveness::Files;
+use gpuctl_ledger::rules::liveness::{Files, Life};
 use gpuctl_ledger::store::Outcome;
 
 use super::api::Failure;
@@ -54,7 +54,7 @@ pub fn tend(ctx: &Context) -> Result<Vec<String>, Failure> {
     let mut findings = Vec::new();
     dead_leases(ctx, true, &mut findings)?;
     let open: Vec<At<Operation>> = ctx.ledger.list(&ctx.ledger.keys().operations())?;
-    let now = gpuctl_ledger::model::Timestamp::now();
+    let now = Timestamp::now();
     if open.iter().any(|o| now.millis_since(o.record.since) > PATIENCE_MS) {
         journals(ctx, true, &mut findings)?;
     }
@@ -89,57 +89,63 @@ fn journals(ctx: &Context, fix: bool, findings: &mut Vec<Finding>) -> Result<(),
     Ok(())
 }
 
+/// What the ledger says of a GPU that a living container was granted.
+enum Standing<'a> {
+    /// The lease of this very start.
+    Right,
+    /// Nothing, an older state of it, or a lease of the dead.
+    Lost,
+    /// Somebody else's, who lives too.
+    Taken(&'a Lease),
+}
+
+fn standing<'a>(
+    view: &NodeView<'_>,
+    grant: &notes::Grant,
+    lease: Option<&'a Lease>,
+) -> Standing<'a> {
+    let Some(lease) = lease else { return Standing::Lost };
+    if lease.holder.container == grant.holder.container {
+        let same = lease.token == grant.token && lease.evidence.init == grant.evidence.init;
+        return if same { Standing::Right } else { Standing::Lost };
+    }
+    match view.judge(lease, &[], Timestamp::now()) {
+        Life::Gone | Life::Reserved => Standing::Lost,
+        Life::Alive | Life::Changing | Life::Unknown => Standing::Taken(lease),
+    }
+}
+
 /// Grants of living containers that the ledger does not show: it was restored from a backup.
 fn lost_leases(ctx: &Context, fix: bool, findings: &mut Vec<Finding>) -> Result<(), Failure> {
     let view = ctx.view();
-    for grant in view.living_grants()? {
-        // One that is still being started is its wrapper's affair.
-        if !grant.active {
-            continue;
-        }
+    // One that is still being started is its wrapper's affair.
+    for grant in view.living_grants()?.into_iter().filter(|grant| grant.active) {
+        let shown = grant.holder.shown();
         let leases = ctx.ledger.leases()?;
         let mut batch = Batch::new();
         for unit in &grant.units {
-            let key = ctx.ledger.keys().lease(unit);
             let old = leases.get(unit);
-            match old.map(|at| &at.record) {
-                Some(lease) if lease.holder.container == grant.holder.container => {
-                    // An older state of the same lease has older evidence.
-                    if lease.token == grant.token && lease.evidence.init == grant.evidence.init {
-                        continue;
-                    }
+            match standing(&view, &grant, old.map(|at| &at.record)) {
+                Standing::Right => {}
+                Standing::Lost => {
+                    let key = ctx.ledger.keys().lease(unit);
+                    let seen = old.map(|at| at.revision);
+                    batch.unchanged(key.clone(), seen).put(key, &grant.lease(unit));
                 }
-                Some(lease)
-                    if !matches!(
-                        view.judge(lease, &[], gpuctl_ledger::model::Timestamp::now()),
-                        gpuctl_ledger::rules::liveness::Life::Gone
-                            | gpuctl_ledger::rules::liveness::Life::Reserved
-                    ) =>
-                {
-                    findings.push(Finding {
-                        text: format!(
-                            "{} runs on {unit}, which the ledger shows leased to {}",
-                            grant.holder.shown(),
-                            lease.holder.shown()
-                        ),
-                        mended: false,
-                        by_hand: Some(format!(
-                            "docker stop one of the two: {}",
-                            grant.holder.shown()
-                        )),
-                    });
-                    continue;
-                }
-                _ => {}
+                Standing::Taken(lease) => findings.push(Finding {
+                    text: format!(
+                        "{shown} runs on {unit}, which the ledger shows leased to {}",
+                        lease.holder.shown()
+                    ),
+                    mended: false,
+                    by_hand: Some(format!("docker stop one of the two: {shown}")),
+                }),
             }
-            batch.unchanged(key.clone(), old.map(|at| at.revision)).put(key, &grant.lease(unit));
         }
-        if batch.is_empty() {
-            continue;
+        if !batch.is_empty() {
+            let done = fix && matches!(ctx.ledger.commit(&batch)?, Outcome::Done(_));
+            found(findings, done, format!("the ledger had lost leases of {shown}, which runs"));
         }
-        let done = fix && matches!(ctx.ledger.commit(&batch)?, Outcome::Done(_));
-        let text = format!("the ledger had lost leases of {}, which runs", grant.holder.shown());
-        found(findings, done, text);
     }
     Ok(())
 }
@@ -156,10 +162,7 @@ fn dead_leases(ctx: &Context, fix: bool, findings: &mut Vec<Finding>) -> Result<
     let operations: Vec<At<Operation>> = ctx.ledger.list(&ctx.ledger.keys().operations())?;
     let changing: Vec<ContainerName> = operations.into_iter().map(|o| o.record.name).collect();
     for (id, shown) in seen {
-        let gone = |lease: &gpuctl_ledger::model::Lease| {
-            view.judge(lease, &changing, gpuctl_ledger::model::Timestamp::now())
-                == gpuctl_ledger::rules::liveness::Life::Gone
-        };
+        let gone = |lease: &Lease| view.judge(lease, &changing, Timestamp::now()) == Life::Gone;
         let any = ctx
             .ledger
             .leases()?
@@ -174,6 +177,7 @@ fn dead_leases(ctx: &Context, fix: bool, findings: &mut Vec<Finding>) -> Result<
         found(findings, fix, format!("{shown} is gone and still had GPUs"));
     }
     if fix {
+        grant::note_ends(&ctx.ledger, &view, &grant::observe(&ctx.ledger, &view, None)?);
         let living: Vec<ContainerId> =
             view.living_grants()?.into_iter().map(|g| g.holder.container).collect();
         let leased: Vec<ContainerId> =

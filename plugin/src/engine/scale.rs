@@ -206,10 +206,7 @@ fn execute(
     let claimed = claim(ctx, &journal.operation.token, data, found, binding);
     let restarted = claimed.and_then(|()| {
         journal.step(ctx, "restart", data, Batch::new())?;
-        if data.was_running {
-            ctx.docker()?.restart(data.id.as_str(), data.timeout)?;
-        }
-        Ok(())
+        if data.was_running { again(ctx, data, found) } else { Ok(()) }
     });
     if let Err(failure) = restarted {
         return match undo(ctx, journal) {
@@ -220,6 +217,15 @@ fn execute(
     }
     journal.step(ctx, "rename", data, Batch::new())?;
     finish(ctx, journal)
+}
+
+/// Stops it and starts it anew, renamed meanwhile: some Engines cannot rename a container that was
+/// restarted, and so it starts under its new name.
+fn again(ctx: &Context, data: &Data, found: &Found) -> Result<(), Failure> {
+    let docker = ctx.docker()?;
+    docker.stop(data.id.as_str(), data.timeout)?;
+    docker.rename(data.id.as_str(), &DockerName::of(&found.record.record.name, data.to))?;
+    Ok(docker.start(data.id.as_str())?)
 }
 
 /// Sets the binding, and for a running container claims under the operation's token, in one commit.
@@ -366,6 +372,10 @@ fn undo(ctx: &Context, journal: Journal) -> Result<String, Failure> {
             break;
         }
     }
+    let old_name = DockerName::of(&journal.operation.name, data.from);
+    if shown.as_ref().is_some_and(|s| s.name() != old_name.as_str()) {
+        docker.rename(data.id.as_str(), &old_name)?;
+    }
     let how = if data.was_running && !old_runs && shown.is_some() {
         // It was stopped, by the change or just now: it starts as it was.
         docker.start(data.id.as_str())?;
@@ -410,12 +420,18 @@ pub(super) fn recover(ctx: &Context, mut journal: Journal) -> Result<String, Fai
         return Ok(format!("{what} was broken off: it is undone"));
     }
     if data.was_running && !shown.running() {
-        let started = if has_restarted(&shown, &data) {
-            // It ran with the new set and ended since: its own affair.
+        let new_name = DockerName::of(&name, data.to);
+        let docker = ctx.docker()?;
+        let renamed = if shown.name() == new_name.as_str() {
             Ok(())
         } else {
-            ctx.docker()?.start(data.id.as_str())
+            docker.rename(data.id.as_str(), &new_name)
         };
+        let started = renamed.and_then(|()| match has_restarted(&shown, &data) {
+            // It ran with the new set and ended since: its own affair.
+            true => Ok(()),
+            false => docker.start(data.id.as_str()),
+        });
         if let Err(why) = started {
             let how = undo(ctx, journal)?;
             return Ok(format!("{what} was broken off and cannot be finished ({why}): {how}"));

@@ -2,7 +2,6 @@
 //! do not answer as they should. The hook reads it where it is fresh.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use gpuctl_ledger::model::{Health, Timestamp};
 use gpuctl_ledger::node::busy::{self, Watch};
@@ -10,10 +9,8 @@ use gpuctl_ledger::node::{files, process};
 
 use super::api::Failure;
 use super::context::Context;
+use super::node::{self, NVML_LIMIT};
 use crate::gpu;
-
-/// How long NVML may take for one look.
-const NVML_LIMIT: Duration = Duration::from_secs(20);
 
 /// Looks once, and writes down what was seen.
 ///
@@ -21,7 +18,7 @@ const NVML_LIMIT: Duration = Duration::from_secs(20);
 /// When the driver does not answer, or the file cannot be written.
 pub fn tick(ctx: &Context) -> Result<(), Failure> {
     let refused = |e: gpu::GpuError| Failure::new(e.to_string()).hint(e.hint());
-    let inventory = gpu::refresh(&ctx.config, NVML_LIMIT).map_err(refused)?;
+    let inventory = node::refresh(ctx).map_err(refused)?;
     let config = ctx.config.clone();
     let known = inventory.clone();
     let usage = gpu::within(NVML_LIMIT, move || gpu::Driver::open(&config)?.usage(Some(&known)))
@@ -52,7 +49,7 @@ pub fn tick(ctx: &Context) -> Result<(), Failure> {
             }
         }
     }
-    files::make_private_dir(&ctx.config.paths.run)
+    files::make_open_dir(&ctx.config.paths.run)
         .and_then(|()| files::replace_json(&ctx.config.paths.watch(), &watch, false))
         .map_err(|e| {
             let why = gpuctl_ledger::config::plain_io_error(&e);

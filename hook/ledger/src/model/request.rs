@@ -82,7 +82,7 @@ impl GpuRequest {
     }
 
     /// How many GPUs that is, where the request itself tells.
-    pub fn len(&self) -> Option<u32> {
+    pub fn number(&self) -> Option<u32> {
         match self {
             Self::None => Some(0),
             Self::Count(n) => Some(*n),

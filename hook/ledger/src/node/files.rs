@@ -65,6 +65,26 @@ pub fn make_private_dir(path: &Path) -> Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
+/// Makes a folder that is ours alone, in one that others may enter: /run/gpuctl also holds the
+/// service's socket.
+///
+/// # Errors
+/// The system's.
+pub fn make_dir_in_open(path: &Path) -> Result<()> {
+    if let Some(parent) = path.parent() {
+        make_open_dir(parent)?;
+    }
+    make_private_dir(path)
+}
+
+/// Makes a folder and those above it, which others may enter and only we can change.
+///
+/// # Errors
+/// The system's.
+pub fn make_open_dir(path: &Path) -> Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o755).create(path)
+}
+
 /// Writes a file so that a reader, or the next boot, sees the old content or the new and nothing
 /// between: a temporary file beside it, synced, then renamed.
 ///

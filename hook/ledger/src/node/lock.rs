@@ -21,7 +21,7 @@ pub struct Lock(#[allow(dead_code)] Flock<std::fs::File>);
 /// # Errors
 /// The system's.
 pub fn take(dir: &Path, name: &str, limit: Duration) -> Result<Option<Lock>> {
-    super::files::make_private_dir(dir)?;
+    super::files::make_dir_in_open(dir)?;
     let file = std::fs::OpenOptions::new()
         .create(true)
         .truncate(false)

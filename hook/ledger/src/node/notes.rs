@@ -58,7 +58,7 @@ fn grant_path(paths: &Paths, id: &ContainerId) -> std::path::PathBuf {
 /// # Errors
 /// The system's.
 pub fn write_grant(paths: &Paths, grant: &Grant) -> Result<()> {
-    files::make_private_dir(&paths.grants())?;
+    files::make_dir_in_open(&paths.grants())?;
     files::replace_json(&grant_path(paths, &grant.holder.container), grant, false)
 }
 

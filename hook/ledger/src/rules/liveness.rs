@@ -123,9 +123,10 @@ pub fn judge(lease: &Lease, facts: &Facts) -> Life {
         }
     };
     if by_hand {
-        // docker restart is a stop by hand and a start within a moment.
+        // docker restart is a stop by hand and a start within a moment. Before poststop has written
+        // the end down, it is only just there: whoever sees it first writes it down.
         let just_ended = facts.same_boot
-            && lease.evidence.ended.is_some_and(|at| facts.now.millis_since(at) < RESTART_GRACE_MS);
+            && lease.evidence.ended.is_none_or(|at| facts.now.millis_since(at) < RESTART_GRACE_MS);
         return if just_ended { Life::Reserved } else { Life::Gone };
     }
     if !ever_started {

@@ -284,6 +284,8 @@ proptest! {
             if let Files::Present { policy, stopped_by_hand, ever_started, .. } = files {
                 // What Docker will start again by itself is not gone.
                 prop_assert!(!(policy == RestartPolicy::Always && !stopped_by_hand && ever_started));
+                // An end that nobody has written down may be a moment ago.
+                prop_assert!(!(stopped_by_hand && same_boot && ended.is_none()));
                 if stopped_by_hand && same_boot && let Some(ended) = ended {
                     let since = u64::try_from(now.saturating_sub(ended)).unwrap_or(0);
                     prop_assert!(since >= RESTART_GRACE_MS);

@@ -100,7 +100,7 @@ pub fn refusal(
                 rows: rows(taken),
                 hint: format!(
                     "{show}; --gpus {} takes any that are free",
-                    request.len().unwrap_or(1)
+                    request.number().unwrap_or(1)
                 ),
             }
         }
