@@ -13,6 +13,7 @@ use gpuctl_ledger::node::{files, notes, process};
 use serde::Deserialize;
 
 use crate::devices::emulate;
+use crate::fault;
 use crate::request;
 use crate::spec::Spec;
 
@@ -137,6 +138,7 @@ fn leased(leases: &Leases, id: &ContainerId, token: Option<&Token>) -> Vec<Unit>
 /// # Errors
 /// One line for people; the runtime then kills the container before its program has run.
 pub fn gate(config: &Config, state: &State, args: &GateArgs) -> Result<(), String> {
+    fault::here(config, "gate");
     let bytes = files::read_bounded(&state.bundle.join("config.json"), LONGEST_SPEC)
         .map_err(|_| "the bundle's config.json cannot be read")?;
     let spec = Spec::parse(&bytes).map_err(|e| e.to_string())?;
@@ -172,10 +174,12 @@ pub fn gate(config: &Config, state: &State, args: &GateArgs) -> Result<(), Strin
         notes::write_grant(&config.paths, &grant)
             .map_err(|_| "the note of the grant cannot be written")?;
     }
+    fault::here(config, "noted");
     let active = grant::activate(&ledger, &id, token, init, cgroup).map_err(|e| e.to_string())?;
     if mine.iter().any(|unit| !active.contains(unit)) {
         return Err("its claim was taken away while it started".into());
     }
+    fault::here(config, "activated");
     Ok(())
 }
 

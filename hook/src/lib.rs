@@ -9,6 +9,7 @@ pub mod audit;
 pub mod command;
 pub mod devices;
 pub mod entry;
+pub mod fault;
 pub mod gate;
 pub mod hostconfig;
 pub mod inject;

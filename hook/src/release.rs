@@ -8,6 +8,7 @@ use gpuctl_ledger::ledger::Ledger;
 use gpuctl_ledger::model::{ContainerId, Token};
 
 use crate::audit::{self, Decision};
+use crate::fault;
 
 /// Ends the claim of a container under `token`, or under any.
 ///
@@ -17,6 +18,7 @@ pub fn release(config: &Config, id: &str, token: Option<&Token>) -> Result<Ended
     let id = ContainerId::new(id).map_err(|e| e.to_string())?;
     let view = NodeView::new(config).map_err(|e| e.to_string())?;
     let ledger = Ledger::open(config).map_err(|e| e.to_string())?;
+    fault::here(config, "release");
     let ended = grant::end(&ledger, &view, &id, token).map_err(|e| e.to_string())?;
     let why = match ended {
         Ended::Nothing => return Ok(ended),

@@ -22,7 +22,7 @@ use crate::command::{self, Command};
 use crate::gate::LONGEST_SPEC;
 use crate::request::{self, NodeFacts};
 use crate::spec::Spec;
-use crate::{inject, real, refuse, strip, upper};
+use crate::{fault, inject, real, refuse, strip, upper};
 
 /// The program name under which daemon.json enters us for managed containers.
 const MANAGED_ENTRY: &str = "gpuctl-runtime";
@@ -74,6 +74,7 @@ fn delete(config: &Config, real: &Path, command: &Command, args: &[OsString]) ->
     let Some(id) = noted else { return refuse::tell(command, &real::exec(real, args)) };
     match real::run(real, args) {
         Ok(status) => {
+            fault::here(config, "deleted");
             let token = notes::read_grant(&config.paths, &id).ok().flatten().map(|g| g.token);
             if let Some(token) = token {
                 let _ = crate::release::release(config, id.as_str(), Some(&token));
@@ -317,11 +318,13 @@ impl Making<'_> {
                 text
             }
         })?;
+        fault::here(self.config, "claimed");
         if let Some(binding) = &granted.binding {
             self.write_copy(binding);
         }
         match self.inject(&granted, claim.token, keep_rest) {
             Ok(()) => {
+                fault::here(self.config, "injected");
                 self.audit(Decision::Granted, docker_name, &granted.units, "started");
                 Ok(())
             }
