@@ -1,16 +1,15 @@
 //! scale, in place: claim, set the binding, restart, rename. The runtime injects the new set;
 //! nothing is copied.
 //!
-//! Steps of the journal: `claim` (undone: the binding and the leases are put back), `restart`
-//! (finished where the container has already been started anew or was stopped, else undone),
-//! `rename` (finished).
+//! Steps of the journal: `claim` (undone: the binding and the leases are put back), `restart` (of a
+//! running container: stopped, renamed, started) and `rename` (name and records), both finished.
 
 use gpuctl_ledger::config::AllPolicy;
 use gpuctl_ledger::grant::{self, Claim, observe, shortage_refusal};
 use gpuctl_ledger::ledger::{At, Batch, Ledger, LedgerError};
 use gpuctl_ledger::model::{
-    Binding, ContainerId, ContainerRecord, DockerName, GpuRequest, Holder, Lease, OperationKind,
-    SCHEMA, Timestamp, Token, Unit, Version, VersionRecord,
+    Binding, ContainerId, ContainerName, ContainerRecord, DockerName, GpuRequest, Holder, Lease,
+    OperationKind, SCHEMA, Timestamp, Token, Unit, Version, VersionRecord,
 };
 use gpuctl_ledger::node::notes;
 use gpuctl_ledger::rules::allocate::{Supply, Want, allocate};
@@ -206,7 +205,11 @@ fn execute(
     let claimed = claim(ctx, &journal.operation.token, data, found, binding);
     let restarted = claimed.and_then(|()| {
         journal.step(ctx, "restart", data, Batch::new())?;
-        if data.was_running { again(ctx, data, found) } else { Ok(()) }
+        if data.was_running {
+            let name = &found.record.record.name;
+            again(ctx, data, name, found.docker_name.as_str())?;
+        }
+        Ok(())
     });
     if let Err(failure) = restarted {
         return match undo(ctx, journal) {
@@ -220,11 +223,14 @@ fn execute(
 }
 
 /// Stops it and starts it anew, renamed meanwhile: some Engines cannot rename a container that was
-/// restarted, and so it starts under its new name.
-fn again(ctx: &Context, data: &Data, found: &Found) -> Result<(), Failure> {
+/// restarted, and so it starts under its new name. What of it is done already is not done again.
+fn again(ctx: &Context, data: &Data, name: &ContainerName, shown: &str) -> Result<(), Failure> {
     let docker = ctx.docker()?;
     docker.stop(data.id.as_str(), data.timeout)?;
-    docker.rename(data.id.as_str(), &DockerName::of(&found.record.record.name, data.to))?;
+    let new_name = DockerName::of(name, data.to);
+    if shown != new_name.as_str() {
+        docker.rename(data.id.as_str(), &new_name)?;
+    }
     Ok(docker.start(data.id.as_str())?)
 }
 
@@ -410,32 +416,19 @@ pub(super) fn recover(ctx: &Context, mut journal: Journal) -> Result<String, Fai
         journal.finish(ctx, Batch::new())?;
         return Ok(format!("{what} was broken off, and the container was removed since"));
     };
-    let forward = match journal.operation.step.as_str() {
-        "claim" => false,
-        "restart" => !data.was_running || has_restarted(&shown, &data) || !shown.running(),
-        _ => true,
-    };
-    if !forward {
+    if journal.operation.step == "claim" {
         undo(ctx, journal)?;
         return Ok(format!("{what} was broken off: it is undone"));
     }
-    if data.was_running && !shown.running() {
-        let new_name = DockerName::of(&name, data.to);
-        let docker = ctx.docker()?;
-        let renamed = if shown.name() == new_name.as_str() {
-            Ok(())
-        } else {
-            docker.rename(data.id.as_str(), &new_name)
-        };
-        let started = renamed.and_then(|()| match has_restarted(&shown, &data) {
-            // It ran with the new set and ended since: its own affair.
-            true => Ok(()),
-            false => docker.start(data.id.as_str()),
-        });
-        if let Err(why) = started {
-            let how = undo(ctx, journal)?;
-            return Ok(format!("{what} was broken off and cannot be finished ({why}): {how}"));
-        }
+    // From the step `restart` on it may be that the Engine is just about to stop it, which can be
+    // neither seen nor taken back: so it is done. One that was started anew and has ended since is
+    // left so: that is its own affair.
+    if data.was_running
+        && !has_restarted(&shown, &data)
+        && let Err(why) = again(ctx, &data, &name, shown.name())
+    {
+        let how = undo(ctx, journal)?;
+        return Ok(format!("{what} was broken off and cannot be finished ({why}): {how}"));
     }
     if journal.operation.step != "rename" {
         journal.step(ctx, "rename", &data, Batch::new())?;

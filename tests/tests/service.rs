@@ -1,0 +1,467 @@
+//! Ordinary users work through the service's socket: every command, who may and who may not, what
+//! comes over it that is no request, its end, and changes that meet.
+
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use gpuctl_tests::node::wait_for;
+use gpuctl_tests::{Node, Options, Output, engine_runs_here, state};
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::unistd::Pid;
+
+/// Two users that every Debian has, so that they have names.
+const DAEMON: u32 = 1;
+const NOBODY: u32 = 65534;
+
+/// A container that takes two seconds to stop.
+const SLOW: &str = "trap 'sleep 2; exit 0' TERM; while :; do sleep 0.1; done";
+
+struct Served {
+    node: Node,
+    group: u32,
+}
+
+impl Served {
+    fn start() -> Self {
+        let node = Node::start(Options { service: true, ..Options::default() });
+        let group = std::fs::metadata(node.place().docker_socket()).unwrap().gid();
+        Self { node, group }
+    }
+
+    fn ask(&self, user: u32, line: &[&str]) -> Output {
+        self.node.gpuctl_as(user, self.group, line)
+    }
+
+    #[track_caller]
+    fn ok(&self, user: u32, line: &[&str]) -> Output {
+        let got = self.ask(user, line);
+        assert_eq!(got.code, 0, "{got}");
+        got
+    }
+
+    /// Begins a command of a user's, the first of a process group as a shell has it, its outputs
+    /// kept for [`ended`].
+    fn begin(&self, user: u32, line: &[&str]) -> Child {
+        use std::os::unix::process::CommandExt as _;
+        let mut command = self.node.gpuctl_command_as(user, self.group, line);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.process_group(0).spawn().expect("setpriv starts")
+    }
+
+    fn pid(&self) -> i32 {
+        self.node.site().service().expect("the service runs")
+    }
+}
+
+/// How a command ended: its exit code and all that it printed.
+fn ended(child: Child) -> (i32, String) {
+    let output = child.wait_with_output().expect("it ends");
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&text).into_owned())
+}
+
+#[track_caller]
+fn refused(got: &Output, code: i32) {
+    assert_eq!(got.code, code, "{got}");
+    assert!(got.stderr.contains("error: ") && got.stderr.contains("hint: "), "{got}");
+}
+
+#[test]
+fn a_user_in_the_group_can_do_everything() {
+    if !engine_runs_here() {
+        return;
+    }
+    let served = Served::start();
+    let node = &served.node;
+    let run = ["run", "-d", "--name", "train", "--gpus", "2", "--stop-signal", "KILL", "busybox"];
+    let got = served.ok(DAEMON, &[&run[..], &["sh", "-c", "echo hello; sleep 100000"]].concat());
+    assert!(got.stdout.contains(&node.id("train-0")), "{got}");
+    let row = state::row(node, "train").expect("root's ps shows it");
+    assert_eq!(row["owner"], "daemon", "{row}");
+    let ps = served.ok(NOBODY, &["ps"]);
+    let line = ps.stdout.lines().find(|l| l.starts_with("train ")).unwrap_or_default().to_owned();
+    assert!(line.contains("daemon"), "others see whose it is\n{ps}");
+    let gpus = served.ok(DAEMON, &["gpus", "--format", "json"]);
+    let held =
+        gpus.stdout.lines().filter(|l| l.contains("\"train-0\"") && l.contains("\"daemon\""));
+    assert_eq!(held.count(), 2, "{gpus}");
+    let got = served.ok(DAEMON, &["exec", "train", "sh", "-c", "echo tool >/tool; cat /tool"]);
+    assert_eq!(got.stdout, "tool\n", "{got}");
+    assert_eq!(served.ask(DAEMON, &["exec", "train", "sh", "-c", "exit 9"]).code, 9);
+    assert_eq!(served.ok(DAEMON, &["logs", "train"]).stdout, "hello\n");
+    served.ok(DAEMON, &["scale", "train", "--gpus", "4"]);
+    let seen = state::seen(node, "train").expect("it is there");
+    assert_eq!((seen.version, seen.opens.len(), &seen.opens), (1, 4, &seen.leased), "{seen:?}");
+    served.ok(DAEMON, &["stop", "train"]);
+    assert!(node.leases().is_empty());
+    served.ok(DAEMON, &["start", "train"]);
+    served.ok(DAEMON, &["restart", "train"]);
+    let seen = state::seen(node, "train").expect("it is there");
+    assert_eq!((seen.version, seen.opens.len(), &seen.opens), (1, 4, &seen.leased), "{seen:?}");
+    assert_eq!(served.ok(DAEMON, &["exec", "train", "cat", "/tool"]).stdout, "tool\n");
+    let inspected = served.ok(DAEMON, &["inspect", "train"]);
+    assert!(inspected.stdout.contains(&seen.id), "{inspected}");
+    // Who changed it is known too: another of the group may.
+    served.ok(NOBODY, &["scale", "train", "--gpus", "1"]);
+    let history = served.ok(DAEMON, &["history", "train", "--format", "json"]);
+    let by: Vec<serde_json::Value> =
+        history.stdout.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let by: Vec<&str> = by.iter().filter_map(|r| r["by"].as_str()).collect();
+    assert_eq!(by, ["daemon", "daemon", "nobody"], "{history}");
+    assert_eq!(state::row(node, "train").unwrap()["owner"], "daemon", "it stays daemon's");
+    served.ok(DAEMON, &["version"]);
+    served.ok(DAEMON, &["doctor"]);
+    served.ok(DAEMON, &["create", "--name", "later", "--gpus", "1", "busybox", "true"]);
+    served.ok(DAEMON, &["rm", "--history", "later"]);
+    served.ok(DAEMON, &["rm", "-f", "--history", "train"]);
+    assert_eq!(state::difference(&state::Records::new(), &state::ledger(node)), [""; 0]);
+    assert!(state::containers(node).is_empty());
+    node.check();
+}
+
+#[test]
+fn who_may_not_and_nobody_there_are_told_what_to_do() {
+    if !engine_runs_here() {
+        return;
+    }
+    let served = Served::start();
+    let node = &served.node;
+    let run = ["run", "-d", "--name", "job", "--gpus", "1", "busybox", "true"];
+    let lines: [(&[&str], i32); 5] = [
+        (&["ps"], 1),
+        (&["gpus"], 1),
+        (&run, 125),
+        (&["scale", "job", "--gpus", "2"], 1),
+        (&["exec", "job", "true"], 125),
+    ];
+    for (line, code) in lines {
+        let got = node.gpuctl_as(DAEMON, 54321, line);
+        refused(&got, code);
+        assert!(got.stderr.contains("group docker"), "{got}");
+    }
+    // Killed: its socket is still there. Then without one.
+    node.kill_service();
+    for there in [true, false] {
+        assert_eq!(node.place().socket().exists(), there);
+        for (line, code) in lines {
+            let got = served.ask(DAEMON, line);
+            refused(&got, code);
+            assert!(got.stderr.contains("no gpuctl service answers"), "{got}");
+        }
+        let _ = std::fs::remove_file(node.place().socket());
+    }
+    assert!(state::containers(node).is_empty(), "docker create was never called");
+    // A socket that a killed service left is no hindrance to the next.
+    node.start_service();
+    served.ok(DAEMON, &["ps"]);
+    node.check();
+}
+
+#[test]
+fn nothing_that_comes_over_the_socket_kills_it() {
+    if !engine_runs_here() {
+        return;
+    }
+    let served = Served::start();
+    let node = &served.node;
+    let run = ["run", "-d", "--name", "job", "--gpus", "1", "busybox", "sleep", "100000"];
+    served.ok(DAEMON, &run);
+    let pid = served.pid();
+    let before = (state::ledger(node), state::containers(node));
+    let connect = || {
+        let stream = UnixStream::connect(node.place().socket()).expect("it answers");
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream
+    };
+    let deep = format!("{}\n", "[".repeat(500_000));
+    let long = "x".repeat(3 << 20);
+    let create = |name: &str| {
+        format!(
+            r#"{{"protocol":1,"request":{{"op":"create","name":"{name}","gpus":{{"count":1}},"start":"detached","auto_remove":false,"from":null}}}}"#
+        ) + "\n"
+    };
+    let odd_name = create("../../etc/passwd");
+    let dashes = create("--privileged");
+    let garbage: [&[u8]; 17] = [
+        b"",
+        b"\n",
+        b"\n\n\n\n",
+        b"hello\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\n",
+        b"\xff\xfe\x00\n",
+        b"{}\n",
+        b"null\n",
+        b"{\"protocol\":1}\n",
+        b"{\"protocol\":1,\"request\":{\"op\":\"format_disk\"}}\n",
+        b"{\"protocol\":2,\"request\":{\"op\":\"gpus\"}}\n",
+        b"{\"protocol\":1,\"request\":{\"op\":\"start\",\"names\":[\"../../../etc\",\"\",\"\\u0000\"]}}\n",
+        odd_name.as_bytes(),
+        dashes.as_bytes(),
+        deep.as_bytes(),
+        long.as_bytes(),
+    ];
+    for bytes in garbage {
+        let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(60)]).into_owned();
+        // Said in whole, and the writing end closed: it answers with a failure or closes.
+        let mut stream = connect();
+        let _ = stream.write_all(bytes);
+        let _ = stream.shutdown(std::net::Shutdown::Write);
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        assert!(answer.is_empty() || answer.contains("\"failed\""), "{shown}: {answer}");
+        // Said in half, and gone.
+        let mut stream = connect();
+        let _ = stream.write_all(&bytes[..bytes.len() / 2]);
+        drop(stream);
+    }
+    // More who say nothing than it has places: the next are told so, and soon there is room again.
+    let idle: Vec<UnixStream> = (0..80).map(|_| connect()).collect();
+    let got = served.ask(DAEMON, &["ps"]);
+    refused(&got, 1);
+    assert!(got.stderr.contains("too many connections"), "{got}");
+    drop(idle);
+    wait_for("room", Duration::from_secs(5), || served.ask(DAEMON, &["ps"]).code == 0);
+    // Without being closed they lose their places too.
+    let idle: Vec<UnixStream> = (0..64).map(|_| connect()).collect();
+    wait_for("room", Duration::from_secs(15), || served.ask(DAEMON, &["ps"]).code == 0);
+    drop(idle);
+    // One who answers what it was not asked, or with rubbish, has its change undone.
+    for reply in
+        ["rubbish\n", "\"attached\"\n", "{\"created\":\"../..\"}\n", "{\"attach_ended\":0}\n"]
+    {
+        let mut stream = connect();
+        stream.write_all(create("other").as_bytes()).unwrap();
+        let mut first = [0; 4096];
+        let n = stream.read(&mut first).unwrap();
+        let asked = String::from_utf8_lossy(&first[..n]).into_owned();
+        assert!(asked.contains("\"create\""), "{asked}");
+        stream.write_all(reply.as_bytes()).unwrap();
+        let _ = stream.shutdown(std::net::Shutdown::Write);
+        let mut rest = String::new();
+        let _ = stream.read_to_string(&mut rest);
+        assert!(!rest.contains("\"ok\""), "{reply}: {rest}");
+        wait_for("its end", Duration::from_secs(10), || node.open_changes().is_empty());
+    }
+    assert_eq!(served.pid(), pid, "it is the same process");
+    assert_eq!(state::difference(&before.0, &state::ledger(node)), [""; 0]);
+    assert_eq!(state::containers(node), before.1);
+    node.check();
+}
+
+#[test]
+fn a_client_names_no_container_that_it_did_not_create() {
+    if !engine_runs_here() {
+        return;
+    }
+    let served = Served::start();
+    let node = &served.node;
+    let victim = node.docker_ok(&["run", "-d", "--name", "victim", "busybox", "sleep", "100000"]);
+    let before = (state::ledger(node), state::containers(node));
+    let mut stream = UnixStream::connect(node.place().socket()).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let ask = r#"{"protocol":1,"request":{"op":"create","name":"mine","gpus":{"count":1},"start":"detached","auto_remove":false,"from":null}}"#;
+    stream.write_all(format!("{ask}\n").as_bytes()).unwrap();
+    let mut first = [0; 4096];
+    let n = stream.read(&mut first).unwrap();
+    assert!(String::from_utf8_lossy(&first[..n]).contains("\"create\""));
+    stream.write_all(format!("{{\"created\":\"{victim}\"}}\n").as_bytes()).unwrap();
+    let mut rest = String::new();
+    let _ = stream.read_to_string(&mut rest);
+    assert!(
+        rest.contains("\"failed\""),
+        "somebody else's container was taken for the new one: {rest}"
+    );
+    wait_for("its end", Duration::from_secs(10), || node.open_changes().is_empty());
+    assert_eq!(state::difference(&before.0, &state::ledger(node)), [""; 0]);
+    assert_eq!(state::containers(node), before.1);
+    node.check();
+}
+
+#[test]
+fn told_to_end_it_finishes_what_is_under_way() {
+    if !engine_runs_here() {
+        return;
+    }
+    let served = Served::start();
+    let node = &served.node;
+    let run = ["run", "-d", "--name", "train", "--gpus", "2", "busybox", "sh", "-c", SLOW];
+    served.ok(DAEMON, &run);
+    let scale = served.begin(DAEMON, &["scale", "train", "--gpus", "4"]);
+    wait_for("the journal", Duration::from_secs(10), || !node.open_changes().is_empty());
+    std::thread::sleep(Duration::from_millis(300));
+    let pid = served.pid();
+    kill(Pid::from_raw(pid), Signal::SIGTERM).unwrap();
+    // Whoever comes now is not served, and does not wait for ever.
+    std::thread::sleep(Duration::from_millis(500));
+    let begun = Instant::now();
+    refused(&served.ask(NOBODY, &["ps"]), 1);
+    assert!(begun.elapsed() < Duration::from_secs(20));
+    let (code, text) = ended(scale);
+    assert_eq!(code, 0, "{text}");
+    wait_for("its end", Duration::from_secs(10), || node.site().service().is_none());
+    assert_eq!(node.open_changes(), [""; 0]);
+    assert!(!node.place().socket().exists(), "it takes its socket with it");
+    let seen = state::seen(node, "train").expect("it is there");
+    assert_eq!((seen.version, seen.opens.len(), &seen.opens), (1, 4, &seen.leased), "{seen:?}");
+    // Idle, it ends at once.
+    node.start_service();
+    let pid = served.pid();
+    kill(Pid::from_raw(pid), Signal::SIGTERM).unwrap();
+    wait_for("its end", Duration::from_secs(3), || node.site().service().is_none());
+    node.check();
+}
+
+#[test]
+fn two_users_change_two_containers_at_once() {
+    if !engine_runs_here() {
+        return;
+    }
+    let served = Served::start();
+    let node = &served.node;
+    for (user, name) in [(DAEMON, "one"), (NOBODY, "two")] {
+        served.ok(user, &["run", "-d", "--name", name, "--gpus", "1", "busybox", "sh", "-c", SLOW]);
+    }
+    let one = served.begin(DAEMON, &["scale", "one", "--gpus", "4"]);
+    let two = served.begin(NOBODY, &["scale", "two", "--gpus", "4"]);
+    wait_for("both at once", Duration::from_secs(10), || node.open_changes().len() == 2);
+    for child in [one, two] {
+        let (code, text) = ended(child);
+        assert_eq!(code, 0, "{text}");
+    }
+    let (one, two) = (state::seen(node, "one").unwrap(), state::seen(node, "two").unwrap());
+    assert_eq!((one.opens.len(), two.opens.len()), (4, 4), "{one:?} {two:?}");
+    assert!(one.opens.is_disjoint(&two.opens));
+    node.check();
+    // Both want more than is left for two: one gets it, the other is told and keeps what it has.
+    for name in ["one", "two"] {
+        served.ok(DAEMON, &["scale", name, "--gpus", "2", "--timeout", "0"]);
+    }
+    let first = served.begin(DAEMON, &["scale", "one", "--gpus", "6", "--timeout", "0"]);
+    let second = served.begin(NOBODY, &["scale", "two", "--gpus", "6", "--timeout", "0"]);
+    let (first, second) = (ended(first), ended(second));
+    let codes = [first.0, second.0];
+    assert!(codes == [0, 1] || codes == [1, 0], "{first:?} {second:?}");
+    let loser = if first.0 == 1 { &first.1 } else { &second.1 };
+    assert!(loser.contains("error: ") && loser.contains("hint: "), "{loser}");
+    let (one, two) = (state::seen(node, "one").unwrap(), state::seen(node, "two").unwrap());
+    let mut numbers = [one.opens.len(), two.opens.len()];
+    numbers.sort_unstable();
+    assert_eq!(numbers, [2, 6], "{one:?} {two:?}");
+    node.check();
+}
+
+#[test]
+fn changes_to_one_container_are_never_interleaved() {
+    if !engine_runs_here() {
+        return;
+    }
+    let served = Served::start();
+    let node = &served.node;
+    served
+        .ok(DAEMON, &["run", "-d", "--name", "train", "--gpus", "1", "busybox", "sh", "-c", SLOW]);
+    // Through the service, through the service, and by root itself.
+    let one = served.begin(DAEMON, &["scale", "train", "--gpus", "4"]);
+    let two = served.begin(NOBODY, &["scale", "train", "--gpus", "2"]);
+    let got = node.gpuctl(&["scale", "train", "--gpus", "3"]);
+    let all = [ended(one), ended(two), (got.code, got.to_string())];
+    assert_eq!(node.open_changes(), [""; 0]);
+    for (code, text) in &all {
+        assert!(*code == 0 || text.contains("under way"), "waited or refused: {text}");
+        assert!(
+            !text.contains("broken off"),
+            "a living change is not taken for a dead one: {text}"
+        );
+    }
+    let done = all.iter().filter(|(code, _)| *code == 0).count() as u64;
+    let seen = state::seen(node, "train").expect("it is there");
+    assert_eq!((seen.version, &seen.opens), (done, &seen.leased), "{seen:?} {all:?}");
+    assert_eq!(seen.history, (0..=done).collect::<Vec<_>>(), "each change has its own version");
+    assert_eq!(seen.gpus, seen.opens.len().to_string());
+    // One that takes longer than anybody waits.
+    let stubborn = "trap '' TERM; while :; do sleep 0.1; done";
+    let run = ["run", "-d", "--name", "mule", "--gpus", "1", "busybox", "sh", "-c", stubborn];
+    served.ok(DAEMON, &run);
+    let long = served.begin(DAEMON, &["scale", "mule", "--gpus", "2", "--timeout", "14"]);
+    wait_for("the journal", Duration::from_secs(10), || !node.open_changes().is_empty());
+    let lines: [&[&str]; 2] = [&["scale", "mule", "--gpus", "3"], &["rm", "-f", "mule"]];
+    let children: Vec<Child> = lines.iter().map(|line| served.begin(NOBODY, line)).collect();
+    for child in children {
+        let (code, text) = ended(child);
+        assert_eq!(code, 1, "{text}");
+        assert!(text.contains("under way") && text.contains("hint: "), "{text}");
+    }
+    let (code, text) = ended(long);
+    assert_eq!(code, 0, "{text}");
+    let seen = state::seen(node, "mule").expect("it is there");
+    assert_eq!((seen.version, seen.opens.len()), (1, 2), "{seen:?}");
+    node.check();
+}
+
+#[test]
+fn an_attached_run_is_as_docker_runs() {
+    if !engine_runs_here() {
+        return;
+    }
+    let served = Served::start();
+    let node = &served.node;
+    let run = |more: &[&str]| {
+        let all = [&["run", "--rm", "--name", "job", "--gpus", "1"], more].concat();
+        served.ask(DAEMON, &all)
+    };
+    let got = run(&["busybox", "sh", "-c", "echo out; echo err >&2; exit 7"]);
+    assert_eq!((got.code, got.stdout.as_str()), (7, "out\n"), "{got}");
+    assert!(got.stderr.lines().any(|l| l == "err"), "{got}");
+    let gone = || {
+        wait_for("--rm", Duration::from_secs(10), || state::containers(node).is_empty());
+        wait_for("its GPU", Duration::from_secs(10), || node.leases().is_empty());
+        assert!(state::row(node, "job").is_none());
+    };
+    gone();
+    // Once more under the same name, and so that it is over before anybody has looked.
+    for _ in 0..5 {
+        let got = run(&["busybox", "true"]);
+        assert_eq!((got.code, got.stdout.as_str()), (0, ""), "{got}");
+        gone();
+    }
+    let big = run(&["busybox", "sh", "-c", "seq 1 100000"]);
+    assert_eq!(big.stdout.lines().count(), 100_000, "no output is lost: exit {}", big.code);
+    gone();
+    for (code, image, program) in
+        [(127, "busybox", "/no/such"), (126, "busybox", "/etc"), (125, "no-such-image:x", "true")]
+    {
+        let got = run(&[image, program]);
+        assert_eq!(got.code, code, "{got}");
+        gone();
+    }
+    // What it reads comes from the user's terminal.
+    let line = ["run", "-i", "--rm", "--name", "job", "--gpus", "1", "busybox", "wc", "-c"];
+    let mut command: Command = node.gpuctl_command_as(DAEMON, served.group, &line);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"0123456789").unwrap();
+    let (code, text) = ended(child);
+    assert!(code == 0 && text.lines().any(|l| l.trim() == "10"), "{code}: {text}");
+    gone();
+    // It sees its GPU and no other.
+    let got = run(&["busybox", "sh", "-c", "ls /dev | grep -c '^nvidia[0-9]'"]);
+    assert_eq!(got.stdout, "1\n", "{got}");
+    gone();
+    // A signal to the whole group, as a key or a supervisor sends it, is the container's.
+    let script = "trap 'exit 42' TERM; echo ready; while :; do sleep 0.1; done";
+    let line = ["run", "--rm", "--name", "job", "--gpus", "1", "busybox", "sh", "-c", script];
+    let mut child = served.begin(DAEMON, &line);
+    let mut ready = [0; 6];
+    child.stdout.as_mut().unwrap().read_exact(&mut ready).unwrap();
+    assert_eq!(&ready, b"ready\n");
+    killpg(Pid::from_raw(i32::try_from(child.id()).unwrap()), Signal::SIGTERM).unwrap();
+    let (code, text) = ended(child);
+    assert_eq!(code, 42, "{text}");
+    gone();
+    node.check();
+}
