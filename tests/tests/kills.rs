@@ -260,6 +260,8 @@ fn a_client_that_dies_leaves_the_service_to_end_the_change() {
         let pid = nix::unistd::Pid::from_raw(i32::try_from(client.id()).unwrap());
         let _ = nix::sys::signal::killpg(pid, nix::sys::signal::Signal::SIGKILL);
         client.wait().unwrap();
+        // What the service had read of it by then, it has begun by now.
+        std::thread::sleep(Duration::from_millis(500));
         wait_for("the change's end", Duration::from_secs(30), || node.open_changes().is_empty());
         let names = of(&node, "train");
         assert_eq!(names.len(), 1, "{names:?}");
