@@ -14,6 +14,7 @@ use gpuctl_sim::{Place, Result, command};
 use gpuctl_tests::Node;
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
+use serde_json::{Value, json};
 
 use crate::bundle::Bundle;
 use crate::stage::Stage;
@@ -109,12 +110,16 @@ pub(crate) fn measure(node: &Node, stage: &Stage, rounds: usize) -> Result<(Vec<
     let mut first = Variant::new(&ours, &configs.sqlite, with_gpu.clone());
     let spec = spec_with_gpu(&mut first)?;
     by_hand.spec = spec.replace(&first.bundle.id, &by_hand.id);
+    // What runc itself needs to run two hooks, whatever they do.
+    let mut hooked = recorded.bundle(place, id('f'), 0)?;
+    hooked.spec = with_hooks(&spec.replace(&first.bundle.id, &hooked.id))?;
     let mut variants = [
         Variant::new(&real, &configs.sqlite, plain.clone()),
         Variant::new(&ours, &configs.sqlite, plain),
         Variant::new(&real, &configs.sqlite, by_hand),
         Variant::new(&ours, &configs.sqlite, with_gpu.clone()),
         Variant::new(&ours, &configs.etcd, with_gpu),
+        Variant::new(&real, &configs.sqlite, hooked),
     ];
     let count = variants.len();
     // The first round warms caches and is not counted.
@@ -126,7 +131,7 @@ pub(crate) fn measure(node: &Node, stage: &Stage, rounds: usize) -> Result<(Vec<
             }
         }
     }
-    let [bare, without, by_hand, sqlite, etcd] = &variants;
+    let [bare, without, by_hand, sqlite, etcd, hooked] = &variants;
     let whole = |what: &str, baseline: &Variant, ours: &Variant, aim| {
         Row::compare(what, &baseline.whole, &ours.whole, aim)
     };
@@ -136,7 +141,8 @@ pub(crate) fn measure(node: &Node, stage: &Stage, rounds: usize) -> Result<(Vec<
         whole("create to delete, 1 GPU: runc / gpuctl on etcd", by_hand, etcd, Aim::More(12.0)),
     ];
     rows.extend(own_check(node, rounds)?);
-    let mut parts = Vec::new();
+    let what = "1 GPU: runc / runc with two hooks that do nothing";
+    let mut parts = vec![whole(what, by_hand, hooked, Aim::None)];
     let sets = [
         ("no GPU", bare, without),
         ("1 GPU, SQLite", by_hand, sqlite),
@@ -159,6 +165,16 @@ fn spec_with_gpu(variant: &mut Variant) -> Result<String> {
     if let Some(spec) = spec.as_object_mut() {
         spec.remove("hooks");
     }
+    Ok(spec.to_string())
+}
+
+/// A spec with hooks where ours stand, which do nothing.
+fn with_hooks(spec: &str) -> Result<String> {
+    let nothing = command::find(&["true"])?;
+    let mut spec: Value = serde_json::from_str(spec).map_err(|e| e.to_string())?;
+    let hook = json!([{"path": nothing, "args": ["true"], "env": [format!("PATH={PATH}")],
+        "timeout": 90}]);
+    spec["hooks"] = json!({"createRuntime": hook, "poststop": hook});
     Ok(spec.to_string())
 }
 
