@@ -1,5 +1,5 @@
-//! kill -9 of plugin and service at every step of the journal of run, scale and rm: the next command
-//! finishes the change or undoes it and says so, and it is wholly done or wholly not.
+//! kill -9 of the plugin at every step of rm, on both ledgers, and of the service's client at many
+//! moments of a scale. What run and scale do when they are killed stands in crash.rs.
 //! The programs must be built with `--features faults`, as `tests/run` does.
 
 use std::time::Duration;
@@ -7,17 +7,6 @@ use std::time::Duration;
 use gpuctl_tests::node::wait_for;
 use gpuctl_tests::{Ledger, Node, Options, Output, engine_runs_here, probe};
 
-const RUN: [&str; 5] =
-    ["run:create:begun", "run:create:done", "run:start:begun", "run:start:done", "run:end:done"];
-const SCALE: [&str; 7] = [
-    "scale:claim:begun",
-    "scale:claim:done",
-    "scale:restart:begun",
-    "scale:restart:done",
-    "scale:rename:begun",
-    "scale:rename:done",
-    "scale:end:done",
-];
 const REMOVE: [&str; 5] = [
     "remove:remove:begun",
     "remove:remove:done",
@@ -40,108 +29,6 @@ fn settled(node: &Node, point: &str, next: &Output) {
     assert_eq!(node.open_changes(), Vec::<String>::new(), "{point}\n{next}");
     let said = next.stderr.contains("broken off");
     assert_eq!(said, !point.ends_with("end:done"), "{point}\n{next}");
-}
-
-#[test]
-fn run_killed_at_every_step_is_whole_or_nothing() {
-    if !engine_runs_here() {
-        return;
-    }
-    let node = Node::start(Options::default());
-    for (n, point) in RUN.iter().enumerate() {
-        let name = format!("t{n}");
-        let run = [
-            "run",
-            "-d",
-            "--name",
-            &name,
-            "--gpus",
-            "1",
-            "--stop-timeout",
-            "0",
-            "busybox",
-            "sleep",
-            "100000",
-        ];
-        node.gpuctl_killed_at(point, &run);
-        node.check_exclusive();
-        // The same again: either it is there already, or it is made now.
-        let next = node.gpuctl(&run);
-        assert!(next.code == 0 || next.code == 125, "{point}\n{next}");
-        settled(&node, point, &next);
-        assert_eq!(of(&node, &name), [format!("{name}-0")], "{point}\n{next}");
-        assert_eq!(probe::opens(&node, &format!("{name}-0")).len(), 1, "{point}\n{next}");
-        assert_eq!(node.leases().len(), 1, "{point}");
-        node.gpuctl_ok(&["rm", "-f", "--history", &name]);
-        wait_for("its GPU", Duration::from_secs(10), || node.leases().is_empty());
-    }
-    node.check();
-}
-
-#[test]
-fn scale_killed_at_every_step_is_the_old_state_or_the_new() {
-    if !engine_runs_here() {
-        return;
-    }
-    let node = Node::start(Options::default());
-    node.gpuctl_ok(&[
-        "run",
-        "-d",
-        "--name",
-        "train",
-        "--gpus",
-        "2",
-        "--stop-timeout",
-        "0",
-        "busybox",
-        "sleep",
-        "100000",
-    ]);
-    let id = node.id("train-0");
-    node.docker_ok(&["exec", "train-0", "touch", "/installed"]);
-    let mut version = 0;
-    for (number, point) in [(4, 2), (2, 4), (0, 2)]
-        .iter()
-        .flat_map(|(a, b)| SCALE.iter().map(move |point| ((*a, *b), *point)))
-    {
-        let (to, from) = number;
-        let current = format!("train-{version}");
-        assert_eq!(probe::opens(&node, &current).len(), from, "before {point}");
-        node.gpuctl_killed_at(point, &["scale", "train", "--gpus", &to.to_string()]);
-        node.check_exclusive();
-        let next = node.gpuctl(&["start", "train"]);
-        settled(&node, point, &next);
-        let names = of(&node, "train");
-        let has = match names.as_slice() {
-            [name] if *name == current => from,
-            [name] if *name == format!("train-{}", version + 1) => {
-                version += 1;
-                to
-            }
-            other => panic!("{point}: {other:?}\n{next}"),
-        };
-        let name = format!("train-{version}");
-        assert_eq!(node.id(&name), id, "{point}: another container");
-        assert_eq!(probe::opens(&node, &name).len(), has, "{point}\n{next}");
-        assert_eq!(node.leased_minors(&id).len(), has, "{point}\n{next}");
-        node.docker_ok(&["exec", &name, "ls", "/installed"]);
-        if has != from {
-            node.gpuctl_ok(&["scale", "train", "--gpus", &from.to_string()]);
-            version += 1;
-        }
-        if point == "scale:end:done" {
-            // On to the next pair's number.
-            let before = match (to, from) {
-                (4, 2) => 4,
-                _ => 2,
-            };
-            if before != from {
-                node.gpuctl_ok(&["scale", "train", "--gpus", &before.to_string()]);
-                version += 1;
-            }
-        }
-    }
-    node.check();
 }
 
 #[test]
@@ -178,48 +65,6 @@ fn rm_killed_at_every_step_is_all_or_nothing() {
             node.gpuctl_ok(&["rm", "-f", &name]);
             wait_for("its GPU", Duration::from_secs(10), || node.leases().is_empty());
         }
-    }
-    node.check();
-}
-
-#[test]
-fn a_killed_service_leaves_no_change_half_done() {
-    if !engine_runs_here() {
-        return;
-    }
-    use std::os::unix::fs::MetadataExt as _;
-    let node = Node::start(Options::default());
-    let group = std::fs::metadata(node.place().docker_socket()).unwrap().gid();
-    node.gpuctl_ok(&[
-        "run",
-        "-d",
-        "--name",
-        "train",
-        "--gpus",
-        "2",
-        "--stop-timeout",
-        "0",
-        "busybox",
-        "sleep",
-        "100000",
-    ]);
-    let mut has = 2;
-    for point in SCALE {
-        let to = if has == 2 { 4 } else { 2 };
-        node.start_service_killed_at(point);
-        let got = node.gpuctl_as(12345, group, &["scale", "train", "--gpus", &to.to_string()]);
-        assert_ne!(got.code, 0, "{point}\n{got}");
-        wait_for("the service's end", Duration::from_secs(10), || node.site().service().is_none());
-        node.check_exclusive();
-        node.start_service();
-        let next = node.gpuctl_as(12345, group, &["start", "train"]);
-        assert_eq!(node.open_changes(), Vec::<String>::new(), "{point}\n{next}");
-        let names = of(&node, "train");
-        assert_eq!(names.len(), 1, "{point}: {names:?}");
-        let now = probe::opens(&node, &names[0]).len();
-        assert!(now == has || now == to, "{point}: {now} GPUs\n{next}");
-        has = now;
-        node.kill_service();
     }
     node.check();
 }

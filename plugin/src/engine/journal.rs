@@ -24,6 +24,8 @@ const LOCK_LIMIT: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) struct Locked {
     _lock: Lock,
+    /// The change that had been broken off and was brought to an end just now.
+    pub(super) ended: Option<OperationKind>,
 }
 
 /// Takes the container's lock, and finishes or undoes what a dead change left.
@@ -43,11 +45,13 @@ pub(super) fn lock(
         return Err(Failure::new(format!("another change to {name} is under way"))
             .hint("wait for it, then try again"));
     };
+    let mut ended = None;
     if let Some(operation) = ctx.ledger.operation(name)? {
         let said = recover::recover(ctx, &operation)?;
         front.event(Event::Note { text: said });
+        ended = Some(operation.record.kind);
     }
-    Ok(Locked { _lock: taken })
+    Ok(Locked { _lock: taken, ended })
 }
 
 /// As [`lock`], of the container that `foo` or `foo-N` names: also of one that has no record, or
@@ -85,7 +89,7 @@ fn changing(ctx: &Context, text: &str) -> Result<Option<ContainerName>, Failure>
 /// When the lock cannot be looked at.
 pub(super) fn try_lock(ctx: &Context, name: &ContainerName) -> Result<Option<Locked>, Failure> {
     lock::take(&ctx.config.paths.locks(), name.as_str(), Duration::ZERO)
-        .map(|taken| taken.map(|lock| Locked { _lock: lock }))
+        .map(|taken| taken.map(|lock| Locked { _lock: lock, ended: None }))
         .map_err(|e| {
             let why = gpuctl_ledger::config::plain_io_error(&e);
             Failure::new(format!("the lock of {name} cannot be taken: {why}"))

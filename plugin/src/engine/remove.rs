@@ -45,9 +45,17 @@ pub(super) fn remove(
     front: &mut dyn Front,
 ) -> Result<Answer, Failure> {
     Ok(each(names, front, |name, front| {
-        let _lock = journal::lock_named(ctx, name, front)?;
-        let record = names::record(ctx, name)?.record;
+        let lock = journal::lock_named(ctx, name, front)?;
+        let removed = lock.ended == Some(OperationKind::Remove);
+        let record = match names::record(ctx, name) {
+            // With its history, just now.
+            Err(_) if removed => return Ok(()),
+            found => found?.record,
+        };
         let id = record.container.clone();
+        if id.is_none() && !how.history && removed {
+            return Ok(());
+        }
         if id.is_none() && !how.history {
             return names::existing(ctx, name).map(drop);
         }
