@@ -16,7 +16,7 @@ use crate::model::{
 };
 use crate::node::{busy, docker, files, lock, notes, process};
 use crate::rules::allocate::{Judged, Shortage, Supply, Want, allocate};
-use crate::rules::liveness::{Facts, Life, Seen, judge};
+use crate::rules::liveness::{Facts, Files, Life, Seen, judge};
 use crate::rules::words::{Refusal, refusal};
 use crate::store::{Outcome, StoreError};
 
@@ -121,15 +121,13 @@ impl<'a> NodeView<'a> {
     /// change.
     pub fn judge(&self, lease: &Lease, changing: &[ContainerName], now: Timestamp) -> Life {
         let (same_boot, claimer, init, cgroup) = self.process_seen(&lease.evidence);
-        let facts = Facts {
-            same_boot,
-            claimer,
-            init,
-            cgroup,
-            files: docker::facts(&self.config.docker.root, &lease.holder.container),
-            change_open: lease.holder.name.as_ref().is_some_and(|name| changing.contains(name)),
-            now,
-        };
+        let files = docker::facts(&self.config.docker.root, &lease.holder.container);
+        // Of a container that Docker no longer has, the change is to another one of its name: to the
+        // one that a run is about to make.
+        let there = files != Files::Absent;
+        let changing = lease.holder.name.as_ref().is_some_and(|name| changing.contains(name));
+        let change_open = there && changing;
+        let facts = Facts { same_boot, claimer, init, cgroup, files, change_open, now };
         judge(lease, &facts)
     }
 

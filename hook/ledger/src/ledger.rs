@@ -176,6 +176,16 @@ impl Ledger {
         Err(LedgerError::Store(StoreError::Unreachable(self.store.shown().to_owned())))
     }
 
+    /// Sees whether the store takes writes: a commit whose condition does not hold.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn try_write(&self) -> Result<(), LedgerError> {
+        let mut batch = Batch::new();
+        batch.absent(self.keys.node()).delete(self.keys.node());
+        self.commit(&batch).map(drop)
+    }
+
     /// One record; `None` where the key has no value.
     ///
     /// # Errors

@@ -76,15 +76,39 @@ impl From<LedgerError> for Failure {
     fn from(error: LedgerError) -> Self {
         let failure = Self::new(error.to_string());
         match error {
-            LedgerError::Store(StoreError::Unreachable(_) | StoreError::Unknown(_)) => {
-                failure.hint("docker gpuctl doctor tells more; running containers are not touched")
-            }
+            LedgerError::Store(error) => failure.hint(store_hint(&error)),
             LedgerError::TooNew { .. } => failure.hint("upgrade docker-gpuctl on this host"),
             LedgerError::OtherMachine(_) => {
                 failure.hint("set node = \"another name\" in /etc/gpuctl/config.toml")
             }
             _ => failure.hint("docker gpuctl doctor tells more"),
         }
+    }
+}
+
+/// What to do about a store. Doctor says the same: without a ledger it can look at nothing else.
+fn store_hint(error: &StoreError) -> String {
+    let path = |shown: &str| shown.strip_prefix("sqlite://").map(str::to_owned);
+    match error {
+        StoreError::Unreachable(shown) | StoreError::Unknown(shown) => {
+            let look = match path(shown) {
+                Some(_) => "see that its folder is there and that no program keeps it locked",
+                None => "see that etcd runs and can be reached from here",
+            };
+            format!("{look}; running containers are not touched")
+        }
+        StoreError::NotWritable(..) => {
+            "see to its disk, then try again; running containers are not touched".into()
+        }
+        // Some say themselves what to do about them.
+        StoreError::Damaged(shown, why) if !why.contains(':') => match path(shown) {
+            Some(file) => format!(
+                "put a backup in its place; or move {file} away and type docker gpuctl doctor --fix: \
+                 running containers keep their GPUs, names and history are lost"
+            ),
+            None => "restore it from a backup, then type docker gpuctl doctor --fix".into(),
+        },
+        _ => "running containers are not touched; see the ledger section of the config".into(),
     }
 }
 

@@ -112,11 +112,12 @@ fn programs(ctx: &Context, checks: &mut Checks) {
 fn ledger(ctx: &Context, checks: &mut Checks) {
     let began = Instant::now();
     let shown = ctx.ledger.store().shown().to_owned();
-    match ctx.ledger.leases() {
+    let read = ctx.ledger.leases().and_then(|leases| ctx.ledger.try_write().map(|()| leases));
+    match read {
         Ok(leases) => {
             let took = began.elapsed();
             let text = format!(
-                "{shown}: {} leases, read in {:.1} ms",
+                "{shown}: {} leases, looked at in {:.1} ms",
                 leases.len(),
                 took.as_secs_f64() * 1000.0
             );
