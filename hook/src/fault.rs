@@ -19,6 +19,8 @@ pub fn here(config: &Config, point: &str) {
     let written =
         if rest.is_empty() { std::fs::remove_file(&path) } else { std::fs::write(&path, rest) };
     if written.is_ok() {
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), "gpuctl: killed for a test at {point}");
         let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL);
     }
 }

@@ -2,7 +2,8 @@
 //! nothing is copied.
 //!
 //! Steps of the journal: `claim` (undone: the binding and the leases are put back), `restart` (of a
-//! running container: stopped, renamed, started) and `rename` (name and records), both finished.
+//! running container: stopped, renamed, started) and `rename` (name and records), both finished;
+//! `undo` instead of these, once undoing has begun.
 
 use gpuctl_ledger::config::AllPolicy;
 use gpuctl_ledger::grant::{self, Claim, observe, shortage_refusal};
@@ -212,7 +213,7 @@ fn execute(
         Ok(())
     });
     if let Err(failure) = restarted {
-        return match undo(ctx, journal) {
+        return match undo(ctx, journal, Started::OrLater) {
             Ok(how) => Err(Failure { message: format!("{}; {how}", failure.message), ..failure }),
             Err(also) => Err(Failure::new(format!("{failure}; and undoing it failed: {also}"))
                 .hint("docker gpuctl doctor --fix ends what was left")),
@@ -332,9 +333,24 @@ fn finish(ctx: &Context, journal: Journal) -> Result<(), Failure> {
     Ok(())
 }
 
+/// What becomes of a change that is undone where the container does not start again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Started {
+    /// The journal stays, and its GPUs with it: the next command tries again.
+    OrLater,
+    /// That is said, and is its user's affair: nobody could even remove it otherwise.
+    OrNot,
+}
+
 /// Puts binding and leases back, and the container where it was: says what it is now.
-fn undo(ctx: &Context, journal: Journal) -> Result<String, Failure> {
+fn undo(ctx: &Context, mut journal: Journal, started: Started) -> Result<String, Failure> {
     let data: Data = journal.data()?;
+    // Until the step `restart` it is not stopped: one that does not run ended by itself.
+    let ours = journal.operation.step != "claim";
+    if ours && journal.operation.step != "undo" {
+        // Begun, it can only be undone: the binding no longer tells what the new version is to have.
+        journal.step(ctx, "undo", &data, Batch::new())?;
+    }
     let keys = ctx.ledger.keys();
     let _ = notes::remove_binding(&ctx.config.paths, &data.id);
     let docker = ctx.docker()?;
@@ -382,10 +398,17 @@ fn undo(ctx: &Context, journal: Journal) -> Result<String, Failure> {
     if shown.as_ref().is_some_and(|s| s.name() != old_name.as_str()) {
         docker.rename(data.id.as_str(), &old_name)?;
     }
-    let how = if data.was_running && !old_runs && shown.is_some() {
+    let how = if ours && data.was_running && !old_runs && shown.is_some() {
         // It was stopped, by the change or just now: it starts as it was.
-        docker.start(data.id.as_str())?;
-        format!("{} runs again with {}", journal.operation.name, words(&data.before.gpus))
+        let (name, has) = (&journal.operation.name, words(&data.before.gpus));
+        match (docker.start(data.id.as_str()), started) {
+            (Ok(()), _) => format!("{name} runs again with {has}"),
+            (Err(why), Started::OrLater) => return Err(why.into()),
+            (Err(why), Started::OrNot) => {
+                let why = Failure::from(why).message;
+                format!("{name} is to have {has} as before, and does not start: {why}")
+            }
+        }
     } else {
         format!("{} is as it was", journal.operation.name)
     };
@@ -416,9 +439,9 @@ pub(super) fn recover(ctx: &Context, mut journal: Journal) -> Result<String, Fai
         journal.finish(ctx, Batch::new())?;
         return Ok(format!("{what} was broken off, and the container was removed since"));
     };
-    if journal.operation.step == "claim" {
-        undo(ctx, journal)?;
-        return Ok(format!("{what} was broken off: it is undone"));
+    if matches!(journal.operation.step.as_str(), "claim" | "undo") {
+        let how = undo(ctx, journal, Started::OrNot)?;
+        return Ok(format!("{what} was broken off: it is undone, {how}"));
     }
     // From the step `restart` on it may be that the Engine is just about to stop it, which can be
     // neither seen nor taken back: so it is done. One that was started anew and has ended since is
@@ -427,7 +450,7 @@ pub(super) fn recover(ctx: &Context, mut journal: Journal) -> Result<String, Fai
         && !has_restarted(&shown, &data)
         && let Err(why) = again(ctx, &data, &name, shown.name())
     {
-        let how = undo(ctx, journal)?;
+        let how = undo(ctx, journal, Started::OrNot)?;
         return Ok(format!("{what} was broken off and cannot be finished ({why}): {how}"));
     }
     if journal.operation.step != "rename" {
