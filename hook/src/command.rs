@@ -5,9 +5,11 @@ use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
 /// Global flags of runc and crun that take a value.
-const GLOBAL_VALUES: [&str; 5] = ["root", "log", "log-format", "log-level", "criu"];
+const GLOBAL_VALUES: [&str; 7] =
+    ["root", "log", "log-format", "log-level", "criu", "rootless", "cgroup-manager"];
 /// Flags of create, run and restore that take a value.
-const CREATE_VALUES: [&str; 12] = [
+const CREATE_VALUES: [&str; 13] = [
+    "pidfd-socket",
     "bundle",
     "b",
     "console-socket",

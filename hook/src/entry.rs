@@ -67,7 +67,7 @@ fn parsed(args: &[OsString]) -> Result<Parsed, String> {
         match word.as_ref() {
             "--config" => {
                 let path = words.next().ok_or("--config needs a file")?;
-                config = Some(Config::read(Path::new(path.as_ref())));
+                config = Some(Config::at(Path::new(path.as_ref())));
             }
             "--token" => {
                 let token = words.next().ok_or("--token needs a token")?;

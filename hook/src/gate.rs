@@ -6,10 +6,11 @@ use std::io::Read as _;
 use std::path::PathBuf;
 
 use gpuctl_ledger::config::Config;
-use gpuctl_ledger::grant::{self, NodeView};
+use gpuctl_ledger::grant;
 use gpuctl_ledger::ledger::{Leases, Ledger};
 use gpuctl_ledger::model::{ContainerId, GpuRef, GpuRequest, Inventory, Token, Unit};
 use gpuctl_ledger::node::{files, notes, process};
+use gpuctl_ledger::view::NodeView;
 use serde::Deserialize;
 
 use crate::devices::emulate;

@@ -3,9 +3,10 @@
 //! the evidence in the lease, so it never fails the runtime.
 
 use gpuctl_ledger::config::Config;
-use gpuctl_ledger::grant::{self, Ended, NodeView};
+use gpuctl_ledger::grant::{self, Ended};
 use gpuctl_ledger::ledger::Ledger;
 use gpuctl_ledger::model::{ContainerId, Token};
+use gpuctl_ledger::view::NodeView;
 
 use crate::audit::{self, Decision};
 use crate::fault;

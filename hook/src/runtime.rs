@@ -8,13 +8,14 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use gpuctl_ledger::config::{Config, ConfigError, Inject};
-use gpuctl_ledger::grant::{self, Claim, GrantError, Granted, NodeView};
+use gpuctl_ledger::grant::{self, Claim, GrantError, Granted};
 use gpuctl_ledger::ledger::{Ledger, LedgerError};
 use gpuctl_ledger::model::{Binding, ContainerId, DockerName, Gpu, Holder, Inventory, Token, Unit};
 use gpuctl_ledger::node::docker::{DockerFiles, DockerFilesError};
 use gpuctl_ledger::node::{files, notes, process};
 use gpuctl_ledger::rules::words::Refusal;
 use gpuctl_ledger::store::StoreError;
+use gpuctl_ledger::view::NodeView;
 
 use crate::admit::{Admit, Bound, Who, admit};
 use crate::audit::{self, Decision};
@@ -108,11 +109,22 @@ fn create(
         // No engine makes such an id; without one nothing can be leased.
         return without_id(&spec);
     };
+    // Under this name daemon.json calls us for managed containers only.
+    let managed_entry = entered == MANAGED_ENTRY;
     let files = match DockerFiles::read(&config.docker.root, &id) {
         Ok(files) => Some(files),
         Err(DockerFilesError::Absent) => None,
-        Err(why) => return Err(why.to_string()),
+        // What they would say counts only where there is something to decide.
+        Err(_) if !managed_entry && asks_nothing(&spec) => return Ok(()),
+        Err(why) => return Err(format!("{why}; docker gpuctl doctor tells more")),
     };
+    if files.is_none() && managed_entry {
+        return Err(format!(
+            "Docker has no files of this container under {}; hint: set docker.root in the config to \
+             the Engine's own",
+            config.docker.root.display()
+        ));
+    }
     let inventory = NodeView::new(config).ok().and_then(|view| view.inventory().ok());
     let caps_major = caps_major();
     let began = Instant::now();
@@ -121,17 +133,21 @@ fn create(
     making.start()
 }
 
+/// Whether a spec has nothing to do with GPUs, as far as it tells by itself.
+fn asks_nothing(spec: &Spec) -> bool {
+    request::detect(spec, None, &NodeFacts::default()).is_ok_and(|asked| asked.is_nothing())
+}
+
 fn without_config(entered: &str, spec: &Spec, broken: &ConfigError) -> Result<(), String> {
-    let nothing = request::detect(spec, None, &NodeFacts::default()).is_ok_and(|a| a.is_nothing());
-    // Under this name daemon.json calls us for managed containers only.
     let managed = entered == MANAGED_ENTRY;
-    if nothing && !managed { Ok(()) } else { Err(broken.to_string()) }
+    if asks_nothing(spec) && !managed { Ok(()) } else { Err(broken.to_string()) }
 }
 
 fn without_id(spec: &Spec) -> Result<(), String> {
-    match request::detect(spec, None, &NodeFacts::default()) {
-        Ok(asked) if asked.is_nothing() => Ok(()),
-        _ => Err("the container's id is not one that GPUs can be leased to".into()),
+    if asks_nothing(spec) {
+        Ok(())
+    } else {
+        Err("the container's id is not one that GPUs can be leased to".into())
     }
 }
 
@@ -235,8 +251,9 @@ impl Making<'_> {
         NodeFacts {
             inventory: self.inventory.as_ref(),
             caps_major: self.caps_major,
+            // Then the real runtime is NVIDIA's, and does what the environment says.
+            nvidia_runtime: self.config.gpu.inject == Inject::Env,
             cdi_kind: &self.config.gpu.cdi_kind,
-            ..NodeFacts::default()
         }
     }
 
@@ -329,8 +346,11 @@ impl Making<'_> {
                 Ok(())
             }
             Err(why) => {
-                // Nothing runs yet and nothing will: the claim ends here.
-                let _ = ledger.release(&self.id, Some(claim.token), None);
+                // Nothing runs yet and nothing will: the claim ends here, unless it is a change's own,
+                // whose undoing needs what was held before.
+                if !granted.changing {
+                    let _ = ledger.release(&self.id, Some(claim.token), None);
+                }
                 let _ = notes::remove_grant(&self.config.paths, &self.id);
                 self.audit(Decision::Refused, docker_name, &granted.units, &why);
                 Err(why)

@@ -277,3 +277,31 @@ fn an_engine_without_a_bridge_network_scales_as_any() {
     assert_eq!(probe::opens(&node, "train-2").len(), 1);
     node.check();
 }
+
+#[test]
+fn an_etcd_restored_to_before_a_restart_gives_no_gpu_twice() {
+    if !engine_runs_here() {
+        return;
+    }
+    let mut node =
+        Node::start(Options { ledger: Ledger::Etcd(1), service: true, ..Options::default() });
+    run(&node, &["--name", "aa", "--gpus", "\"device=0\""]);
+    let backup = node.place().at("backup.db");
+    let etcd = node.etcd();
+    etcd.ctl(&["snapshot", "save", &backup.display().to_string()]).unwrap().ok().unwrap();
+    node.docker_ok(&["restart", "-t", "0", "aa"]);
+    let had = probe::opens(&node, "aa");
+    node.etcd().restore(0, &backup).unwrap();
+    // The ledger shows the evidence of a process that is dead, the node's note one that lives.
+    let start = ["run", "-d", "--name", "bb", "--gpus", "\"device=0\"", "busybox", "sleep", "9"];
+    let got = node.docker(&start);
+    assert_eq!(got.code, 125, "{got}");
+    // Nor does the service take the old evidence for a death.
+    std::thread::sleep(Duration::from_secs(14));
+    assert_eq!(node.leased_minors(&node.id("aa")), had);
+    node.docker_ok(&["rm", "-f", "bb"]);
+    let got = node.docker(&start);
+    assert_eq!(got.code, 125, "{got}");
+    node.docker_ok(&["rm", "-f", "bb"]);
+    node.check();
+}

@@ -327,14 +327,24 @@ impl Config {
             }
             _ => {
                 let path = PathBuf::from(DEFAULT_PATH);
-                match std::fs::symlink_metadata(&path) {
-                    Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                        Ok((Self::default(), path))
-                    }
-                    _ => Ok((Self::read(&path)?, path)),
-                }
+                Ok((Self::at(&path)?, path))
             }
         }
+    }
+
+    /// Reads one file; the default one need not be there.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn at(path: &Path) -> Result<Self, ConfigError> {
+        let missing = || {
+            let meta = std::fs::symlink_metadata(path);
+            meta.is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound)
+        };
+        if path == Path::new(DEFAULT_PATH) && missing() {
+            return Ok(Self::default());
+        }
+        Self::read(path)
     }
 
     /// Reads one file. Root refuses a file that others may write; the check is on the opened file.

@@ -5,23 +5,26 @@
 //! what the ledger may have promised the node knows of; it is removed after the holder was seen gone.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::config::{AllPolicy, Config};
+use crate::config::AllPolicy;
 use crate::ledger::{At, Batch, Change, Leases, Ledger, LedgerError};
 use crate::model::{
-    Binding, BootId, Cgroup, ContainerId, ContainerName, Evidence, GpuRequest, Holder, Inventory,
-    Lease, LeaseState, Operation, Process, SCHEMA, Timestamp, Token, Unit,
+    Binding, Cgroup, ContainerId, ContainerName, GpuRequest, Holder, Inventory, Lease, LeaseState,
+    Operation, Process, SCHEMA, Timestamp, Token, Unit,
 };
-use crate::node::{busy, docker, files, lock, notes, process};
+use crate::node::{busy, lock, notes, process};
 use crate::rules::allocate::{Judged, Shortage, Supply, Want, allocate};
-use crate::rules::liveness::{Facts, Files, Life, Seen, judge};
+use crate::rules::liveness::Life;
 use crate::rules::words::{Refusal, refusal};
 use crate::store::{Outcome, StoreError};
+use crate::view::NodeView;
 
-/// Longest inventory, in bytes.
-const LONGEST_INVENTORY: u64 = 4 << 20;
+/// How long the look at all open files may take before only those below /dev are looked at.
+const OPENERS_LIMIT: Duration = Duration::from_secs(1);
+
+/// The lock under which notes of grants are looked at and written: a file beside them.
+pub const LOCK: &str = ".lock";
 
 /// Why a grant was not made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -48,120 +51,9 @@ pub enum GrantError {
     Contended,
 }
 
-fn node_error(what: &'static str) -> impl Fn(std::io::Error) -> GrantError {
+/// A fault of one of the node's own files, in words.
+pub(crate) fn node_error(what: &'static str) -> impl Fn(std::io::Error) -> GrantError {
     move |e| GrantError::Node { what, why: crate::config::plain_io_error(&e) }
-}
-
-/// The node as grants see it.
-#[derive(Debug)]
-pub struct NodeView<'a> {
-    /// The settings.
-    pub config: &'a Config,
-    /// This boot.
-    pub boot_id: BootId,
-}
-
-impl<'a> NodeView<'a> {
-    /// Looks at the node.
-    ///
-    /// # Errors
-    /// When the boot id cannot be read.
-    pub fn new(config: &'a Config) -> Result<Self, GrantError> {
-        let boot_id = process::boot_id(&config.paths.boot_id).map_err(node_error("the boot id"))?;
-        Ok(Self { config, boot_id })
-    }
-
-    /// The node's GPUs, less those that the driver no longer shows.
-    ///
-    /// # Errors
-    /// When there is no inventory or it cannot be read.
-    pub fn inventory(&self) -> Result<Inventory, GrantError> {
-        let what = "the inventory of GPUs";
-        let mut inventory: Inventory =
-            files::read_json(&self.config.paths.inventory(), LONGEST_INVENTORY)
-                .map_err(node_error(what))?
-                .ok_or(GrantError::Node {
-                    what,
-                    why: "it is not there: run docker gpuctl doctor --fix",
-                })?;
-        let present = present_gpus(&self.config.gpu.proc);
-        for gpu in &mut inventory.gpus {
-            if !present.contains(&gpu.pci.to_ascii_lowercase()) {
-                gpu.health = crate::model::Health::Bad("the driver does not show it".into());
-            }
-        }
-        Ok(inventory)
-    }
-
-    /// What tells that this process claims.
-    ///
-    /// # Errors
-    /// When /proc is not readable.
-    pub fn claimer(&self) -> Result<Evidence, GrantError> {
-        Ok(Evidence {
-            boot_id: self.boot_id.clone(),
-            claimer: process::own().map_err(node_error("/proc"))?,
-            init: None,
-            cgroup: None,
-            ended: None,
-        })
-    }
-
-    fn process_seen(&self, evidence: &Evidence) -> (bool, Seen, Option<Seen>, Option<Seen>) {
-        let same_boot = evidence.boot_id == self.boot_id;
-        (
-            same_boot,
-            process::seen(evidence.claimer),
-            evidence.init.map(process::seen),
-            evidence.cgroup.as_ref().map(process::cgroup_seen),
-        )
-    }
-
-    /// Whether the holder of a lease lives. `changing` are the names of containers with an open
-    /// change.
-    pub fn judge(&self, lease: &Lease, changing: &[ContainerName], now: Timestamp) -> Life {
-        let (same_boot, claimer, init, cgroup) = self.process_seen(&lease.evidence);
-        let files = docker::facts(&self.config.docker.root, &lease.holder.container);
-        // Of a container that Docker no longer has, the change is to another one of its name: to the
-        // one that a run is about to make.
-        let there = files != Files::Absent;
-        let changing = lease.holder.name.as_ref().is_some_and(|name| changing.contains(name));
-        let change_open = there && changing;
-        let facts = Facts { same_boot, claimer, init, cgroup, files, change_open, now };
-        judge(lease, &facts)
-    }
-
-    /// Grants of this boot whose processes may still live.
-    ///
-    /// # Errors
-    /// When a note cannot be read: then it is not known what is granted.
-    pub fn living_grants(&self) -> Result<Vec<notes::Grant>, GrantError> {
-        let grants = notes::grants(&self.config.paths).map_err(node_error("a note of a grant"))?;
-        Ok(grants
-            .into_iter()
-            .filter(|grant| {
-                let (same_boot, claimer, init, cgroup) = self.process_seen(&grant.evidence);
-                let gone = |seen: Option<Seen>| seen.is_none_or(|s| s == Seen::Gone);
-                let dead =
-                    if grant.active { gone(init) && gone(cgroup) } else { claimer == Seen::Gone };
-                same_boot && !dead
-            })
-            .collect())
-    }
-}
-
-/// PCI addresses, in lower case, of the GPUs that the driver shows.
-fn present_gpus(proc: &Path) -> Vec<String> {
-    let Ok(entries) = std::fs::read_dir(proc.join("gpus")) else { return Vec::new() };
-    entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().into_string().ok())
-        .map(|name| {
-            // /proc has a domain of four digits, NVML one of eight.
-            let name = name.to_ascii_lowercase();
-            if name.find(':') == Some(4) { format!("0000{name}") } else { name }
-        })
-        .collect()
 }
 
 /// What is claimed, by whom.
@@ -196,6 +88,8 @@ pub struct Granted {
     pub inventory: Inventory,
     /// The binding as committed.
     pub binding: Option<Binding>,
+    /// Whether a change to the container is open: then only the change gives anything back.
+    pub changing: bool,
 }
 
 /// The state of the node, seen at once.
@@ -263,7 +157,8 @@ fn node_busy(
     let free: Vec<(u32, &Unit)> =
         inventory.gpus.iter().filter(|g| !held(&g.unit)).map(|g| (g.minor, &g.unit)).collect();
     let minors: Vec<u32> = free.iter().map(|(minor, _)| *minor).collect();
-    let openers = busy::openers(&minors, &view.config.gpu.watchers).map_err(node_error("/proc"))?;
+    let openers = busy::openers_within(&minors, &view.config.gpu.watchers, OPENERS_LIMIT)
+        .map_err(node_error("/proc"))?;
     for (minor, unit) in &free {
         if let Some((pid, name)) = openers.get(minor).and_then(|list| list.first()) {
             found.entry((*unit).clone()).or_insert_with(|| format!("process {pid} ({name})"));
@@ -314,7 +209,7 @@ pub fn claim(
     let deadline = Instant::now() + limit;
     let id = &claim.holder.container;
     loop {
-        let locked = lock::take(&view.config.paths.grants(), ".lock", limit)
+        let locked = lock::take(&view.config.paths.grants(), LOCK, limit)
             .map_err(node_error("the lock for grants"))?
             .ok_or(GrantError::Contended)?;
         let seen = observe(ledger, view, Some(id))?;
@@ -344,8 +239,9 @@ pub fn claim(
                 evidence: first.evidence.clone(),
                 active: false,
             };
-            // A change claims while the old process still runs: its note stays the living one's.
-            if claim.operation.is_none() || before.is_none() {
+            // A change claims while the old process still runs, whose note stays; the start that the
+            // change makes writes its own.
+            if claim.operation.is_none() {
                 notes::write_grant(&view.config.paths, &grant)
                     .map_err(node_error("the note of a grant"))?;
             }
@@ -366,7 +262,8 @@ pub fn claim(
         };
         match ledger.commit_proved(&batch, proof) {
             Ok(Outcome::Done(_)) => {
-                return Ok(Granted { units, inventory: seen.inventory, binding });
+                let changing = is_changing(&seen, claim.holder);
+                return Ok(Granted { units, inventory: seen.inventory, binding, changing });
             }
             Ok(Outcome::Conflict) => {
                 restore_note(view, id, before);
@@ -402,6 +299,11 @@ pub fn note_ends(ledger: &Ledger, view: &NodeView<'_>, seen: &Observed) {
     }
 }
 
+/// Whether a change to this holder's container is open.
+fn is_changing(seen: &Observed, holder: &Holder) -> bool {
+    seen.operations.iter().any(|o| Some(&o.record.name) == holder.name.as_ref())
+}
+
 /// The commit that makes the grant.
 fn plan_commit(
     ledger: &Ledger,
@@ -435,7 +337,8 @@ fn plan_commit(
         batch.unchanged(key.clone(), old.map(|l| l.revision)).put(key, &lease);
         leases.push(lease);
     }
-    if claim.free_rest {
+    // While a change is open its undoing needs what the old process had: the change frees it.
+    if claim.free_rest && !is_changing(seen, claim.holder) {
         for (unit, lease) in &seen.leases {
             let mine = lease.record.holder.container == claim.holder.container;
             if !mine || units.contains(unit) {
@@ -474,14 +377,23 @@ pub fn activate(
     init: Process,
     cgroup: Option<Cgroup>,
 ) -> Result<Vec<Unit>, LedgerError> {
-    ledger.change_leases(id, Some(token), |lease| {
+    // Active already, when an answer was lost and the commit had happened.
+    let already = std::cell::RefCell::new(Vec::new());
+    let mut active = ledger.change_leases(id, Some(token), |lease| {
         let mut new = lease.clone();
         new.state = LeaseState::Active;
         new.evidence.init = Some(init);
         new.evidence.cgroup.clone_from(&cgroup);
         new.evidence.ended = None;
-        if new == *lease { Change::Keep } else { Change::Put(Box::new(new)) }
-    })
+        if new == *lease {
+            already.borrow_mut().push(lease.unit.clone());
+            Change::Keep
+        } else {
+            Change::Put(Box::new(new))
+        }
+    })?;
+    active.extend(already.into_inner());
+    Ok(active)
 }
 
 /// What became of the leases of a container that ended.
@@ -533,9 +445,10 @@ pub fn end(
         }
     })?;
     if outcome.get() != Ended::Left {
-        // Only the note of this very claim: a later start may have written its own.
+        // Only the note of this very claim, and only of the dead: a later start writes its own.
         let noted = notes::read_grant(&view.config.paths, id).ok().flatten();
-        if noted.is_some_and(|grant| token.is_none_or(|token| grant.token == *token)) {
+        let ours = |grant: &notes::Grant| token.is_none_or(|token| grant.token == *token);
+        if noted.is_some_and(|grant| ours(&grant) && !view.lives(&grant)) {
             let _ = notes::remove_grant(&view.config.paths, id);
         }
     }

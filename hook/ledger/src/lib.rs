@@ -19,3 +19,4 @@ pub mod model;
 pub mod node;
 pub mod rules;
 pub mod store;
+pub mod view;

@@ -15,13 +15,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use gpuctl_ledger::config::{AllPolicy, Config};
-use gpuctl_ledger::grant::{Claim, GrantError, NodeView, activate, claim, end};
+use gpuctl_ledger::grant::{Claim, GrantError, activate, claim, end};
 use gpuctl_ledger::ledger::Ledger;
 use gpuctl_ledger::model::{
     ContainerId, DockerName, Gpu, GpuRequest, Health, Holder, Inventory, SCHEMA, Timestamp, Token,
     Unit,
 };
 use gpuctl_ledger::node::{files, process};
+use gpuctl_ledger::view::NodeView;
 use nix::fcntl::{Flock, FlockArg};
 
 #[path = "store/etcd_server.rs"]

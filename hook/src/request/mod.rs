@@ -111,7 +111,12 @@ pub struct Asked {
 impl Asked {
     /// Whether the spec has nothing to do with GPUs: the real runtime can have it as it is.
     pub fn is_nothing(&self) -> bool {
-        self.request.is_none() && !self.wildcard && self.nodes.is_empty() && self.rules.is_empty()
+        self.request.is_none()
+            && !self.wildcard
+            && self.nodes.is_empty()
+            && self.rules.is_empty()
+            // With `--gpus 0` it is in the spec, and obeys the image's environment.
+            && !self.legacy_hook
     }
 
     /// Whether it is `--privileged`, or looks like it where hostconfig.json is unknown.

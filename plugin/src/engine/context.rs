@@ -5,11 +5,12 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use gpuctl_ledger::config::Config;
-use gpuctl_ledger::grant::{GrantError, NodeView};
+use gpuctl_ledger::grant::GrantError;
 use gpuctl_ledger::ledger::{Ledger, LedgerError};
 use gpuctl_ledger::model::{BootId, Process};
 use gpuctl_ledger::node::process;
 use gpuctl_ledger::store::StoreError;
+use gpuctl_ledger::view::NodeView;
 
 use super::api::Failure;
 use crate::docker::{Docker, DockerError};
@@ -49,6 +50,8 @@ impl Context {
         let machine =
             process::machine_id(&config.paths.machine_id).map_err(read("the machine id"))?;
         let me = process::own().map_err(read("/proc"))?;
+        // The same check as the hook's: a verdict is only given by someone who can see.
+        NodeView::new(&config)?;
         let ledger = Ledger::open(&config)?;
         ledger.bind_node(&machine, &boot_id)?;
         Ok(Self { config, config_path, ledger, boot_id, me, docker: OnceLock::new() })
@@ -115,9 +118,7 @@ fn store_hint(error: &StoreError) -> String {
 impl From<GrantError> for Failure {
     fn from(error: GrantError) -> Self {
         match error {
-            GrantError::Refused(refusal) => {
-                Self::new(refusal.headline).details(refusal.rows).hint(refusal.hint)
-            }
+            GrantError::Refused(refusal) => refusal.into(),
             GrantError::Ledger(error) => error.into(),
             GrantError::Slow => Self::new(error.to_string())
                 .hint("docker gpuctl doctor tells more; running containers are not touched"),

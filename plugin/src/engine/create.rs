@@ -6,21 +6,18 @@
 
 use std::time::{Duration, Instant};
 
-use gpuctl_ledger::config::AllPolicy;
-use gpuctl_ledger::grant::{observe, shortage_refusal};
 use gpuctl_ledger::ledger::{At, Batch};
 use gpuctl_ledger::model::{
     Binding, ContainerId, ContainerName, ContainerRecord, DockerName, GpuRequest, OperationKind,
     SCHEMA, Timestamp, Token, Version, VersionRecord,
 };
 use gpuctl_ledger::node::notes;
-use gpuctl_ledger::rules::allocate::{Supply, Want, allocate};
 use serde::{Deserialize, Serialize};
 
 use super::api::{Answer, AskError, CreateAsk, CreateRequest, Event, Failure, Front, StartMode};
 use super::context::Context;
 use super::journal::{self, Journal};
-use super::{ending, names};
+use super::{ending, names, supply};
 use crate::docker::{Changes, Inspect, start_exit_code};
 
 /// The label that carries the operation's token.
@@ -80,7 +77,13 @@ pub(super) fn create(
         (GpuRequest::None, Some(record)) => record.gpus.clone(),
         (gpus, _) => gpus.clone(),
     };
-    check_supply(ctx, &gpus, request.start != StartMode::No)?;
+    let refusal = match request.start {
+        StartMode::No => supply::ever(ctx, &gpus)?,
+        StartMode::Detached | StartMode::Attached => supply::now(ctx, None, &gpus, &[])?,
+    };
+    if let Some(refusal) = refusal {
+        return Err(refusal.into());
+    }
 
     let data = Data {
         docker_name: docker_name.clone(),
@@ -431,31 +434,6 @@ fn recorded(
         None => ctx.ledger.container(from)?.ok_or_else(none)?.record.version,
     };
     Ok(ctx.ledger.version(from, version)?.ok_or_else(none)?.record)
-}
-
-/// Whether the GPUs could be had: said before anything is pulled or made.
-pub(super) fn check_supply(ctx: &Context, gpus: &GpuRequest, now: bool) -> Result<(), Failure> {
-    if gpus.is_none() {
-        return Ok(());
-    }
-    let seen = observe(&ctx.ledger, &ctx.view(), None)?;
-    let nobody = std::collections::BTreeMap::new();
-    let nothing = std::collections::BTreeMap::new();
-    let supply = if now {
-        Supply { inventory: &seen.inventory, leases: &seen.judged, busy: &seen.busy }
-    } else {
-        // Created only: it is enough that the node has so many at all.
-        Supply { inventory: &seen.inventory, leases: &nobody, busy: &nothing }
-    };
-    let all = if now { ctx.config.policy.all } else { AllPolicy::Free };
-    let want = Want { request: gpus, container: None, prefer: &[], all };
-    match allocate(&supply, &want) {
-        Ok(_) => Ok(()),
-        Err(shortage) => {
-            let refusal = shortage_refusal(&shortage, gpus, &ctx.ledger);
-            Err(Failure::new(refusal.headline).details(refusal.rows).hint(refusal.hint))
-        }
-    }
 }
 
 /// Tells what became of a run that was broken off.

@@ -2,7 +2,7 @@
 
 use gpuctl_ledger::grant;
 use gpuctl_ledger::ledger::{Change, LedgerError};
-use gpuctl_ledger::model::{ContainerId, Timestamp, Unit};
+use gpuctl_ledger::model::{ContainerId, LeaseState, Timestamp, Unit};
 use gpuctl_ledger::node::notes;
 use gpuctl_ledger::rules::liveness::Life;
 
@@ -29,7 +29,9 @@ pub(super) fn release_dead(
     let now = Timestamp::now();
     let freed = ctx.ledger.change_leases(id, None, |lease| {
         // Reserved means: dead, and would be waited for.
-        let dead = matches!(view.judge(lease, &[], now), Life::Gone | Life::Reserved);
+        let dead = matches!(view.judge(lease, &[], now), Life::Gone | Life::Reserved)
+            // Claimed by this very process for a change that is over: we have the lock.
+            || (lease.state == LeaseState::Claimed && lease.evidence.claimer == ctx.me);
         if dead && !keep.contains(&lease.unit) { Change::Delete } else { Change::Keep }
     })?;
     let left = ctx.ledger.leases()?.values().any(|l| l.record.holder.container == *id);

@@ -1,14 +1,12 @@
 //! start, stop, restart: what Docker does, with the GPUs in mind. No journal: each is one call to
 //! the Engine, and the claim and its end are the runtime's and the hooks' own.
 
-use gpuctl_ledger::config::AllPolicy;
-use gpuctl_ledger::grant::{observe, shortage_refusal};
-use gpuctl_ledger::rules::allocate::{Supply, Want, allocate};
+use gpuctl_ledger::model::Binding;
 
 use super::api::{Answer, Failure, Front};
 use super::context::Context;
 use super::names::{self, Found};
-use super::{ending, journal};
+use super::{ending, journal, supply};
 use crate::docker::Inspect;
 
 /// Does one thing to each name; what fails keeps the others from nothing.
@@ -68,24 +66,12 @@ pub(super) fn start(
 /// Says a shortage in full before Docker is asked: the runtime has only one line for it.
 fn check_before_start(ctx: &Context, found: &Found) -> Result<(), Failure> {
     let Some(binding) = ctx.ledger.binding(&found.id)? else { return Ok(()) };
-    let request = &binding.record.gpus;
-    if request.is_none() {
-        return Ok(());
-    }
-    let seen = observe(&ctx.ledger, &ctx.view(), Some(&found.id))?;
-    let supply = Supply { inventory: &seen.inventory, leases: &seen.judged, busy: &seen.busy };
-    let all: AllPolicy = ctx.config.policy.all;
-    let want = Want { request, container: Some(&found.id), prefer: &binding.record.last, all };
-    match allocate(&supply, &want) {
-        Ok(_) => Ok(()),
-        Err(shortage) => {
-            let refusal = shortage_refusal(&shortage, request, &ctx.ledger);
-            let name = &found.record.record.name;
-            Err(Failure::new(format!("{name}: {}", refusal.headline))
-                .details(refusal.rows)
-                .hint(format!("docker gpuctl scale {name} --gpus N takes fewer; docker gpuctl gpus shows all of them")))
-        }
-    }
+    let Binding { gpus, last, .. } = &binding.record;
+    let Some(refusal) = supply::now(ctx, Some(&found.id), gpus, last)? else { return Ok(()) };
+    let name = &found.record.record.name;
+    Err(Failure::new(format!("{name}: {}", refusal.headline)).details(refusal.rows).hint(format!(
+        "docker gpuctl scale {name} --gpus N takes fewer; docker gpuctl gpus shows all of them"
+    )))
 }
 
 /// stop.

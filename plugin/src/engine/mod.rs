@@ -17,6 +17,7 @@ mod reconcile;
 mod recover;
 mod remove;
 mod scale;
+mod supply;
 mod watch;
 
 pub use context::Context;

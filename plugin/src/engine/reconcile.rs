@@ -2,15 +2,18 @@
 //! the service. Nothing of a living container is ever freed, and no GPU of one is left unleased.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
-use gpuctl_ledger::grant::{self, NodeView};
+use gpuctl_ledger::grant;
 use gpuctl_ledger::ledger::{At, Batch};
 use gpuctl_ledger::model::{
-    Binding, ContainerId, ContainerName, ContainerRecord, DockerName, Lease, Operation, Timestamp,
+    Binding, ContainerId, ContainerName, ContainerRecord, DockerName, Lease, LeaseState, Operation,
+    Timestamp,
 };
-use gpuctl_ledger::node::{docker, notes};
+use gpuctl_ledger::node::{docker, lock, notes};
 use gpuctl_ledger::rules::liveness::{Files, Life};
 use gpuctl_ledger::store::Outcome;
+use gpuctl_ledger::view::NodeView;
 
 use super::api::Failure;
 use super::context::Context;
@@ -34,6 +37,12 @@ pub(super) struct Finding {
 /// When ledger or node cannot be read at all.
 pub(super) fn reconcile(ctx: &Context, fix: bool) -> Result<Vec<Finding>, Failure> {
     let mut findings = Vec::new();
+    // Another Engine than ours has none of our containers: that proves nothing of them.
+    let info = ctx.docker()?.info()?;
+    if std::path::Path::new(&info.root) != ctx.config.docker.root {
+        return Ok(findings);
+    }
+    torn_notes(ctx, fix, &mut findings)?;
     journals(ctx, fix, &mut findings)?;
     lost_leases(ctx, fix, &mut findings)?;
     dead_leases(ctx, fix, &mut findings)?;
@@ -52,6 +61,7 @@ const PATIENCE_MS: u64 = 30_000;
 /// As [`reconcile`].
 pub fn tend(ctx: &Context) -> Result<Vec<String>, Failure> {
     let mut findings = Vec::new();
+    lost_leases(ctx, true, &mut findings)?;
     dead_leases(ctx, true, &mut findings)?;
     let open: Vec<At<Operation>> = ctx.ledger.list(&ctx.ledger.keys().operations())?;
     let now = Timestamp::now();
@@ -107,7 +117,9 @@ fn standing<'a>(
     let Some(lease) = lease else { return Standing::Lost };
     if lease.holder.container == grant.holder.container {
         let same = lease.token == grant.token && lease.evidence.init == grant.evidence.init;
-        return if same { Standing::Right } else { Standing::Lost };
+        // Its gate is just about to write the rest.
+        let starting = lease.token == grant.token && lease.state == LeaseState::Claimed;
+        return if same || starting { Standing::Right } else { Standing::Lost };
     }
     match view.judge(lease, &[], Timestamp::now()) {
         Life::Gone | Life::Reserved => Standing::Lost,
@@ -119,7 +131,12 @@ fn standing<'a>(
 fn lost_leases(ctx: &Context, fix: bool, findings: &mut Vec<Finding>) -> Result<(), Failure> {
     let view = ctx.view();
     // One that is still being started is its wrapper's affair.
-    for grant in view.living_grants()?.into_iter().filter(|grant| grant.active) {
+    let operations: Vec<At<Operation>> = ctx.ledger.list(&ctx.ledger.keys().operations())?;
+    let changing = |grant: &notes::Grant| {
+        operations.iter().any(|o| Some(&o.record.name) == grant.holder.name.as_ref())
+    };
+    let settled = |grant: &notes::Grant| grant.active && !changing(grant);
+    for grant in view.living_grants()?.into_iter().filter(settled) {
         let shown = grant.holder.shown();
         let leases = ctx.ledger.leases()?;
         let mut batch = Batch::new();
@@ -177,16 +194,48 @@ fn dead_leases(ctx: &Context, fix: bool, findings: &mut Vec<Finding>) -> Result<
         found(findings, fix, format!("{shown} is gone and still had GPUs"));
     }
     if fix {
-        grant::note_ends(&ctx.ledger, &view, &grant::observe(&ctx.ledger, &view, None)?);
-        let living: Vec<ContainerId> =
-            view.living_grants()?.into_iter().map(|g| g.holder.container).collect();
-        let leased: Vec<ContainerId> =
-            ctx.ledger.leases()?.into_values().map(|at| at.record.holder.container).collect();
-        for grant in notes::grants(&ctx.config.paths).unwrap_or_default() {
-            let id = &grant.holder.container;
-            if !living.contains(id) && !leased.contains(id) {
-                let _ = notes::remove_grant(&ctx.config.paths, id);
-            }
+        // Without an inventory there is nothing to be short of.
+        if let Ok(seen) = grant::observe(&ctx.ledger, &view, None) {
+            grant::note_ends(&ctx.ledger, &view, &seen);
+        }
+        dead_notes(ctx)?;
+    }
+    Ok(())
+}
+
+/// How long the removal of notes waits for starts under way.
+const NOTES_LIMIT: Duration = Duration::from_secs(2);
+
+/// Removes the notes of the dead that have no lease. No start writes one meanwhile.
+fn dead_notes(ctx: &Context) -> Result<(), Failure> {
+    let paths = &ctx.config.paths;
+    let Ok(Some(_lock)) = lock::take(&paths.grants(), grant::LOCK, NOTES_LIMIT) else {
+        return Ok(());
+    };
+    let leases = ctx.ledger.leases()?;
+    let view = ctx.view();
+    for grant in notes::grants(paths).unwrap_or_default() {
+        let id = &grant.holder.container;
+        let leased = leases.values().any(|at| at.record.holder.container == *id);
+        if !leased && !view.lives(&grant) {
+            let _ = notes::remove_grant(paths, id);
+        }
+    }
+    Ok(())
+}
+
+/// Notes that cannot be read, as a power cut may leave where /run is no tmpfs: until they are gone
+/// it is not known what is granted, and no GPU is.
+fn torn_notes(ctx: &Context, fix: bool, findings: &mut Vec<Finding>) -> Result<(), Failure> {
+    for id in notes::torn(&ctx.config.paths) {
+        let runs = ctx.docker()?.inspect(id.as_str())?.is_some_and(|shown| shown.running());
+        let text = format!("the note of what {} was granted cannot be read", id.short());
+        if runs {
+            let by_hand = Some(format!("docker restart {}", id.short()));
+            findings.push(Finding { text, mended: false, by_hand });
+        } else {
+            let done = fix && notes::remove_grant(&ctx.config.paths, &id).is_ok();
+            found(findings, done, text);
         }
     }
     Ok(())
@@ -281,7 +330,17 @@ fn strays(ctx: &Context, fix: bool, findings: &mut Vec<Finding>) -> Result<(), F
         }
         let name = shown.name().to_owned();
         if shown.never_started() {
-            // docker create outlived the run that had asked for it.
+            // docker create outlived the run that had asked for it; or it is one that has just begun.
+            let Some((base, _)) = DockerName::split(shown.name()) else { continue };
+            let Some(_lock) = journal::try_lock(ctx, &base)? else { continue };
+            let id = shown.id();
+            let bound = match &id {
+                Some(id) => ctx.ledger.binding(id)?.is_some(),
+                None => true,
+            };
+            if bound || ctx.ledger.operation(&base)?.is_some() {
+                continue;
+            }
             let done = fix && ctx.docker()?.remove(&summary.id, false, true).is_ok();
             found(findings, done, format!("{name} was left by a run that was broken off"));
         } else {

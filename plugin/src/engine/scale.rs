@@ -5,24 +5,22 @@
 //! running container: stopped, renamed, started) and `rename` (name and records), both finished;
 //! `undo` instead of these, once undoing has begun.
 
-use gpuctl_ledger::config::AllPolicy;
-use gpuctl_ledger::grant::{self, Claim, observe, shortage_refusal};
+use gpuctl_ledger::grant::{self, Claim};
 use gpuctl_ledger::ledger::{At, Batch, Ledger, LedgerError};
 use gpuctl_ledger::model::{
     Binding, ContainerId, ContainerName, ContainerRecord, DockerName, GpuRequest, Holder, Lease,
     OperationKind, SCHEMA, Timestamp, Token, Unit, Version, VersionRecord,
 };
 use gpuctl_ledger::node::notes;
-use gpuctl_ledger::rules::allocate::{Supply, Want, allocate};
 use gpuctl_ledger::store::Outcome;
 use serde::{Deserialize, Serialize};
 
 use super::api::{Answer, Event, Failure, Front};
 use super::context::Context;
-use super::create::{check_supply, keep_copy};
+use super::create::keep_copy;
 use super::journal::{self, Journal};
 use super::names::{self, Found};
-use super::{ending, lifecycle};
+use super::{ending, lifecycle, supply};
 use crate::docker::Inspect;
 
 /// What finishing and undoing need.
@@ -79,7 +77,7 @@ pub(super) fn scale(
     if running {
         check_claim(ctx, &found, &binding.record, gpus)?;
     } else {
-        check_supply(ctx, gpus, false)?;
+        supply::ever(ctx, gpus)?.map_or(Ok(()), |refusal| Err(Failure::from(refusal)))?;
     }
     let to = found.record.record.version.next();
     let new_name = DockerName::of(&found.record.record.name, to);
@@ -180,20 +178,13 @@ fn check_claim(
     binding: &Binding,
     gpus: &GpuRequest,
 ) -> Result<(), Failure> {
-    if gpus.is_none() {
+    let Some(refusal) = supply::now(ctx, Some(&found.id), gpus, &binding.last)? else {
         return Ok(());
-    }
-    let seen = observe(&ctx.ledger, &ctx.view(), Some(&found.id))?;
-    let supply = Supply { inventory: &seen.inventory, leases: &seen.judged, busy: &seen.busy };
-    let all: AllPolicy = ctx.config.policy.all;
-    let want = Want { request: gpus, container: Some(&found.id), prefer: &binding.last, all };
-    allocate(&supply, &want).map(drop).map_err(|shortage| {
-        let refusal = shortage_refusal(&shortage, gpus, &ctx.ledger);
-        let kept = format!("{} keeps running with {}", found.docker_name, words(&binding.gpus));
-        Failure::new(refusal.headline)
-            .details(refusal.rows)
-            .hint(format!("{kept}; {}", refusal.hint))
-    })
+    };
+    let kept = format!("{} keeps running with {}", found.docker_name, words(&binding.gpus));
+    Err(Failure::new(refusal.headline)
+        .details(refusal.rows)
+        .hint(format!("{kept}; {}", refusal.hint)))
 }
 
 fn execute(

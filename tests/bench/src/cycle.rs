@@ -8,8 +8,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use gpuctl_ledger::config::Config;
-use gpuctl_ledger::grant::NodeView;
 use gpuctl_ledger::node::busy;
+use gpuctl_ledger::view::NodeView;
 use gpuctl_sim::{Place, Result, command};
 use gpuctl_tests::Node;
 use nix::sys::wait::waitpid;
@@ -186,7 +186,8 @@ fn own_check(node: &Node, rounds: usize) -> Result<Vec<Row>> {
     let (mut scan, mut grants) = (Sample::default(), Sample::default());
     for _ in 0..rounds {
         let began = Instant::now();
-        let found = busy::openers(&minors, &config.gpu.watchers).map_err(|e| e.to_string())?;
+        let found = busy::openers_within(&minors, &config.gpu.watchers, Duration::from_secs(1))
+            .map_err(|e| e.to_string())?;
         scan.add(began.elapsed());
         std::hint::black_box(found);
         let began = Instant::now();

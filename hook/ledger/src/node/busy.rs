@@ -3,9 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::AsFd as _;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
+use std::sync::mpsc;
+use std::time::Duration;
 
-use nix::fcntl::{AtFlags, OFlag};
+use nix::fcntl::{AtFlags, OFlag, readlinkat};
 use nix::sys::stat::{Mode, SFlag, fstatat, major, minor};
 use serde::{Deserialize, Serialize};
 
@@ -37,14 +40,36 @@ pub fn fresh_watch(path: &Path, now: Timestamp) -> Option<Watch> {
         .then_some(watch)
 }
 
+/// As [`openers`], in at most `limit`. Asking what an open file is can hang on a dead network
+/// filesystem: then only files below /dev are asked, which cannot.
+///
+/// # Errors
+/// As [`openers`].
+pub fn openers_within(
+    minors: &[u32],
+    ignore: &[String],
+    limit: Duration,
+) -> std::io::Result<BTreeMap<u32, Vec<(i32, String)>>> {
+    let (tell, told) = mpsc::sync_channel(1);
+    let (asked, ignored) = (minors.to_vec(), ignore.to_vec());
+    std::thread::Builder::new().name("openers".into()).spawn(move || {
+        let _ = tell.send(openers(&asked, &ignored, false));
+    })?;
+    match told.recv_timeout(limit) {
+        Ok(found) => found,
+        Err(_) => openers(minors, ignore, true),
+    }
+}
+
 /// Processes that have the device node of a GPU open: pid and program name, by minor. Programs
 /// named in `ignore` are those that watch GPUs and use none (nvidia-persistenced).
 ///
 /// # Errors
 /// When /proc cannot be listed. A process that goes away, or that cannot be looked at, is passed by.
-pub fn openers(
+fn openers(
     minors: &[u32],
     ignore: &[String],
+    below_dev: bool,
 ) -> std::io::Result<BTreeMap<u32, Vec<(i32, String)>>> {
     let mut found: BTreeMap<u32, Vec<(i32, String)>> = BTreeMap::new();
     if minors.is_empty() {
@@ -63,6 +88,12 @@ pub fn openers(
         for fd in dir.iter().flatten() {
             let name = fd.file_name();
             if !name.to_bytes().first().is_some_and(u8::is_ascii_digit) {
+                continue;
+            }
+            // What the link says is the kernel's own word, and asks no filesystem.
+            let Ok(link) = readlinkat(&handle, name) else { continue };
+            let link = link.as_bytes();
+            if !link.starts_with(if below_dev { b"/dev/" } else { b"/" }) {
                 continue;
             }
             let Ok(stat) = fstatat(&handle, name, AtFlags::empty()) else { continue };

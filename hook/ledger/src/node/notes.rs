@@ -108,6 +108,19 @@ pub fn grants(paths: &Paths) -> Result<Vec<Grant>> {
     Ok(grants)
 }
 
+/// The containers whose notes are there and cannot be read.
+pub fn torn(paths: &Paths) -> Vec<ContainerId> {
+    let Ok(entries) = std::fs::read_dir(paths.grants()) else { return Vec::new() };
+    entries
+        .flatten()
+        .filter_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            let id = ContainerId::new(name.strip_suffix(".json")?).ok()?;
+            read_grant(paths, &id).is_err().then_some(id)
+        })
+        .collect()
+}
+
 fn binding_path(paths: &Paths, id: &ContainerId) -> std::path::PathBuf {
     paths.bindings().join(format!("{id}.json"))
 }

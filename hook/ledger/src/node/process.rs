@@ -20,6 +20,15 @@ pub fn boot_id(path: &Path) -> Result<BootId> {
     BootId::new(text.trim()).map_err(|_| Error::from(ErrorKind::InvalidData))
 }
 
+/// The inode that every kernel gives its initial PID namespace.
+const INITIAL_PID_NAMESPACE: &str = "pid:[4026531836]";
+
+/// Whether this process is in the node's initial PID namespace: in another one the holders of GPUs
+/// cannot be seen, and all would look dead.
+pub fn sees_all() -> bool {
+    std::fs::read_link("/proc/self/ns/pid").is_ok_and(|ns| ns.as_os_str() == INITIAL_PID_NAMESPACE)
+}
+
 /// The machine's id.
 ///
 /// # Errors
