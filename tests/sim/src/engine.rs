@@ -111,6 +111,10 @@ impl Engine {
         if self.options.bridge {
             bridge::make(&self.place)?;
         }
+        if self.pid().is_none() {
+            // dockerd takes a zombie of its last run, or whoever has its pid now, for itself.
+            let _ = fs::remove_file(self.place.pidfile());
+        }
         let log = OpenOptions::new()
             .create(true)
             .append(true)
