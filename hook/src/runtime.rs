@@ -3,16 +3,18 @@
 //! Only `create`, `run` and `restore` are changed. `delete` is passed on and is a hint for release.
 //! All else is exec'd through untouched.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use gpuctl_ledger::config::{Config, ConfigError, Inject};
+use gpuctl_ledger::config::{AllPolicy, Config, ConfigError, Inject};
 use gpuctl_ledger::grant::{self, Claim, GrantError, Granted};
 use gpuctl_ledger::ledger::{Ledger, LedgerError};
 use gpuctl_ledger::model::{Binding, ContainerId, DockerName, Gpu, Holder, Inventory, Token, Unit};
 use gpuctl_ledger::node::docker::{DockerFiles, DockerFilesError};
 use gpuctl_ledger::node::{files, notes, process};
+use gpuctl_ledger::rules::allocate::{Supply, Want, allocate};
 use gpuctl_ledger::rules::words::Refusal;
 use gpuctl_ledger::store::StoreError;
 use gpuctl_ledger::view::NodeView;
@@ -21,7 +23,7 @@ use crate::admit::{Admit, Bound, Who, admit};
 use crate::audit::{self, Decision};
 use crate::command::{self, Command};
 use crate::gate::LONGEST_SPEC;
-use crate::request::{self, NodeFacts};
+use crate::request::{self, AskError, Asked, NodeFacts};
 use crate::spec::Spec;
 use crate::{fault, inject, real, refuse, strip, upper};
 
@@ -190,7 +192,7 @@ impl Making<'_> {
             Admit::Pass => Ok(()),
             Admit::Exempt => {
                 self.audit(Decision::Exempted, &docker_name, &[], "on the exempt list");
-                Ok(())
+                self.exempt(&asked)
             }
             Admit::Without => {
                 let stripped = !asked.as_ref().is_ok_and(|a| a.is_nothing());
@@ -238,6 +240,32 @@ impl Making<'_> {
 
     fn host(&self) -> Option<&gpuctl_ledger::node::docker::HostConfig> {
         self.files.as_ref().map(|files| &files.host)
+    }
+
+    /// Lets an exempt container through. One that asks by `--gpus` has NVIDIA's legacy hook in its
+    /// spec, or where NVIDIA's toolkit is not there our stub, which refuses: then what it asks for
+    /// comes by CDI, whoever holds it.
+    fn exempt(&mut self, asked: &Result<Asked, AskError>) -> Result<(), String> {
+        let Ok(asked) = asked else { return Ok(()) };
+        let by_cdi = asked.legacy_hook && self.config.gpu.inject == Inject::Cdi;
+        let Some(inventory) = self.inventory.clone().filter(|_| by_cdi) else { return Ok(()) };
+        let (nobody, nothing) = (BTreeMap::new(), BTreeMap::new());
+        let supply = Supply { inventory: &inventory, leases: &nobody, busy: &nothing };
+        let want =
+            Want { request: &asked.request, container: None, prefer: &[], all: AllPolicy::Free };
+        let units = allocate(&supply, &want)
+            .map_err(|_| format!("{} asked for, which this node does not have", asked.request))?;
+        let gpus: Vec<&Gpu> = units.iter().filter_map(|unit| inventory.by_unit(unit)).collect();
+        self.inject_cdi(&gpus)?;
+        self.write_spec()
+    }
+
+    fn inject_cdi(&mut self, gpus: &[&Gpu]) -> Result<(), String> {
+        let gpu = &self.config.gpu;
+        let cdi = inject::CdiSpecs::load(&gpu.cdi_dirs, &gpu.cdi_kind)
+            .map_err(|e| e.to_string())?
+            .with_dev(&gpu.dev);
+        inject::inject_cdi(&mut self.spec, gpus, &cdi).map_err(|e| e.to_string())
     }
 
     /// Leaves of all GPUs only these.
@@ -364,13 +392,7 @@ impl Making<'_> {
         let minors: Vec<u32> = gpus.iter().map(|gpu| gpu.minor).collect();
         char_links(&self.config.gpu.dev, &minors);
         match self.config.gpu.inject {
-            Inject::Cdi => {
-                let cdi =
-                    inject::CdiSpecs::load(&self.config.gpu.cdi_dirs, &self.config.gpu.cdi_kind)
-                        .map_err(|e| e.to_string())?
-                        .with_dev(&self.config.gpu.dev);
-                inject::inject_cdi(&mut self.spec, &gpus, &cdi).map_err(|e| e.to_string())?;
-            }
+            Inject::Cdi => self.inject_cdi(&gpus)?,
             Inject::Env => {
                 let uuids: Vec<&str> = granted.units.iter().map(Unit::as_str).collect();
                 inject::inject_env(&mut self.spec, &uuids);

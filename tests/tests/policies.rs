@@ -173,9 +173,14 @@ fn the_exempt_pass_by_image_or_by_name_and_it_is_written_down() {
     ]);
     assert_eq!(got.code, 0, "{got}");
     assert_eq!(probe::opens(&node, "by-image"), one);
+    // By --gpus it gets what it asks for too, though NVIDIA's toolkit is not here.
+    let by_gpus = ["run", "-d", "--name", "by-gpus", "--gpus", "all", "cuda-like", "sleep", "9999"];
+    let got = node.docker(&by_gpus);
+    assert_eq!(got.code, 0, "{got}");
+    assert_eq!(probe::opens(&node, "by-gpus").len(), 8);
     assert_eq!(runs(&node, "exporter", &["--privileged"]), probed());
     assert_eq!(runs(&node, "both", &["--device", &device]), one);
-    for name in ["by-image", "exporter", "both"] {
+    for name in ["by-image", "by-gpus", "exporter", "both"] {
         let lines = audit(&node, name);
         assert!(has(&lines, "exempted", "exempt list"), "{name}: {lines:?}");
         assert!(node.leased_minors(&node.id(name)).is_empty());
@@ -187,7 +192,7 @@ fn the_exempt_pass_by_image_or_by_name_and_it_is_written_down() {
         "run", "-d", "--name", "both2", "--device", &device, "busybox", "sleep", "100000",
     ]);
     refused(&got, &["holder"]);
-    node.docker_ok(&["rm", "-f", "by-image", "exporter", "both"]);
+    node.docker_ok(&["rm", "-f", "by-image", "by-gpus", "exporter", "both"]);
     node.check();
 }
 
