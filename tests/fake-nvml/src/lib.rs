@@ -1,5 +1,5 @@
 //! An NVML library without a driver: it exports the NVML functions that docker-gpuctl calls, no
-//! others, and answers them from a file (see [`profile`]). tests/profiles/README.md describes the file.
+//! others, and answers them from a file (see `profile.rs`). tests/profiles/README.md describes the file.
 //!
 //! Why `unsafe` is here: these are C functions, and what they answer goes through pointers that the
 //! caller gives. NVML's contract is each block's ground: a pointer is null or valid for the call,
