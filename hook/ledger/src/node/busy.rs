@@ -40,11 +40,14 @@ pub fn fresh_watch(path: &Path, now: Timestamp) -> Option<Watch> {
         .then_some(watch)
 }
 
-/// As [`openers`], in at most `limit`. Asking what an open file is can hang on a dead network
-/// filesystem: then only files below /dev are asked, which cannot.
+/// Processes that have the device node of a GPU open: pid and program name, by minor. Programs
+/// named in `ignore` are those that watch GPUs and use none (nvidia-persistenced).
+///
+/// Asking what an open file is can hang on a dead network filesystem: what takes longer than `limit`
+/// is left, and only files below /dev are asked, which cannot hang.
 ///
 /// # Errors
-/// As [`openers`].
+/// When /proc cannot be listed. A process that goes away, or that cannot be looked at, is passed by.
 pub fn openers_within(
     minors: &[u32],
     ignore: &[String],
@@ -61,11 +64,7 @@ pub fn openers_within(
     }
 }
 
-/// Processes that have the device node of a GPU open: pid and program name, by minor. Programs
-/// named in `ignore` are those that watch GPUs and use none (nvidia-persistenced).
-///
-/// # Errors
-/// When /proc cannot be listed. A process that goes away, or that cannot be looked at, is passed by.
+/// The look itself; `below_dev` looks only at what the kernel says lies below /dev.
 fn openers(
     minors: &[u32],
     ignore: &[String],
