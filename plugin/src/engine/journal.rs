@@ -54,11 +54,11 @@ pub(super) fn lock(
     Ok(Locked { _lock: taken, ended })
 }
 
-/// As [`lock`], of the container that `foo` or `foo-N` names: also of one that has no record, or
+/// As [`lock()`], of the container that `foo` or `foo-N` names: also of one that has no record, or
 /// not that version, but whose change was broken off and has to be brought to an end first.
 ///
 /// # Errors
-/// As [`lock`], and when there is no such container.
+/// As [`lock()`], and when there is no such container.
 pub(super) fn lock_named(
     ctx: &Context,
     text: &str,
@@ -83,7 +83,7 @@ fn changing(ctx: &Context, text: &str) -> Result<Option<ContainerName>, Failure>
     Ok(None)
 }
 
-/// As [`lock`], without waiting; `None` when a change is under way.
+/// As [`lock()`], without waiting; `None` when a change is under way.
 ///
 /// # Errors
 /// When the lock cannot be looked at.
