@@ -58,7 +58,7 @@ const PATIENCE_MS: u64 = 30_000;
 /// died a while ago. What it did.
 ///
 /// # Errors
-/// As [`reconcile`].
+/// When ledger or node cannot be read at all.
 pub fn tend(ctx: &Context) -> Result<Vec<String>, Failure> {
     let mut findings = Vec::new();
     lost_leases(ctx, true, &mut findings)?;
