@@ -11,7 +11,9 @@ use std::time::Instant;
 use gpuctl_ledger::config::{AllPolicy, Config, ConfigError, Inject};
 use gpuctl_ledger::grant::{self, Claim, GrantError, Granted};
 use gpuctl_ledger::ledger::{Ledger, LedgerError};
-use gpuctl_ledger::model::{Binding, ContainerId, DockerName, Gpu, Holder, Inventory, Token, Unit};
+use gpuctl_ledger::model::{
+    Binding, ContainerId, DockerName, Gpu, GpuRequest, Holder, Inventory, Token, Unit,
+};
 use gpuctl_ledger::node::docker::{DockerFiles, DockerFilesError};
 use gpuctl_ledger::node::{files, notes, process};
 use gpuctl_ledger::rules::allocate::{Supply, Want, allocate};
@@ -440,15 +442,32 @@ impl Making<'_> {
         let _ = notes::write_binding(&self.config.paths, &Binding { upper_dir, ..binding.clone() });
     }
 
+    /// Writes down what would have been done, and does nothing.
     fn observe(&self, admit: &Admit, name: &str) {
         let (decision, what) = match admit {
             Admit::Pass => return,
             Admit::Exempt => (Decision::Exempted, "on the exempt list".into()),
             Admit::Without => (Decision::Stripped, "would hold no lease".into()),
             Admit::Refuse(refusal) => (Decision::Refused, refusal.one_line()),
-            Admit::Claim { request, .. } => (Decision::Granted, format!("would claim {request}")),
+            Admit::Claim { request, all, .. } => match self.would_get(request, *all) {
+                Ok(()) => (Decision::Granted, format!("would claim {request}")),
+                Err(why) => (Decision::Refused, why),
+            },
         };
         self.audit(decision, name, &[], &what);
+    }
+
+    /// Whether a claim would be granted now; why not otherwise.
+    fn would_get(&self, request: &GpuRequest, all: AllPolicy) -> Result<(), String> {
+        let ledger = self.open_ledger()?;
+        let view = NodeView::new(self.config).map_err(|e| e.to_string())?;
+        let seen = grant::observe(&ledger, &view, Some(&self.id)).map_err(|e| e.to_string())?;
+        let supply = Supply { inventory: &seen.inventory, leases: &seen.judged, busy: &seen.busy };
+        let want = Want { request, container: Some(&self.id), prefer: &[], all };
+        let shortage = allocate(&supply, &want).err();
+        shortage.map_or(Ok(()), |shortage| {
+            Err(grant::shortage_refusal(&shortage, request, &ledger).one_line())
+        })
     }
 
     fn audit(&self, decision: Decision, name: &str, units: &[Unit], why: &str) {

@@ -232,7 +232,7 @@ fn observe_changes_nothing_and_writes_down_what_it_would_have_done() {
     let device = format!("/dev/nvidia{minor}");
     for (name, flags, opens, decision, reason) in [
         ("two", &["--gpus", "2"][..], BTreeSet::new(), "granted", "would claim 2"),
-        ("many", &["--gpus", "99"], BTreeSet::new(), "granted", "would claim 99"),
+        ("many", &["--gpus", "99"], BTreeSet::new(), "refused", "99 GPUs asked for"),
         ("priv", &["--privileged"], probed(), "stripped", "would hold no lease"),
         ("dev1", &["--device", &device], [minor].into(), "granted", "would claim"),
         ("dev2", &["--device", &device], [minor].into(), "granted", "would claim"),
