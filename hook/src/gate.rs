@@ -151,7 +151,7 @@ pub fn gate(config: &Config, state: &State, args: &GateArgs) -> Result<(), Strin
     }
     let id = ContainerId::new(state.id.clone()).map_err(|e| e.to_string())?;
     let view = NodeView::new(config).map_err(|e| e.to_string())?;
-    let ledger = Ledger::open(config).map_err(|e| e.to_string())?;
+    let ledger = Ledger::open(config).map_err(|e| e.to_string())?.within(config.ledger.timeout());
     let leases = ledger.leases().map_err(|e| e.to_string())?;
     let mine = leased(&leases, &id, args.token.as_ref());
     let inventory = view.inventory().ok();

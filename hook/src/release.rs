@@ -18,7 +18,7 @@ use crate::fault;
 pub fn release(config: &Config, id: &str, token: Option<&Token>) -> Result<Ended, String> {
     let id = ContainerId::new(id).map_err(|e| e.to_string())?;
     let view = NodeView::new(config).map_err(|e| e.to_string())?;
-    let ledger = Ledger::open(config).map_err(|e| e.to_string())?;
+    let ledger = Ledger::open(config).map_err(|e| e.to_string())?.within(config.ledger.timeout());
     fault::here(config, "release");
     let ended = grant::end(&ledger, &view, &id, token).map_err(|e| e.to_string())?;
     let why = match ended {

@@ -305,7 +305,9 @@ impl Making<'_> {
     }
 
     fn open_ledger(&self) -> Result<Ledger, String> {
-        let ledger = Ledger::open(self.config).map_err(|e| self.out_of_reach(&e))?;
+        let ledger = Ledger::open(self.config)
+            .map_err(|e| self.out_of_reach(&e))?
+            .within(self.config.ledger.timeout());
         let view = NodeView::new(self.config).map_err(|e| e.to_string())?;
         let machine = process::machine_id(&self.config.paths.machine_id)
             .map_err(|_| "the machine's id cannot be read")?;

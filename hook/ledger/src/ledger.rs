@@ -3,6 +3,7 @@
 //! made sure that they are read and written as what they are.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -109,6 +110,7 @@ pub struct Ledger {
     store: Box<dyn Store>,
     keys: Keys,
     node: NodeName,
+    until: Option<Instant>,
 }
 
 impl std::fmt::Debug for Ledger {
@@ -129,7 +131,24 @@ impl Ledger {
 
     /// The book of `node` on this store.
     pub fn on(store: Box<dyn Store>, node: NodeName) -> Self {
-        Self { store, keys: Keys::new(&node), node }
+        Self { store, keys: Keys::new(&node), node, until: None }
+    }
+
+    /// The same book for at most `limit` from now: after that it begins no call any more. One that was
+    /// begun has the store's own limit. For the hooks, which a runtime waits for.
+    #[must_use]
+    pub fn within(mut self, limit: Duration) -> Self {
+        self.until = Some(Instant::now() + limit);
+        self
+    }
+
+    fn in_time(&self) -> Result<(), LedgerError> {
+        match self.until {
+            Some(until) if Instant::now() >= until => {
+                Err(LedgerError::Store(StoreError::Unreachable(self.store.shown().to_owned())))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// How its keys are spelled.
@@ -191,6 +210,7 @@ impl Ledger {
     /// # Errors
     /// The store's, or what is wrong with the record.
     pub fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<At<T>>, LedgerError> {
+        self.in_time()?;
         self.store.get(key)?.map(|entry| decode(&entry)).transpose()
     }
 
@@ -199,6 +219,7 @@ impl Ledger {
     /// # Errors
     /// As [`Ledger::get`]; one damaged record fails the whole.
     pub fn list<T: DeserializeOwned>(&self, prefix: &str) -> Result<Vec<At<T>>, LedgerError> {
+        self.in_time()?;
         self.store.list(prefix)?.entries.iter().map(decode).collect()
     }
 
@@ -255,6 +276,7 @@ impl Ledger {
     /// # Errors
     /// The store's; after [`StoreError::Unknown`] it may have happened.
     pub fn commit(&self, batch: &Batch) -> Result<Outcome, LedgerError> {
+        self.in_time()?;
         Ok(self.store.commit(&batch.conditions, &batch.writes)?)
     }
 
@@ -364,4 +386,24 @@ fn decode<T: DeserializeOwned>(entry: &Entry) -> Result<At<T>, LedgerError> {
     }
     let record = serde_json::from_value(value).map_err(|_| damaged())?;
     Ok(At { record, revision: entry.revision })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::LedgerConfig;
+
+    #[test]
+    fn after_its_time_a_hooks_ledger_begins_no_call() {
+        let open = || {
+            let config = LedgerConfig { url: "sqlite::memory:".into(), ..LedgerConfig::default() };
+            Ledger::on(store::open(&config).unwrap(), NodeName::new("n").unwrap())
+        };
+        assert!(open().within(Duration::from_secs(60)).leases().is_ok());
+        let late = open().within(Duration::ZERO);
+        assert!(matches!(late.leases(), Err(LedgerError::Store(StoreError::Unreachable(_)))));
+        let mut batch = Batch::new();
+        batch.put("/k".into(), &1);
+        assert!(matches!(late.commit(&batch), Err(LedgerError::Store(StoreError::Unreachable(_)))));
+    }
 }
