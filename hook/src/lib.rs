@@ -8,6 +8,7 @@ pub mod admit;
 pub mod audit;
 pub mod command;
 pub mod devices;
+mod driver;
 pub mod entry;
 pub mod fault;
 pub mod gate;

@@ -12,7 +12,7 @@ use gpuctl_ledger::config::{AllPolicy, Config, ConfigError, Inject};
 use gpuctl_ledger::grant::{self, Claim, GrantError, Granted};
 use gpuctl_ledger::ledger::{Ledger, LedgerError};
 use gpuctl_ledger::model::{
-    Binding, ContainerId, DockerName, Gpu, GpuRequest, Holder, Inventory, Token, Unit,
+    Binding, ContainerId, DockerName, Gpu, GpuRequest, Holder, Token, Unit,
 };
 use gpuctl_ledger::node::docker::{DockerFiles, DockerFilesError};
 use gpuctl_ledger::node::{files, notes, process};
@@ -24,6 +24,7 @@ use gpuctl_ledger::view::NodeView;
 use crate::admit::{Admit, Bound, Who, admit};
 use crate::audit::{self, Decision};
 use crate::command::{self, Command};
+use crate::driver::{self, Driver};
 use crate::gate::LONGEST_SPEC;
 use crate::request::{self, AskError, Asked, NodeFacts};
 use crate::spec::Spec;
@@ -40,8 +41,7 @@ struct Making<'a> {
     bundle: PathBuf,
     spec: Spec,
     files: Option<DockerFiles>,
-    inventory: Option<Inventory>,
-    caps_major: Option<u32>,
+    driver: Driver<'a>,
     began: Instant,
 }
 
@@ -129,11 +129,9 @@ fn create(
             config.docker.root.display()
         ));
     }
-    let inventory = NodeView::new(config).ok().and_then(|view| view.inventory().ok());
-    let caps_major = caps_major();
     let began = Instant::now();
-    let mut making =
-        Making { config, config_path, id, bundle, spec, files, inventory, caps_major, began };
+    let driver = Driver::new(config);
+    let mut making = Making { config, config_path, id, bundle, spec, files, driver, began };
     making.start()
 }
 
@@ -165,7 +163,7 @@ impl Making<'_> {
         let node_copy = if managed { self.node_copy()? } else { None };
         // A binding of none needs no ledger: the node's copy is enough.
         let without = node_copy.as_ref().is_some_and(|b| b.gpus.is_none() && !b.retired);
-        let asked = request::detect(&self.spec, self.host(), &self.facts());
+        let asked = self.asked();
         let mut ledger = None;
         let mut binding = node_copy.map(|copy| (copy, None));
         if managed && !without {
@@ -250,7 +248,10 @@ impl Making<'_> {
     fn exempt(&mut self, asked: &Result<Asked, AskError>) -> Result<(), String> {
         let Ok(asked) = asked else { return Ok(()) };
         let by_cdi = asked.legacy_hook && self.config.gpu.inject == Inject::Cdi;
-        let Some(inventory) = self.inventory.clone().filter(|_| by_cdi) else { return Ok(()) };
+        if !by_cdi {
+            return Ok(());
+        }
+        let Some(inventory) = self.driver.inventory().cloned() else { return Ok(()) };
         let (nobody, nothing) = (BTreeMap::new(), BTreeMap::new());
         let supply = Supply { inventory: &inventory, leases: &nobody, busy: &nothing };
         let want =
@@ -272,19 +273,29 @@ impl Making<'_> {
 
     /// Leaves of all GPUs only these.
     fn strip(&mut self, keep: &[u32]) -> Result<(), String> {
-        strip::whitelist(&mut self.spec, keep, self.caps_major).map(drop).map_err(|_| {
+        let caps_major = self.driver.caps_major();
+        strip::whitelist(&mut self.spec, keep, caps_major).map(drop).map_err(|_| {
             "its device rules take a device out of a wildcard, which leaves no way to take GPUs out".into()
         })
     }
 
-    fn facts(&self) -> NodeFacts<'_> {
-        NodeFacts {
-            inventory: self.inventory.as_ref(),
-            caps_major: self.caps_major,
-            // Then the real runtime is NVIDIA's, and does what the environment says.
-            nvidia_runtime: self.config.gpu.inject == Inject::Env,
+    /// What the container asks for. Whether that is anything at all its own files tell, so that one
+    /// without GPUs waits for no look at the driver.
+    fn asked(&self) -> Result<Asked, AskError> {
+        let nvidia_runtime = self.config.gpu.inject == Inject::Env;
+        let own = NodeFacts {
+            inventory: None,
             cdi_kind: &self.config.gpu.cdi_kind,
+            caps_major: None,
+            // Then the real runtime is NVIDIA's, and does what the environment says.
+            nvidia_runtime,
+        };
+        let asked = request::detect(&self.spec, self.host(), &own);
+        if asked.as_ref().is_ok_and(Asked::is_nothing) {
+            return asked;
         }
+        let (inventory, caps_major) = (self.driver.inventory(), self.driver.caps_major());
+        request::detect(&self.spec, self.host(), &NodeFacts { inventory, caps_major, ..own })
     }
 
     /// Whether it is managed, its name in Docker and its image; what is not known is the id and empty.
@@ -394,7 +405,7 @@ impl Making<'_> {
         let gpus: Vec<&Gpu> =
             granted.units.iter().filter_map(|unit| granted.inventory.by_unit(unit)).collect();
         let minors: Vec<u32> = gpus.iter().map(|gpu| gpu.minor).collect();
-        char_links(&self.config.gpu.dev, &minors);
+        driver::char_links(&self.config.gpu.dev, &minors);
         match self.config.gpu.inject {
             Inject::Cdi => self.inject_cdi(&gpus)?,
             Inject::Env => {
@@ -474,31 +485,5 @@ impl Making<'_> {
 
     fn audit(&self, decision: Decision, name: &str, units: &[Unit], why: &str) {
         audit::write(self.config, decision, self.id.as_str(), name, units, why);
-    }
-}
-
-/// Major number of nvidia-caps, by whose nodes MIG devices are opened: the kernel gives it out when
-/// the driver loads. `None` where there is no such driver.
-fn caps_major() -> Option<u32> {
-    let bytes = files::read_bounded(Path::new("/proc/devices"), 1 << 16).ok()?;
-    let text = String::from_utf8_lossy(&bytes);
-    text.lines().find_map(|line| {
-        let (major, name) = line.trim().split_once(' ')?;
-        if name.trim() == "nvidia-caps" { major.parse().ok() } else { None }
-    })
-}
-
-/// Makes sure of /dev/char/195:N for each node granted: with systemd as the cgroup driver a reload
-/// takes device access away where the link is missing.
-fn char_links(dev: &Path, minors: &[u32]) {
-    let folder = dev.join("char");
-    let nodes = minors.iter().map(|minor| (*minor, format!("nvidia{minor}")));
-    for (minor, name) in nodes.chain([(255, "nvidiactl".to_owned())]) {
-        let link = folder.join(format!("{}:{minor}", gpuctl_ledger::node::busy::NVIDIA_MAJOR));
-        if link.symlink_metadata().is_ok() || !dev.join(&name).exists() {
-            continue;
-        }
-        let _ = std::fs::create_dir_all(&folder);
-        let _ = std::os::unix::fs::symlink(format!("../{name}"), &link);
     }
 }

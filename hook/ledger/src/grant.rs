@@ -8,10 +8,10 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::config::AllPolicy;
-use crate::ledger::{At, Batch, Change, Leases, Ledger, LedgerError};
+use crate::ledger::{Batch, Change, Leases, Ledger, LedgerError};
 use crate::model::{
     Binding, Cgroup, ContainerId, ContainerName, GpuRequest, Holder, Inventory, Lease, LeaseState,
-    Operation, Process, SCHEMA, Timestamp, Token, Unit,
+    Process, SCHEMA, Timestamp, Token, Unit,
 };
 use crate::node::{busy, lock, notes, process};
 use crate::rules::allocate::{Judged, Shortage, Supply, Want, allocate};
@@ -101,8 +101,8 @@ pub struct Observed {
     pub leases: Leases,
     /// The leases judged.
     pub judged: BTreeMap<Unit, Judged>,
-    /// Open changes.
-    pub operations: Vec<At<Operation>>,
+    /// Names of the containers to which a change is open.
+    pub changing: Vec<ContainerName>,
     /// In use without the ledger's knowledge.
     pub busy: BTreeMap<Unit, String>,
 }
@@ -118,8 +118,7 @@ pub fn observe(
 ) -> Result<Observed, GrantError> {
     let inventory = view.inventory()?;
     let leases = ledger.leases()?;
-    let operations: Vec<At<Operation>> = ledger.list(&ledger.keys().operations())?;
-    let changing: Vec<ContainerName> = operations.iter().map(|o| o.record.name.clone()).collect();
+    let changing = ledger.changing()?;
     let now = Timestamp::now();
     let judged = leases
         .iter()
@@ -129,7 +128,7 @@ pub fn observe(
         })
         .collect();
     let busy = node_busy(view, &inventory, &judged, container)?;
-    Ok(Observed { inventory, leases, judged, operations, busy })
+    Ok(Observed { inventory, leases, judged, changing, busy })
 }
 
 /// GPUs that are not free whatever the ledger says. Only those are looked at that it calls free.
@@ -301,7 +300,7 @@ pub fn note_ends(ledger: &Ledger, view: &NodeView<'_>, seen: &Observed) {
 
 /// Whether a change to this holder's container is open.
 fn is_changing(seen: &Observed, holder: &Holder) -> bool {
-    seen.operations.iter().any(|o| Some(&o.record.name) == holder.name.as_ref())
+    holder.name.as_ref().is_some_and(|name| seen.changing.contains(name))
 }
 
 /// The commit that makes the grant.
@@ -421,8 +420,7 @@ pub fn end(
     id: &ContainerId,
     token: Option<&Token>,
 ) -> Result<Ended, GrantError> {
-    let operations: Vec<At<Operation>> = ledger.list(&ledger.keys().operations())?;
-    let changing: Vec<ContainerName> = operations.iter().map(|o| o.record.name.clone()).collect();
+    let changing = ledger.changing()?;
     let now = Timestamp::now();
     let outcome = std::cell::Cell::new(Ended::Nothing);
     ledger.change_leases(id, token, |lease| {

@@ -271,6 +271,15 @@ impl Ledger {
         self.get(&self.keys.operation(name))
     }
 
+    /// The names of the containers to which a change is open.
+    ///
+    /// # Errors
+    /// As [`Ledger::list`].
+    pub fn changing(&self) -> Result<Vec<ContainerName>, LedgerError> {
+        let open: Vec<At<Operation>> = self.list(&self.keys.operations())?;
+        Ok(open.into_iter().map(|at| at.record.name).collect())
+    }
+
     /// All of a batch, or nothing of it.
     ///
     /// # Errors

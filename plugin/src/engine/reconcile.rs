@@ -7,8 +7,7 @@ use std::time::Duration;
 use gpuctl_ledger::grant;
 use gpuctl_ledger::ledger::{At, Batch};
 use gpuctl_ledger::model::{
-    Binding, ContainerId, ContainerName, ContainerRecord, DockerName, Lease, LeaseState, Operation,
-    Timestamp,
+    Binding, ContainerId, ContainerRecord, DockerName, Lease, LeaseState, Operation, Timestamp,
 };
 use gpuctl_ledger::node::{docker, lock, notes};
 use gpuctl_ledger::rules::liveness::{Files, Life};
@@ -131,11 +130,10 @@ fn standing<'a>(
 fn lost_leases(ctx: &Context, fix: bool, findings: &mut Vec<Finding>) -> Result<(), Failure> {
     let view = ctx.view();
     // One that is still being started is its wrapper's affair.
-    let operations: Vec<At<Operation>> = ctx.ledger.list(&ctx.ledger.keys().operations())?;
-    let changing = |grant: &notes::Grant| {
-        operations.iter().any(|o| Some(&o.record.name) == grant.holder.name.as_ref())
+    let changing = ctx.ledger.changing()?;
+    let settled = |grant: &notes::Grant| {
+        grant.active && !grant.holder.name.as_ref().is_some_and(|name| changing.contains(name))
     };
-    let settled = |grant: &notes::Grant| grant.active && !changing(grant);
     for grant in view.living_grants()?.into_iter().filter(settled) {
         let shown = grant.holder.shown();
         let leases = ctx.ledger.leases()?;
@@ -176,8 +174,7 @@ fn dead_leases(ctx: &Context, fix: bool, findings: &mut Vec<Finding>) -> Result<
         .into_values()
         .map(|at| (at.record.holder.container.clone(), at.record.holder.shown().to_owned()))
         .collect();
-    let operations: Vec<At<Operation>> = ctx.ledger.list(&ctx.ledger.keys().operations())?;
-    let changing: Vec<ContainerName> = operations.into_iter().map(|o| o.record.name).collect();
+    let changing = ctx.ledger.changing()?;
     for (id, shown) in seen {
         let gone = |lease: &Lease| view.judge(lease, &changing, Timestamp::now()) == Life::Gone;
         let any = ctx

@@ -1,0 +1,62 @@
+//! What the node shows of the driver, read when it is first asked for: most containers have nothing to
+//! do with GPUs. And the links that every granted node needs.
+
+use std::cell::OnceCell;
+use std::path::Path;
+
+use gpuctl_ledger::config::Config;
+use gpuctl_ledger::model::Inventory;
+use gpuctl_ledger::node::busy::NVIDIA_MAJOR;
+use gpuctl_ledger::node::files;
+use gpuctl_ledger::view::NodeView;
+
+/// See the module.
+pub(crate) struct Driver<'a> {
+    config: &'a Config,
+    inventory: OnceCell<Option<Inventory>>,
+    caps_major: OnceCell<Option<u32>>,
+}
+
+impl<'a> Driver<'a> {
+    /// Reads nothing yet.
+    pub(crate) fn new(config: &'a Config) -> Self {
+        Self { config, inventory: OnceCell::new(), caps_major: OnceCell::new() }
+    }
+
+    /// The node's GPUs; `None` where there is no inventory of them that can be read.
+    pub(crate) fn inventory(&self) -> Option<&Inventory> {
+        let read = || NodeView::new(self.config).ok().and_then(|view| view.inventory().ok());
+        self.inventory.get_or_init(read).as_ref()
+    }
+
+    /// Major number of nvidia-caps.
+    pub(crate) fn caps_major(&self) -> Option<u32> {
+        *self.caps_major.get_or_init(caps_major)
+    }
+}
+
+/// Major number of nvidia-caps, by whose nodes MIG devices are opened: the kernel gives it out when
+/// the driver loads. `None` where there is no such driver.
+fn caps_major() -> Option<u32> {
+    let bytes = files::read_bounded(Path::new("/proc/devices"), 1 << 16).ok()?;
+    let text = String::from_utf8_lossy(&bytes);
+    text.lines().find_map(|line| {
+        let (major, name) = line.trim().split_once(' ')?;
+        if name.trim() == "nvidia-caps" { major.parse().ok() } else { None }
+    })
+}
+
+/// Makes sure of /dev/char/195:N for each node granted: with systemd as the cgroup driver a reload
+/// takes device access away where the link is missing.
+pub(crate) fn char_links(dev: &Path, minors: &[u32]) {
+    let folder = dev.join("char");
+    let nodes = minors.iter().map(|minor| (*minor, format!("nvidia{minor}")));
+    for (minor, name) in nodes.chain([(255, "nvidiactl".to_owned())]) {
+        let link = folder.join(format!("{}:{minor}", NVIDIA_MAJOR));
+        if link.symlink_metadata().is_ok() || !dev.join(&name).exists() {
+            continue;
+        }
+        let _ = std::fs::create_dir_all(&folder);
+        let _ = std::os::unix::fs::symlink(format!("../{name}"), &link);
+    }
+}
