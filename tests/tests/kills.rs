@@ -1,11 +1,11 @@
 //! kill -9 of the plugin at every step of rm, on both ledgers, and of the service's client at many
-//! moments of a scale. What run and scale do when they are killed stands in crash.rs.
+//! moments of a scale; and what becomes of a broken run whose container got another name meanwhile. What run and scale do when they are killed stands in crash.rs.
 //! The programs must be built with `--features faults`, as `tests/run` does.
 
 use std::time::Duration;
 
 use gpuctl_tests::node::wait_for;
-use gpuctl_tests::{Ledger, Node, Options, Output, engine_runs_here, probe};
+use gpuctl_tests::{Ledger, Node, Options, Output, engine_runs_here, probe, state};
 
 const REMOVE: [&str; 5] = [
     "remove:remove:begun",
@@ -115,4 +115,37 @@ fn a_client_that_dies_leaves_the_service_to_end_the_change() {
         node.check_exclusive();
     }
     node.check();
+}
+
+/// Before its id stands in the journal, and after.
+#[test]
+fn a_broken_run_is_undone_under_whatever_name_and_another_of_its_name_is_left_alone() {
+    if !engine_runs_here() {
+        return;
+    }
+    let node = Node::start(Options::default());
+    node.gpuctl_ok(&["ps"]);
+    let nothing = state::ledger(&node);
+    let run = ["run", "-d", "--name", "job", "--gpus", "2", "busybox", "sleep", "100000"];
+    for point in ["run:create:done", "run:start:begun"] {
+        for next in [&["start", "job"][..], &["doctor", "--fix"]] {
+            let at = format!("{point}, {next:?}");
+            node.gpuctl_killed_at(point, &run);
+            node.docker_ok(&["rename", "job-0", "moved"]);
+            let theirs = node.docker_ok(&["create", "--name", "job-0", "busybox", "true"]);
+            let got = node.gpuctl(next);
+            settled(&node, point, &both_as_stderr(&got));
+            let there = node.docker_ok(&["ps", "-aq", "--no-trunc"]);
+            assert_eq!(there, theirs, "{at}\n{got}");
+            let left = state::difference(&nothing, &state::ledger(&node));
+            assert_eq!(left, Vec::<String>::new(), "{at}\n{got}");
+            node.docker_ok(&["rm", "job-0"]);
+        }
+    }
+    node.check();
+}
+
+/// doctor tells on stdout what other commands tell on stderr.
+fn both_as_stderr(got: &Output) -> Output {
+    Output { stderr: format!("{}{}", got.stderr, got.stdout), ..got.clone() }
 }

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::api::{Answer, AskError, CreateAsk, CreateRequest, Event, Failure, Front, StartMode};
 use super::context::Context;
 use super::journal::{self, Journal};
+use super::undo_create::{left_over, undo};
 use super::{ending, names, supply};
 use crate::docker::{Changes, Inspect, start_exit_code};
 
@@ -30,7 +31,7 @@ const LOOK: Duration = Duration::from_millis(40);
 pub(super) struct Data {
     /// Its name in Docker.
     pub(super) docker_name: DockerName,
-    /// Its id, once created.
+    /// Its id, once it was created and seen to be what this change had asked for.
     pub(super) id: Option<ContainerId>,
     /// The record before; `None` where there was none.
     pub(super) before: Option<ContainerRecord>,
@@ -317,58 +318,6 @@ fn asked(error: AskError) -> Failure {
     }
 }
 
-/// Undoes a run: the container goes, and its records are as they were.
-///
-/// # Errors
-/// When it cannot be undone now.
-pub(super) fn undo(ctx: &Context, journal: Journal) -> Result<(), Failure> {
-    let data: Data = journal.data()?;
-    let docker = ctx.docker()?;
-    let token = &journal.operation.token;
-    // Found by name and token, so that nobody else's container is taken for ours.
-    let ours = |shown: &Inspect| shown.label(OPERATION_LABEL) == Some(token.as_str());
-    if let Some(shown) = docker.inspect(data.docker_name.as_str())?.filter(ours) {
-        let id = shown.id().map(|id| id.to_string()).unwrap_or_default();
-        match docker.remove(&id, true, true) {
-            Err(e) if !e.is_not_found() => return Err(e.into()),
-            _ => {}
-        }
-    }
-    let mut batch = Batch::new();
-    if let Some(id) = &data.id {
-        ending::release_dead(ctx, id, &[])?;
-        let keys = ctx.ledger.keys();
-        let name = &journal.operation.name;
-        if let Some(at) = ctx.ledger.container(name)?
-            && at.record.container.as_ref() == Some(id)
-        {
-            let key = keys.container(name);
-            batch.at(key.clone(), at.revision);
-            match &data.before {
-                Some(before) => batch.put(key, before),
-                None => batch.delete(key),
-            };
-            batch.delete(keys.version(name, at.record.version));
-        }
-        batch.delete(keys.binding(id));
-        let _ = notes::remove_binding(&ctx.config.paths, id);
-    }
-    journal.finish(ctx, batch)?;
-    if let Some(id) = &data.id {
-        ending::settle(ctx, id);
-    }
-    Ok(())
-}
-
-/// Whether it is what a `docker create` has made that outlived the run which had asked for it: the
-/// caller has the lock of its name, so nobody waits for it any more.
-fn left_over(ctx: &Context, there: &Inspect) -> Result<bool, Failure> {
-    let ours = there.label(OPERATION_LABEL).is_some()
-        && there.runtime() == ctx.config.runtime.managed_name;
-    let Some(id) = there.id().filter(|_| ours && there.never_started()) else { return Ok(false) };
-    Ok(ctx.ledger.binding(&id)?.is_none())
-}
-
 fn free_name(ctx: &Context) -> Result<ContainerName, Failure> {
     for _ in 0..16 {
         let token =
@@ -434,29 +383,4 @@ fn recorded(
         None => ctx.ledger.container(from)?.ok_or_else(none)?.record.version,
     };
     Ok(ctx.ledger.version(from, version)?.ok_or_else(none)?.record)
-}
-
-/// Tells what became of a run that was broken off.
-///
-/// # Errors
-/// When it cannot be brought to an end now.
-pub(super) fn recover(ctx: &Context, journal: Journal) -> Result<String, Failure> {
-    let data: Data = journal.data()?;
-    let name = journal.operation.name.clone();
-    let token = journal.operation.token.clone();
-    let shown = match &data.id {
-        Some(id) => ctx.docker()?.inspect(id.as_str())?,
-        None => None,
-    };
-    let started = shown
-        .is_some_and(|s| !s.never_started() && s.label(OPERATION_LABEL) == Some(token.as_str()));
-    if started {
-        journal.finish(ctx, Batch::new())?;
-        if let Some(id) = &data.id {
-            ending::settle(ctx, id);
-        }
-        return Ok(format!("an earlier run of {name} was broken off after its start: it is done"));
-    }
-    undo(ctx, journal)?;
-    Ok(format!("an earlier run of {name} was broken off before its start: it is undone"))
 }

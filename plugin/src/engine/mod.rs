@@ -18,6 +18,7 @@ mod recover;
 mod remove;
 mod scale;
 mod supply;
+mod undo_create;
 mod watch;
 
 pub use context::Context;

@@ -7,7 +7,7 @@ use gpuctl_ledger::model::{Operation, OperationKind};
 use super::api::Failure;
 use super::context::Context;
 use super::journal::Journal;
-use super::{create, remove, scale};
+use super::{remove, scale, undo_create};
 
 /// Finishes or undoes it; says which.
 ///
@@ -17,7 +17,7 @@ pub(super) fn recover(ctx: &Context, operation: &At<Operation>) -> Result<String
     let journal = Journal::found(operation);
     let name = operation.record.name.clone();
     let ended = match operation.record.kind {
-        OperationKind::Run => create::recover(ctx, journal),
+        OperationKind::Run => undo_create::recover(ctx, journal),
         OperationKind::Scale => scale::recover(ctx, journal),
         OperationKind::Remove => remove::recover(ctx, journal),
     };
