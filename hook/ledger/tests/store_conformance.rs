@@ -13,7 +13,7 @@ mod sqlite_faults;
 mod suite;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use gpuctl_ledger::store::{SqliteStore, Store};
 
@@ -53,35 +53,4 @@ fn etcd_three_members_one_killed() {
     // Were it the leader, the others would elect another first.
     store.list("/").unwrap();
     suite::cases(&store, after);
-}
-
-/// How long a start of a container waits for its ledger: open, one read, one commit.
-#[test]
-#[ignore = "prints times: cargo test --release --test store_conformance times -- --ignored --nocapture"]
-fn times() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("ledger.db");
-    measure("sqlite", || Box::new(SqliteStore::open(&path, LIMIT).unwrap()));
-    let Some(cluster) = etcd_server::Cluster::start(1, &[]) else { return };
-    measure("etcd", || Box::new(cluster.store(LIMIT)));
-}
-
-fn measure(name: &str, open: impl Fn() -> Box<dyn Store>) {
-    suite::done(&*open(), &[], &[suite::put("/a", b"1")]);
-    let mut rounds: Vec<_> = (0..50)
-        .map(|_| {
-            let begun = Instant::now();
-            let store = open();
-            let opened = begun.elapsed();
-            store.get("/a").unwrap();
-            let read = begun.elapsed();
-            suite::done(&*store, &[], &[suite::put("/a", b"2")]);
-            let written = begun.elapsed();
-            drop(store);
-            [opened, read - opened, written - read, begun.elapsed() - written]
-        })
-        .collect();
-    rounds.sort_by_key(|round| round.iter().sum::<Duration>());
-    let [open, get, commit, drop] = rounds[rounds.len() / 2];
-    println!("{name}: open {open:?}, get {get:?}, commit {commit:?}, drop {drop:?}");
 }

@@ -95,14 +95,29 @@ fn many_create_it_at_once_and_it_is_one_ledger() {
     assert_eq!(wins, 1);
 }
 
+/// The ledger that a process writes to which the test below starts and kills.
+const WRITER: &str = "STORE_TEST_PATH";
+
+/// What the test below is in that process.
+fn write_without_end(path: &Path) {
+    let store = open(path).unwrap();
+    for i in 0_u32.. {
+        let n = i.to_string();
+        done(&store, &[], &[put("/pair/a", n.as_bytes()), put("/pair/b", n.as_bytes())]);
+    }
+}
+
 /// Commits by another process, killed in the middle again and again, are there whole or not at all.
 #[test]
 fn a_killed_writer_leaves_whole_commits() {
+    if let Some(path) = std::env::var_os(WRITER) {
+        return write_without_end(Path::new(&path));
+    }
     let (_folder, path) = fresh();
     for round in 0..3 {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "sqlite_faults::a_writer_without_end", "--ignored"])
-            .env("STORE_TEST_PATH", &path)
+            .args(["--exact", "sqlite_faults::a_killed_writer_leaves_whole_commits"])
+            .env(WRITER, &path)
             .stdout(std::process::Stdio::null())
             .spawn()
             .unwrap();
@@ -119,17 +134,6 @@ fn a_killed_writer_leaves_whole_commits() {
         let [a, b] = &listing.entries[..] else { panic!("{listing:?}") };
         assert_eq!((&a.value, a.revision), (&b.value, b.revision));
         done(&store, &[], &[put("/after", b"")]);
-    }
-}
-
-#[test]
-#[ignore = "the process that the test above starts and kills"]
-fn a_writer_without_end() {
-    let Some(path) = std::env::var_os("STORE_TEST_PATH") else { return };
-    let store = open(Path::new(&path)).unwrap();
-    for i in 0_u32.. {
-        let n = i.to_string();
-        done(&store, &[], &[put("/pair/a", n.as_bytes()), put("/pair/b", n.as_bytes())]);
     }
 }
 
