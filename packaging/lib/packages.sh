@@ -6,6 +6,9 @@ build_packages=(gcc libc6-dev protobuf-compiler libprotobuf-dev)
 # What a private Engine needs.
 engine_packages=(docker.io containerd runc busybox-static iptables iproute2 tar)
 etcd_packages=(etcd-server etcd-client)
+# What the tests fetch newer Engines with: Debian 12's takes no CDI devices (docker run --device
+# nvidia.com/gpu=0), later releases' do. The packages are unpacked into a folder and never installed here.
+newer_engine_packages=(debootstrap debian-archive-keyring wget)
 
 # Names those of its arguments that are not installed.
 missing_packages() {

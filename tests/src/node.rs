@@ -18,7 +18,7 @@ use gpuctl_sim::{Place, processes, sweep};
 use crate::programs;
 
 /// Where the tests' places are. Short, for the sockets below, and no tmpfs, for overlay2.
-const BASE: &str = "/var/tmp/gpuctl-tests";
+pub const BASE: &str = "/var/tmp/gpuctl-tests";
 /// The longest that one command of a test may take.
 pub const LIMIT: Duration = Duration::from_secs(60);
 
@@ -231,10 +231,10 @@ impl Node {
     /// The command for `docker gpuctl ...` as another user; with the group of docker.sock it may talk
     /// to the Engine and to the service.
     pub fn gpuctl_command_as(&self, uid: u32, gid: u32, arguments: &[&str]) -> Command {
-        let docker = self.site.engine().docker();
-        let mut command = Command::new("setpriv");
+        let engine = self.site.engine();
+        let mut command = engine.inside(Path::new("setpriv"));
         command.args(["--reuid", &uid.to_string(), "--regid", &gid.to_string(), "--clear-groups"]);
-        command.arg(docker.get_program()).arg("gpuctl").args(arguments);
+        command.arg(engine.cli()).arg("gpuctl").args(arguments);
         for (name, value) in self.site.engine().environment() {
             command.env(name, value);
         }

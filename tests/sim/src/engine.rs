@@ -9,26 +9,40 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::{Doing as _, Place, Result, bridge, command, processes, reaper};
+use serde_json::json;
+
+use crate::{Doing as _, Place, Result, Root, bridge, command, processes, reaper};
 
 /// How long the Engine may take to answer.
 const UP: Duration = Duration::from_secs(60);
 
 /// In the new namespace: the place's `dev` becomes `/dev`, then the Engine starts. With `-` as the
-/// place, `/dev` stays the host's.
-const ENTER: &str = r#"
-set -eu
-place=$1
-shift
-if [ "$place" != - ]; then
-    mount --bind "$place/dev" "$place/dev"
+/// place, `/dev` stays the host's. With a root, it is entered, the place at its own path in it: the
+/// files of both sides name the same paths. A chroot would not do: `docker exec` joins the mount
+/// namespace, and would come out at the root of that, beside the container.
+const ENTERING: &str = r#"set -eu
+place=$1 dev=$2 root=$3
+shift 3
+if [ "$dev" != - ]; then
+    mount --bind "$dev" "$dev"
     for name in pts shm mqueue; do
-        if mountpoint -q "/dev/$name"; then mount --rbind "/dev/$name" "$place/dev/$name"; fi
+        if mountpoint -q "/dev/$name"; then mount --rbind "/dev/$name" "$dev/$name"; fi
     done
-    mount --rbind "$place/dev" /dev
+    mount --rbind "$dev" /dev
 fi
+[ "$root" != - ] || exec "$@"
+mount --bind "$root" "$root"
+for name in proc sys dev; do mount --rbind "/$name" "$root/$name"; done
+mkdir -p "$root$place" "$root/mnt"
+mount --bind "$place" "$root$place"
+cd "$root"
+pivot_root . mnt
+umount -l /mnt
 exec "$@"
 "#;
+
+/// The name of [`ENTERING`] in a place.
+const ENTER: &str = "enter.sh";
 
 /// How the Engine is started.
 #[derive(Debug, Clone)]
@@ -43,11 +57,23 @@ pub struct Options {
     pub more: Vec<String>,
     /// A folder to put first on the Engine's PATH: strict mode.
     pub first_on_path: Option<PathBuf>,
+    /// Another Debian, whose Engine and CLI are taken instead of this machine's.
+    pub root: Option<Root>,
+    /// Images are kept in containerd's store; for an Engine of a [`Root`].
+    pub containerd_store: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { bridge: true, own_dev: true, runtime: None, more: vec![], first_on_path: None }
+        Self {
+            bridge: true,
+            own_dev: true,
+            runtime: None,
+            more: vec![],
+            first_on_path: None,
+            root: None,
+            containerd_store: false,
+        }
     }
 }
 
@@ -66,7 +92,10 @@ impl Engine {
     /// When no Docker CLI is installed.
     pub fn at(place: Place, options: Options) -> Result<Self> {
         // Debian's own first: it is of the same version as the Engine.
-        let cli = command::find(&["/usr/bin/docker", "docker"])?;
+        let cli = match &options.root {
+            Some(root) => root.find("docker")?,
+            None => command::find(&["/usr/bin/docker", "docker"])?,
+        };
         Ok(Self { place, options, cli })
     }
 
@@ -77,12 +106,36 @@ impl Engine {
 
     /// The Docker CLI, its global environment set for this Engine.
     pub fn docker(&self) -> Command {
-        let mut docker = Command::new(&self.cli);
+        let mut docker = self.inside(&self.cli);
         for (name, value) in self.environment() {
             docker.env(name, value);
         }
         docker.env_remove("DOCKER_CONTEXT").env_remove("DOCKER_TLS_VERIFY");
         docker
+    }
+
+    /// The Docker CLI's file, as seen from the Engine.
+    pub fn cli(&self) -> &Path {
+        &self.cli
+    }
+
+    /// A program, in the Engine's root where that has one of its own. A root is entered anew each
+    /// time, so that it also works while the Engine is down.
+    pub fn inside(&self, program: &Path) -> Command {
+        if self.options.root.is_none() {
+            return Command::new(program);
+        }
+        let mut command = Command::new("unshare");
+        self.enter(&mut command, Path::new("-"));
+        command.arg(program);
+        command
+    }
+
+    /// The arguments of unshare, up to the program that is started in the new namespace.
+    fn enter(&self, unshare: &mut Command, dev: &Path) {
+        let root = self.options.root.as_ref().map_or(Path::new("-"), Root::folder);
+        unshare.args(["--mount", "--propagation", "slave", "sh"]).arg(self.place.at(ENTER));
+        unshare.arg(self.place.root()).arg(dev).arg(root);
     }
 
     /// What a shell needs to use this Engine.
@@ -143,11 +196,14 @@ impl Engine {
 
     fn command(&self) -> Result<Command> {
         let place = &self.place;
+        let dev = place.dev();
         let mut child = Command::new("setsid");
-        child.arg(reaper::path(place)).arg("unshare").args(["--mount", "--propagation", "slave"]);
-        child.args(["sh", "-c", ENTER, "sh"]);
-        child.arg(if self.options.own_dev { place.root() } else { Path::new("-") });
-        child.arg(command::find(&["dockerd"])?);
+        child.arg(reaper::path(place)).arg("unshare");
+        self.enter(&mut child, if self.options.own_dev { &dev } else { Path::new("-") });
+        child.arg(match &self.options.root {
+            Some(root) => root.find("dockerd")?,
+            None => command::find(&["dockerd"])?,
+        });
         child.arg("--data-root").arg(place.data()).arg("--exec-root").arg(place.exec());
         child.arg("-H").arg(place.docker_host()).arg("--pidfile").arg(place.pidfile());
         child.arg("--config-file").arg(place.at("daemon.json"));
@@ -178,8 +234,31 @@ impl Engine {
         );
         child.env_clear().env("PATH", path).env("HOME", "/root").env("LANG", "C.UTF-8");
         child.env("GPUCTL_CONFIG", place.config());
-        crate::files::write(&place.at("daemon.json"), "{}\n")?;
+        crate::files::write(&place.at(ENTER), ENTERING)?;
+        crate::files::write(&place.at("daemon.json"), &format!("{:#}\n", self.daemon_json()))?;
         Ok(child)
+    }
+
+    /// What no flag says. CDI is to be asked for up to Engine 28; 20.10 knows neither word.
+    fn daemon_json(&self) -> serde_json::Value {
+        if self.options.root.is_none() {
+            return json!({});
+        }
+        json!({
+            "features": {"cdi": true, "containerd-snapshotter": self.options.containerd_store},
+            "cdi-spec-dirs": [self.place.cdi()],
+        })
+    }
+
+    /// The real OCI runtime, as the Engine sees it.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn runc(&self) -> Result<PathBuf> {
+        match &self.options.root {
+            Some(root) => root.find("runc"),
+            None => command::find(&["runc"]),
+        }
     }
 
     /// Whether it answers.

@@ -17,11 +17,13 @@ pub mod place;
 pub mod processes;
 pub mod profile;
 pub mod reaper;
+pub mod root;
 pub mod site;
 pub mod sweep;
 
 pub use place::Place;
 pub use profile::Profile;
+pub use root::Root;
 pub use site::Site;
 
 /// What went wrong, in words for people.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::engine::{Engine, Options};
 use crate::files::{self, Gpus, Settings};
-use crate::{Doing as _, Place, Profile, Result, command, image, narrow, processes, reaper};
+use crate::{Doing as _, Place, Profile, Result, image, narrow, processes, reaper};
 
 /// The programs that go into a place.
 #[derive(Debug, Clone)]
@@ -82,7 +82,7 @@ impl Site {
             self.set_profile(&plan.profile)?;
         }
         files::install(&plan.sim, &reaper::path(place))?;
-        let mut real_runtime = command::find(&["runc"])?;
+        let mut real_runtime = self.engine.runc()?;
         if !narrow::missing()?.is_empty() {
             let narrowed = place.libexec().join("runc");
             files::install(&plan.sim, &narrowed)?;
@@ -171,7 +171,8 @@ impl Site {
             .open(place.at("service.log"))
             .doing("open the service's log")?;
         let mut serve = Command::new("setsid");
-        serve.arg(self.plugin()).arg("serve").env_clear();
+        let program = self.engine.inside(&self.plugin());
+        serve.arg(program.get_program()).args(program.get_args()).arg("serve").env_clear();
         serve.env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
         serve.env("HOME", "/root").env("LANG", "C.UTF-8").env("GPUCTL_CONFIG", place.config());
         serve.envs(environment.iter().copied()).stdin(Stdio::null());

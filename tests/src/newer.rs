@@ -1,0 +1,69 @@
+//! Engines newer than this machine's: another Debian's, in a folder of their own.
+
+use std::path::{Path, PathBuf};
+
+use gpuctl_sim::{Place, Root, processes, sweep};
+
+use crate::node::BASE;
+use crate::skip;
+
+/// Another Debian for the Engines of one test. Dropped, it is gone; what a killed test leaves of it
+/// is swept like any place. `GPUCTL_ROOTS=FOLDER` keeps them in that folder for the next run.
+pub struct Debian {
+    root: Root,
+    place: Option<Place>,
+}
+
+impl Debian {
+    /// Makes one of a suite; `None`, and the reason said, where that cannot be had: no debootstrap,
+    /// no mirror, or a day on which that suite cannot be installed.
+    ///
+    /// # Panics
+    /// When the folder for it cannot be made.
+    pub fn of(suite: &str) -> Option<Self> {
+        if let Some(kept) = std::env::var_os("GPUCTL_ROOTS").map(PathBuf::from) {
+            let folder = kept.join(suite);
+            if folder.join("usr/sbin/dockerd").is_file() {
+                return Some(Self { root: Root::at(&folder), place: None });
+            }
+            return Self::made(suite, &folder, None);
+        }
+        sweep::sweep(Path::new(BASE)).expect("what killed tests left can be removed");
+        let folder = Path::new(BASE).join(format!("{}-{suite}", std::process::id()));
+        let place = Place::new(&folder).expect("a short name");
+        std::fs::create_dir_all(&folder).expect("a folder for the root");
+        sweep::claim(&place).expect("a note of who made it");
+        let folder = place.at("root");
+        Self::made(suite, &folder, Some(place))
+    }
+
+    fn made(suite: &str, folder: &Path, place: Option<Place>) -> Option<Self> {
+        let mut debian = Self { root: Root::at(folder), place };
+        match Root::make(suite, folder) {
+            Ok(root) => debian.root = root,
+            Err(why) => {
+                skip(&format!("an Engine of Debian {suite}: {why}"));
+                return None;
+            }
+        }
+        Some(debian)
+    }
+
+    /// Its root folder.
+    pub fn root(&self) -> Root {
+        self.root.clone()
+    }
+}
+
+impl Drop for Debian {
+    fn drop(&mut self) {
+        if std::env::var_os("GPUCTL_KEEP").is_some() {
+            return;
+        }
+        if let Some(place) = &self.place
+            && let Err(why) = processes::remove(place)
+        {
+            eprintln!("{why}");
+        }
+    }
+}
