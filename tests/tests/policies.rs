@@ -1,6 +1,6 @@
 //! What root's config can have it do otherwise, each with a real Engine: bare requests refused, what
-//! "all" gives, privileged and exempt containers, watching only, injection by environment; and how a
-//! refusal reads.
+//! "all" gives, privileged and exempt containers, watching only, injection by environment; how a
+//! refusal reads; and what doctor says of those that no policy is asked about.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -393,5 +393,49 @@ fn a_refusal_says_who_has_it_since_when_what_is_free_and_what_to_type() {
     );
     assert_eq!(lines.iter().filter(|l| l.starts_with("  GPU ")).count(), 5, "{got}");
     assert!(lines.iter().any(|l| l.starts_with("hint: ") && l.contains("--gpus 3")), "{got}");
+    node.check();
+}
+
+/// What doctor says of containers that pass by: verdict and text.
+fn passing_by(node: &Node) -> BTreeSet<(String, String)> {
+    let got = node.gpuctl(&["doctor", "--format", "json"]);
+    let lines = got.stdout.lines().map(|l| serde_json::from_str::<Value>(l).expect("JSON"));
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let ours = lines.filter(|l| l["name"] == "passing by");
+    ours.map(|l| (text(&l["verdict"]), text(&l["detail"]))).collect()
+}
+
+#[test]
+fn doctor_names_what_runs_past_the_leases_and_nothing_else() {
+    if !engine_runs_here() {
+        return;
+    }
+    let node = node("[[policy.exempt]]\nname = \"known\"\n");
+    let device = format!("/dev/nvidia{}", node.minor(3));
+    runs(&node, "holder", &["--gpus", "1"]);
+    runs(&node, "stripped", &["--privileged"]);
+    runs(&node, "plain", &["--runtime", "runc"]);
+    assert_eq!(runs(&node, "known", &["--runtime", "runc", "--device", &device]).len(), 1);
+    let clean = passing_by(&node);
+    assert_eq!(clean.iter().map(|(verdict, _)| verdict.as_str()).collect::<Vec<_>>(), ["ok"]);
+
+    assert_eq!(runs(&node, "past", &["--runtime", "runc", "--device", &device]).len(), 1);
+    let wildcard = ["--runtime", "runc", "--device-cgroup-rule", "c 195:* rwm"];
+    assert_eq!(runs(&node, "wild", &wildcard), probed());
+    let row = |name: &str, flag: &str| {
+        let text = format!("{name} was started by runtime runc with {flag} and holds no lease");
+        ("problem".to_owned(), text)
+    };
+    let past = row("past", &format!("--device {device}"));
+    let wild = row("wild", "--device-cgroup-rule 'c 195:* rwm'");
+    assert_eq!(passing_by(&node), [past, wild].into());
+    let got = node.gpuctl(&["doctor"]);
+    assert_eq!(got.code, 1, "{got}");
+    assert!(got.stdout.contains("docker rm -f past, and make it anew"), "{got}");
+
+    // One that has ended passes by no more.
+    node.docker_ok(&["kill", "past", "wild"]);
+    assert_eq!(passing_by(&node), clean);
+    node.docker_ok(&["rm", "-f", "known"]);
     node.check();
 }

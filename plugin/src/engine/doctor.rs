@@ -10,7 +10,7 @@ use gpuctl_ledger::model::Health;
 use super::api::{Answer, Check, Failure, Verdict};
 use super::context::Context;
 use super::node::{self, NVML_LIMIT};
-use super::reconcile;
+use super::{bypass, links, reconcile};
 use crate::gpu;
 
 struct Checks(Vec<Check>);
@@ -33,20 +33,31 @@ impl Checks {
 /// None: what cannot be looked at is a problem in the answer.
 pub(super) fn doctor(ctx: &Context, fix: bool) -> Result<Answer, Failure> {
     let mut checks = Checks(Vec::new());
-    engine(ctx, &mut checks);
+    let cgroup_driver = engine(ctx, &mut checks);
     programs(ctx, &mut checks);
     ledger(ctx, &mut checks);
     gpus(ctx, fix, &mut checks);
     cdi(ctx, &mut checks);
+    if let Some(driver) = cgroup_driver {
+        if let Ok(inventory) = ctx.view().inventory() {
+            checks.0.push(links::check(&ctx.config, &inventory, &driver));
+        }
+        match bypass::checks(ctx) {
+            Ok(found) => checks.0.extend(found),
+            Err(why) => checks.add(bypass::NAME, Verdict::Problem, why.message, why.hint),
+        }
+    }
     together(ctx, fix, &mut checks);
     Ok(Answer::Doctor(checks.0))
 }
 
-fn engine(ctx: &Context, checks: &mut Checks) {
+/// The Engine's cgroup driver, where it answers.
+fn engine(ctx: &Context, checks: &mut Checks) -> Option<String> {
     let info = match ctx.docker().and_then(|docker| Ok(docker.info()?)) {
         Ok(info) => info,
         Err(why) => {
-            return checks.add("engine", Verdict::Problem, why.message, why.hint);
+            checks.add("engine", Verdict::Problem, why.message, why.hint);
+            return None;
         }
     };
     checks.add("engine", Verdict::Ok, format!("Docker Engine {}", info.version), None);
@@ -86,6 +97,7 @@ fn engine(ctx: &Context, checks: &mut Checks) {
         let fix = format!("set docker.root = \"{}\" in {}", info.root, ctx.config_path.display());
         checks.add("docker root", Verdict::Problem, text, Some(fix));
     }
+    Some(info.cgroup_driver)
 }
 
 /// Programs that root runs must be root's alone.

@@ -4,12 +4,14 @@
 //! writes its journal, acts, and ends the journal with the commit that makes the new state so.
 
 pub mod api;
+mod bypass;
 mod context;
 mod create;
 mod doctor;
 mod ending;
 mod journal;
 mod lifecycle;
+mod links;
 mod list;
 mod names;
 mod node;
