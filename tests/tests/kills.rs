@@ -149,3 +149,74 @@ fn a_broken_run_is_undone_under_whatever_name_and_another_of_its_name_is_left_al
 fn both_as_stderr(got: &Output) -> Output {
     Output { stderr: format!("{}{}", got.stderr, got.stdout), ..got.clone() }
 }
+
+/// A container whose program does not end when it is told to, and which is waited for a whole day.
+fn stubborn(node: &Node) {
+    let run = ["run", "-d", "--name", "od", "--gpus", "2", "--stop-timeout", "86400"];
+    node.gpuctl_ok(&[&run[..], &["busybox", "sleep", "100000"]].concat());
+}
+
+/// The author of a change is dead: nobody waits as long for the container as he had wanted to, and
+/// the node is looked at meanwhile.
+#[test]
+fn a_broken_change_to_a_stubborn_container_is_ended_soon_and_the_watch_goes_on() {
+    if !engine_runs_here() {
+        return;
+    }
+    let node = Node::start(Options { service: true, ..Options::default() });
+    stubborn(&node);
+    node.gpuctl_killed_at(
+        "scale:restart:begun",
+        &["scale", "od", "--gpus", "1", "--timeout", "86400"],
+    );
+    let watch = node.config().paths.watch();
+    let age = || std::fs::metadata(&watch).ok()?.modified().ok()?.elapsed().ok();
+    wait_for("a first look", Duration::from_secs(10), || age().is_some());
+    let mut oldest = Duration::ZERO;
+    // 30 s are the next command's; the stop of one that does not listen takes 10.
+    wait_for("the change's end", Duration::from_secs(60), || {
+        oldest = oldest.max(age().unwrap_or(Duration::MAX));
+        node.open_changes().is_empty()
+    });
+    assert!(oldest < Duration::from_secs(8), "nobody looked at the node for {oldest:?}");
+    let now = state::seen(&node, "od").expect("it is there");
+    assert_eq!((now.version, now.opens.len(), now.running), (1, 1, true), "{now:?}");
+    node.check();
+}
+
+/// The author lives, and waits.
+#[test]
+fn who_meets_a_change_under_way_is_told_whose_it_is_and_how_to_end_its_wait() {
+    if !engine_runs_here() {
+        return;
+    }
+    let node = Node::start(Options::default());
+    stubborn(&node);
+    let got = node.gpuctl(&["scale", "od", "--gpus", "1", "--timeout", "-1"]);
+    assert!(got.code == 2 && got.stderr.contains("without an end"), "{got}");
+    assert!(got.stderr.contains("hint: --timeout"), "{got}");
+    assert_eq!(node.open_changes(), Vec::<String>::new());
+    let mut scale = node.spawn(&["gpuctl", "scale", "od", "--gpus", "1", "--timeout", "600"]);
+    wait_for("the change", Duration::from_secs(20), || !node.open_changes().is_empty());
+    std::thread::sleep(Duration::from_secs(1));
+    let got = node.gpuctl(&["rm", "-f", "od"]);
+    assert_eq!(got.code, 1, "{got}");
+    for word in ["scale of od by root", "docker-gpuctl, pid ", " s\n", "docker kill od-0"] {
+        assert!(got.stderr.contains(word), "{word:?} is not said\n{got}");
+    }
+    node.docker_ok(&["kill", "od-0"]);
+    assert!(scale.wait().unwrap().success());
+    let now = state::seen(&node, "od").expect("it is there");
+    assert_eq!((now.version, now.opens.len(), now.running), (1, 1, true), "{now:?}");
+    // stop has no journal, and a lock all the same.
+    let mut stop = node.spawn(&["gpuctl", "stop", "od", "--timeout", "-1"]);
+    std::thread::sleep(Duration::from_secs(3));
+    let got = node.gpuctl(&["rm", "-f", "od"]);
+    assert_eq!(got.code, 1, "{got}");
+    for word in ["change to od (docker-gpuctl, pid ", "docker kill od-1"] {
+        assert!(got.stderr.contains(word), "{word:?} is not said\n{got}");
+    }
+    node.docker_ok(&["kill", "od-1"]);
+    assert!(stop.wait().unwrap().success());
+    node.check();
+}

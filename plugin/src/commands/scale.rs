@@ -17,7 +17,7 @@ pub(super) struct Args {
     /// Only show what would be done
     #[arg(long)]
     dry_run: bool,
-    /// Seconds to wait before killing it (-1: never); the container's own setting when not given
+    /// Seconds to wait for its processes before they are killed; the container's own setting when not given
     #[arg(
         short = 't',
         long = "timeout",

@@ -45,13 +45,12 @@ impl Engine {
 /// How often the service looks at the node; what it saw counts for five seconds.
 const TICK: Duration = Duration::from_secs(2);
 
-/// Every so many looks it frees what the dead hold.
-const TEND_EVERY: u64 = 5;
+/// How often it frees what the dead hold, and ends changes that were broken off.
+const TEND: Duration = Duration::from_secs(10);
 
 /// Looks at the node until the service ends. A fault is told when it is new.
 fn watch(engine: &Engine) {
     let mut told: Option<String> = None;
-    let mut ticks = 0u64;
     while !signals::interrupted() {
         let fault = engine.context().and_then(engine::tick).err().map(|f| f.message);
         if fault != told {
@@ -61,14 +60,19 @@ fn watch(engine: &Engine) {
             }
             told = fault;
         }
-        ticks += 1;
-        if ticks.is_multiple_of(TEND_EVERY) {
-            // What it cannot reach now it finds the next time.
-            for text in engine.context().and_then(engine::tend).unwrap_or_default() {
-                ui::tell(&text);
-            }
-        }
         std::thread::sleep(TICK);
+    }
+}
+
+/// Tends the node until the service ends. In a thread of its own: ending a change may take as long as
+/// a container takes to stop, and what was seen of the node must not grow old meanwhile.
+fn tend(engine: &Engine) {
+    while !signals::interrupted() {
+        std::thread::sleep(TEND);
+        // What it cannot reach now it finds the next time.
+        for text in engine.context().and_then(engine::tend).unwrap_or_default() {
+            ui::tell(&text);
+        }
     }
 }
 
@@ -83,9 +87,10 @@ pub(super) fn serve(args: &Args) -> Result<u8, Failure> {
     let socket = socket::open(&path)?;
     signals::changing();
     let engine = Arc::new(Engine { config, config_path, context: OnceLock::new() });
-    let watched = Arc::clone(&engine);
-    // It ends with the process.
+    // They end with the process.
+    let (watched, tended) = (Arc::clone(&engine), Arc::clone(&engine));
     std::thread::spawn(move || watch(&watched));
+    std::thread::spawn(move || tend(&tended));
     let perform: Arc<Perform> = Arc::new(move |request: Request, front: &mut dyn Front| {
         engine::perform(engine.context()?, request, front)
     });

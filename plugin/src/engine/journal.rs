@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 
 use super::api::{Event, Failure, Front};
 use super::context::Context;
-use super::{names, recover};
+use super::{names, recover, under_way};
 
 /// How long a change waits for another one to the same container.
 const LOCK_LIMIT: Duration = Duration::from_secs(10);
@@ -42,8 +42,9 @@ pub(super) fn lock(
         Failure::new(format!("the lock of {name} cannot be taken: {why}"))
     })?;
     let Some(taken) = taken else {
-        return Err(Failure::new(format!("another change to {name} is under way"))
-            .hint("wait for it, then try again"));
+        let busy = under_way::of(ctx, name);
+        let hint = busy.hint(under_way::docker_name(ctx, name).as_ref());
+        return Err(Failure::new(busy.told()).hint(hint));
     };
     let mut ended = None;
     if let Some(operation) = ctx.ledger.operation(name)? {

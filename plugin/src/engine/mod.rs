@@ -20,6 +20,7 @@ mod recover;
 mod remove;
 mod scale;
 mod supply;
+mod under_way;
 mod undo_create;
 mod watch;
 

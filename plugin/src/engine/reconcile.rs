@@ -17,7 +17,7 @@ use gpuctl_ledger::view::NodeView;
 use super::api::Failure;
 use super::context::Context;
 use super::create::OPERATION_LABEL;
-use super::{ending, journal, recover, remove};
+use super::{ending, journal, recover, remove, under_way};
 
 /// What was found amiss, and whether it was mended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +42,7 @@ pub(super) fn reconcile(ctx: &Context, fix: bool) -> Result<Vec<Finding>, Failur
         return Ok(findings);
     }
     torn_notes(ctx, fix, &mut findings)?;
+    long_changes(ctx, &mut findings)?;
     journals(ctx, fix, &mut findings)?;
     lost_leases(ctx, fix, &mut findings)?;
     dead_leases(ctx, fix, &mut findings)?;
@@ -93,6 +94,21 @@ fn journals(ctx: &Context, fix: bool, findings: &mut Vec<Finding>) -> Result<(),
                 mended: false,
                 by_hand: why.hint.or_else(|| Some("docker gpuctl doctor --fix, later".into())),
             }),
+        }
+    }
+    Ok(())
+}
+
+/// After how long a change under way is worth a word.
+const LONG: Duration = Duration::from_secs(60);
+
+/// Changes that somebody has been at work on for long: they keep their containers from every other.
+fn long_changes(ctx: &Context, findings: &mut Vec<Finding>) -> Result<(), Failure> {
+    for change in under_way::all(ctx)? {
+        if change.age.is_some_and(|age| age >= LONG) {
+            let name = under_way::docker_name(ctx, &change.name);
+            let by_hand = Some(change.hint(name.as_ref()));
+            findings.push(Finding { text: change.told(), mended: false, by_hand });
         }
     }
     Ok(())

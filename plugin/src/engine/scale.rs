@@ -75,6 +75,7 @@ pub(super) fn scale(
     }
     let running = shown.running();
     if running {
+        check_patience(&found, &shown, timeout)?;
         check_claim(ctx, &found, &binding.record, gpus)?;
     } else {
         supply::ever(ctx, gpus)?.map_or(Ok(()), |refusal| Err(Failure::from(refusal)))?;
@@ -170,6 +171,33 @@ fn plan(
 fn held(ledger: &Ledger, id: &ContainerId) -> Result<Vec<Lease>, LedgerError> {
     let leases = ledger.leases()?;
     Ok(leases.into_values().map(|at| at.record).filter(|l| l.holder.container == *id).collect())
+}
+
+/// Refuses to wait for processes without an end: nobody else could change the container meanwhile.
+fn check_patience(found: &Found, shown: &Inspect, timeout: Option<i32>) -> Result<(), Failure> {
+    let name = &found.docker_name;
+    let message = match timeout {
+        Some(seconds) if seconds < 0 => format!(
+            "--timeout {seconds} is to wait for the processes in {name} without an end, and scale does not"
+        ),
+        None if shown.stop_timeout() < 0 => {
+            format!("{name} was run with a --stop-timeout that has no end, and scale waits for none")
+        }
+        _ => return Ok(()),
+    };
+    Err(Failure::new(message)
+        .hint("--timeout 600 waits ten minutes before it kills; --timeout 0 does not wait")
+        .code(2))
+}
+
+/// The longest that whoever ends a broken-off change waits for processes before it kills them,
+/// in seconds, whatever its author had wanted: he is gone, and others wait.
+const LONGEST_GRACE: i32 = 10;
+
+/// The grace of a stop by one who ends the change of another.
+fn grace_of_another(asked: Option<i32>, own: i64) -> i32 {
+    let wanted = asked.map_or(own, i64::from);
+    i32::try_from(wanted).ok().filter(|s| (0..=LONGEST_GRACE).contains(s)).unwrap_or(LONGEST_GRACE)
 }
 
 fn check_claim(
@@ -351,7 +379,14 @@ fn undo(ctx: &Context, mut journal: Journal, started: Started) -> Result<String,
     let old_runs = runs && !restarted;
     if runs && restarted {
         // It may have GPUs that it is to give back: first it goes, then they are free.
-        docker.stop(data.id.as_str(), data.timeout)?;
+        let grace = match started {
+            Started::OrLater => data.timeout,
+            Started::OrNot => {
+                let own = shown.as_ref().map_or(0, Inspect::stop_timeout);
+                Some(grace_of_another(data.timeout, own))
+            }
+        };
+        docker.stop(data.id.as_str(), grace)?;
     }
     for _ in 0..8 {
         let mut batch = Batch::new();
@@ -417,7 +452,7 @@ fn has_restarted(shown: &Inspect, data: &Data) -> bool {
 /// # Errors
 /// When it cannot be brought to an end now.
 pub(super) fn recover(ctx: &Context, mut journal: Journal) -> Result<String, Failure> {
-    let data: Data = journal.data()?;
+    let mut data: Data = journal.data()?;
     let name = journal.operation.name.clone();
     let what = format!(
         "an earlier scale of {name} from {} to {}",
@@ -434,6 +469,7 @@ pub(super) fn recover(ctx: &Context, mut journal: Journal) -> Result<String, Fai
         let how = undo(ctx, journal, Started::OrNot)?;
         return Ok(format!("{what} was broken off: it is undone, {how}"));
     }
+    data.timeout = Some(grace_of_another(data.timeout, shown.stop_timeout()));
     // From the step `restart` on it may be that the Engine is just about to stop it, which can be
     // neither seen nor taken back: so it is done. One that was started anew and has ended since is
     // left so: that is its own affair.
@@ -449,4 +485,26 @@ pub(super) fn recover(ctx: &Context, mut journal: Journal) -> Result<String, Fai
     }
     finish(ctx, journal)?;
     Ok(format!("{what} was broken off: it is done"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_ends_the_change_of_another_waits_at_most_ten_seconds() {
+        for (asked, own, grace) in [
+            (None, 10, 10),
+            (None, 3, 3),
+            (Some(0), 86_400, 0),
+            (Some(4), 10, 4),
+            (None, 86_400, 10),
+            (None, -1, 10),
+            (None, i64::MAX, 10),
+            (Some(-5), 2, 10),
+            (Some(i32::MAX), 2, 10),
+        ] {
+            assert_eq!(grace_of_another(asked, own), grace, "{asked:?} {own}");
+        }
+    }
 }
