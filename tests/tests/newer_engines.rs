@@ -253,6 +253,11 @@ fn managed(node: &Node) {
         assert_eq!(node.gpuctl_ok(&["exec", "train", "cat", "/opt/tool/version"]), "tool 1.0");
     };
 
+    step("docker gpuctl run takes no GPU by --device, and says what to type");
+    let line = ["run", "-d", "--name", "other", "--device", "nvidia.com/gpu=5", "busybox", "true"];
+    let got = node.gpuctl(&line);
+    assert!(got.code == 125 && got.stderr.contains("hint: --gpus device=5"), "{got}");
+
     step("docker run beside it cannot have one of them");
     let taken = |minors: &BTreeSet<u32>, want: bool| {
         let found = node.gpus().iter().position(|g| minors.contains(&g.minor) == want);

@@ -101,6 +101,12 @@ impl Wanted {
                     ))
                     .hint("docker run --runtime ... runs a container without gpuctl"));
                 }
+                "device" if gpu_device(&value).is_some() => {
+                    return Err(Wrong::new(format!(
+                        "--device {value} names a GPU; a container of gpuctl gets its GPUs by --gpus"
+                    ))
+                    .hint(gpu_device(&value).unwrap_or_default()));
+                }
                 name => {
                     match name {
                         "interactive" => wanted.interactive = switch(&flag)?,
@@ -253,6 +259,23 @@ fn switch(flag: &Flag) -> Result<bool, Wrong> {
             Wrong::new(format!("--{} is neither true nor false: {text:?}", flag.name))
         }),
     }
+}
+
+/// What to type instead of a `--device` that is a GPU, by its CDI name or its node; `None` for any
+/// other device. The runtime takes out what the binding does not say: let through, it would be a GPU
+/// asked for that silently does not come.
+fn gpu_device(value: &str) -> Option<String> {
+    if let Some((kind, name)) = value.split_once('=')
+        && kind.ends_with("nvidia.com/gpu")
+    {
+        let list = if name == "all" { name.to_owned() } else { format!("device={name}") };
+        return Some(format!("--gpus {list}"));
+    }
+    let mut paths = value.split(':');
+    let minor = paths.next()?.strip_prefix("/dev/nvidia")?;
+    let number = !minor.is_empty() && minor.bytes().all(|b| b.is_ascii_digit());
+    let hint = "--gpus device=0 names GPU 0; docker gpuctl gpus shows all of them";
+    number.then(|| hint.to_owned())
 }
 
 fn from(value: &str) -> Result<(ContainerName, Option<Version>), Wrong> {

@@ -5,6 +5,7 @@ use crate::client::flags::FlagTable;
 
 const HELP: &str = "
   -a, --attach list         x
+      --device list         x
   -e, --env list            x
       --gpus gpu-request    x
       --help                x
@@ -136,4 +137,22 @@ fn attaching_carries_over_what_docker_start_knows() {
     assert!(wanted("-i img").unwrap().we_pass_signals());
     assert!(!wanted("-it img").unwrap().we_pass_signals());
     assert!(!wanted("--from ab").unwrap().we_pass_signals());
+}
+
+#[test]
+fn a_device_that_is_a_gpu_is_refused_with_what_to_type_instead() {
+    let hint = |text: &str| wanted(text).unwrap_err().hint.unwrap();
+    assert_eq!(hint("--device nvidia.com/gpu=3 img"), "--gpus device=3");
+    assert_eq!(hint("--gpus 2 --device=nvidia.com/gpu=GPU-a img"), "--gpus device=GPU-a");
+    assert_eq!(hint("--device nvidia.com/gpu=all img"), "--gpus all");
+    assert!(hint("--device /dev/nvidia3 img").contains("--gpus device="));
+    assert!(hint("--device /dev/nvidia3:/dev/other:rw img").contains("--gpus device="));
+    // What is no GPU goes through: the driver's shared nodes, and other makers' devices.
+    for other in ["/dev/fuse", "/dev/nvidiactl", "/dev/nvidia-uvm", "vendor.com/net=0", "/dev/x=1"]
+    {
+        assert_eq!(
+            created(&format!("--device {other} img")),
+            format!("--hostname train --device {other} img")
+        );
+    }
 }
