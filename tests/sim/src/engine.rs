@@ -239,7 +239,7 @@ impl Engine {
         Ok(child)
     }
 
-    /// What no flag says. CDI is to be asked for up to Engine 28; 20.10 knows neither word.
+    /// What no flag says. 26.1 takes CDI devices only where it is told so; 20.10 knows neither word.
     fn daemon_json(&self) -> serde_json::Value {
         if self.options.root.is_none() {
             return json!({});
