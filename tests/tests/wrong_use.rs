@@ -313,3 +313,42 @@ fn an_engine_that_cannot_do_it() {
     node.start_engine();
     node.check();
 }
+
+#[test]
+fn what_is_too_long_for_its_record_is_refused_before_anything_stands_on_it() {
+    if !engine_runs_here() {
+        return;
+    }
+    let node = Node::start(Options::default());
+    let file = node.place().at("long.env");
+    let write = |lines: usize| {
+        let line = |n: usize| format!("V{n:06}={}\n", "x".repeat(991));
+        let text: String = (0..lines).map(line).collect();
+        std::fs::write(&file, text).unwrap();
+    };
+    let old = before(&node);
+    let create = ["create", "--name", "big", "--gpus", "1", "--env-file", file.to_str().unwrap()];
+    let create = [&create[..], &["--stop-timeout", "0", "busybox", "sleep", "100000"]].concat();
+    // 1 MiB is the most; so much below it a later record would not fit.
+    for lines in [1044, 1200] {
+        write(lines);
+        let got = node.gpuctl(&create);
+        told(&got, 1, &["big-0", "KiB", "mounts"]);
+        unchanged(&node, &old, &got);
+    }
+    write(1010);
+    node.gpuctl_ok(&create);
+    node.gpuctl_ok(&["start", "big"]);
+    for gpus in ["2", "1"] {
+        node.gpuctl_ok(&["scale", "big", "--gpus", gpus]);
+    }
+    assert_eq!(node.open_changes(), Vec::<String>::new());
+    let now = state::seen(&node, "big").expect("it is there");
+    assert_eq!((now.version, now.opens.len(), now.running), (2, 1, true), "{now:?}");
+    // The record has all that it takes to build it again.
+    node.gpuctl_ok(&["run", "-d", "--from", "big", "--name", "again"]);
+    let count = ["exec", "again", "sh", "-c", "env | grep -c ^V0"];
+    assert_eq!(node.gpuctl_ok(&count), "1010");
+    node.gpuctl_ok(&["rm", "-f", "big", "again"]);
+    node.check();
+}

@@ -3,6 +3,7 @@
 use gpuctl_ledger::model::ContainerId;
 use serde_json::{Map, Value, json};
 
+use super::inspect::ASKED_OF_ENDPOINT;
 use super::transport::ApiVersion;
 
 /// What differs from the recorded container.
@@ -111,7 +112,7 @@ fn is_own(network: &str, mode: &str) -> bool {
 /// What was asked for of an endpoint, without what the Engine found out while it ran.
 fn endpoint(shown: &Value, id: &str, short: &str) -> Map<String, Value> {
     let mut kept = Map::new();
-    for key in ["IPAMConfig", "Links", "DriverOpts", "GwPriority"] {
+    for key in ASKED_OF_ENDPOINT {
         if let Some(value) = shown.get(key).filter(|v| !v.is_null()) {
             kept.insert(key.to_owned(), value.clone());
         }

@@ -1,7 +1,10 @@
 //! What the Engine shows of a container.
 
 use gpuctl_ledger::model::ContainerId;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
+
+/// What of an endpoint was asked for; the rest the Engine found out while it ran.
+pub(super) const ASKED_OF_ENDPOINT: [&str; 4] = ["IPAMConfig", "Links", "DriverOpts", "GwPriority"];
 
 /// The answer of `GET /containers/<id>/json`, with every field that the Engine sent.
 #[derive(Debug, Clone, PartialEq)]
@@ -16,6 +19,33 @@ impl Inspect {
     }
     fn number(&self, pointer: &str) -> i64 {
         self.0.pointer(pointer).and_then(Value::as_i64).unwrap_or_default()
+    }
+
+    /// What it was created with, and nothing of what has become of it since: the same before its
+    /// first start and after its last. All that it takes to create it again.
+    pub fn creation(&self) -> Value {
+        let mut kept = Map::new();
+        for key in ["Id", "Name", "Created", "Image", "Platform", "Config", "HostConfig", "Mounts"]
+        {
+            if let Some(value) = self.0.get(key) {
+                kept.insert(key.to_owned(), value.clone());
+            }
+        }
+        let networks = self.0.pointer("/NetworkSettings/Networks").and_then(Value::as_object);
+        if let Some(networks) = networks {
+            let asked = |key: &str| key == "Aliases" || ASKED_OF_ENDPOINT.contains(&key);
+            let networks: Map<String, Value> = networks
+                .iter()
+                .map(|(name, shown)| {
+                    let fields = shown.as_object().into_iter().flatten();
+                    let fields = fields.filter(|(key, _)| asked(key));
+                    let fields = fields.map(|(key, value)| (key.clone(), value.clone()));
+                    (name.clone(), Value::Object(fields.collect()))
+                })
+                .collect();
+            kept.insert("NetworkSettings".to_owned(), json!({ "Networks": networks }));
+        }
+        Value::Object(kept)
     }
 
     /// The id; `None` only from an Engine that breaks its own API.
@@ -119,6 +149,34 @@ impl Inspect {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn the_creation_is_the_same_whatever_became_of_it() {
+        let shown = |state: Value, address: &str| {
+            Inspect(json!({
+                "Id": "ab12", "Name": "/train-0", "Image": "sha256:1", "State": state,
+                "GraphDriver": {"Data": {"UpperDir": "/x"}}, "LogPath": "/y",
+                "Config": {"Env": ["A=b"]}, "HostConfig": {"Runtime": "gpuctl"},
+                "Mounts": [{"Name": "v"}],
+                "NetworkSettings": {"SandboxID": address, "Networks": {"n": {
+                    "Aliases": ["train"], "IPAMConfig": {"IPv4Address": "10.0.0.9"},
+                    "IPAddress": address}}},
+            }))
+        };
+        let before = shown(json!({"Status": "created"}), "").creation();
+        let after = shown(json!({"Status": "running", "Pid": 42}), "10.0.0.9").creation();
+        assert_eq!(before, after);
+        let networks = json!({"n": {
+            "Aliases": ["train"], "IPAMConfig": {"IPv4Address": "10.0.0.9"}}});
+        assert_eq!(
+            before,
+            json!({
+                "Id": "ab12", "Name": "/train-0", "Image": "sha256:1",
+                "Config": {"Env": ["A=b"]}, "HostConfig": {"Runtime": "gpuctl"},
+                "Mounts": [{"Name": "v"}], "NetworkSettings": {"Networks": networks},
+            })
+        );
+    }
 
     #[test]
     fn fields_are_read_and_missing_ones_are_empty() {

@@ -57,6 +57,28 @@ impl Context {
         Ok(Self { config, config_path, ledger, boot_id, me, docker: OnceLock::new() })
     }
 
+    /// For tests: a node of its own, with nothing in it and no Engine.
+    #[cfg(test)]
+    pub(super) fn of_test(folder: &std::path::Path) -> Self {
+        use gpuctl_ledger::model::NodeName;
+        use gpuctl_ledger::store::SqliteStore;
+        let text = format!(
+            "node = \"n\"\n[paths]\nstate = \"{0}/state\"\nrun = \"{0}/run\"\n\
+             [docker]\nroot = \"{0}/docker\"\nhost = \"unix://{0}/docker.sock\"\n",
+            folder.display()
+        );
+        let config = Config::parse(&text).unwrap();
+        let store = SqliteStore::in_memory(Duration::from_secs(5)).unwrap();
+        Self {
+            ledger: Ledger::on(Box::new(store), NodeName::new("n").unwrap()),
+            boot_id: process::boot_id(&config.paths.boot_id).unwrap(),
+            me: process::own().unwrap(),
+            config,
+            config_path: folder.join("config.toml"),
+            docker: OnceLock::new(),
+        }
+    }
+
     /// The Engine. Nothing is said to it before the first call.
     ///
     /// # Errors
@@ -111,6 +133,11 @@ fn store_hint(error: &StoreError) -> String {
             ),
             None => "restore it from a backup, then type docker gpuctl doctor --fix".into(),
         },
+        StoreError::BadRecord => {
+            "environment, labels or command may be too long for a record: put them into a file that \
+             the container mounts"
+                .into()
+        }
         _ => "running containers are not touched; see the ledger section of the config".into(),
     }
 }

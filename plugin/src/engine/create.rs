@@ -18,7 +18,7 @@ use super::api::{Answer, AskError, CreateAsk, CreateRequest, Event, Failure, Fro
 use super::context::Context;
 use super::journal::{self, Journal};
 use super::undo_create::{left_over, undo};
-use super::{ending, names, supply};
+use super::{ending, names, supply, version};
 use crate::docker::{Changes, Inspect, start_exit_code};
 
 /// The label that carries the operation's token.
@@ -210,8 +210,9 @@ fn record(
         at: now,
         by,
         why,
-        spec: inspect.0.clone(),
+        spec: inspect.creation(),
     };
+    version::check(&version, true)?;
     let binding = Binding {
         schema: SCHEMA,
         container: id.clone(),

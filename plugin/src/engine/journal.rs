@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use gpuctl_ledger::ledger::{At, Batch, LedgerError};
 use gpuctl_ledger::model::{
-    ContainerName, DockerName, Operation, OperationKind, SCHEMA, Timestamp, Token,
+    ContainerName, DockerName, Operation, OperationKind, SCHEMA, Timestamp, Token, VersionRecord,
 };
 use gpuctl_ledger::node::lock::{self, Lock};
 use gpuctl_ledger::store::{Outcome, Revision, StoreError};
@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 
 use super::api::{Event, Failure, Front};
 use super::context::Context;
-use super::{names, recover, under_way};
+use super::{names, recover, under_way, version};
 
 /// How long a change waits for another one to the same container.
 const LOCK_LIMIT: Duration = Duration::from_secs(10);
@@ -182,7 +182,38 @@ impl Journal {
     ///
     /// # Errors
     /// The ledger's.
-    pub(super) fn finish(self, ctx: &Context, mut with: Batch) -> Result<(), Failure> {
+    pub(super) fn finish(self, ctx: &Context, with: Batch) -> Result<(), Failure> {
+        Ok(self.end(ctx, with)??)
+    }
+
+    /// As [`Self::finish`], with the record of a version. Where the store does not take that, it is
+    /// written without its spec: a change that can be neither done nor undone would keep its
+    /// container from every other.
+    ///
+    /// # Errors
+    /// The ledger's.
+    pub(super) fn finish_with(
+        self,
+        ctx: &Context,
+        with: &Batch,
+        record: &VersionRecord,
+    ) -> Result<(), Failure> {
+        let key = ctx.ledger.keys().version(&record.name, record.version);
+        let carrying = |record: &VersionRecord| {
+            let mut batch = with.clone();
+            batch.put(key.clone(), record);
+            batch
+        };
+        match self.end(ctx, carrying(record)) {
+            Err(LedgerError::Store(StoreError::BadRecord)) => {
+                self.finish(ctx, carrying(&version::without_spec(record)))
+            }
+            ended => Ok(ended??),
+        }
+    }
+
+    /// The last commit; a conflict is the inner error.
+    fn end(&self, ctx: &Context, mut with: Batch) -> Result<Result<(), Failure>, LedgerError> {
         let kind = self.operation.kind;
         fault(kind, &self.operation.step, "done");
         let key = ctx.ledger.keys().operation(&self.operation.name);
@@ -194,8 +225,8 @@ impl Journal {
         let outcome = ctx.ledger.commit_proved(&with, proof)?;
         fault(kind, "end", "done");
         match outcome {
-            Outcome::Done(_) => Ok(()),
-            Outcome::Conflict => Err(conflict(name)),
+            Outcome::Done(_) => Ok(Ok(())),
+            Outcome::Conflict => Ok(Err(conflict(name))),
         }
     }
 
@@ -240,3 +271,30 @@ pub(super) fn fault(kind: OperationKind, step: &str, when: &str) {
 #[cfg(not(feature = "faults"))]
 #[inline]
 pub(super) fn fault(_kind: OperationKind, _step: &str, _when: &str) {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_whose_record_is_too_large_comes_to_its_end_without_its_spec() {
+        let folder = tempfile::tempdir().unwrap();
+        let ctx = Context::of_test(folder.path());
+        let name = ContainerName::new("big").unwrap();
+        for (version, bytes, kept) in [(1, 1000, true), (2, 2 << 20, false)] {
+            let record: VersionRecord = serde_json::from_value(serde_json::json!({
+                "schema": SCHEMA, "name": "big", "version": version, "container": "a".repeat(64),
+                "gpus": {"count": 5}, "at": "2026-11-22T00:52:04.854Z", "why": "scale 1 -> 5 GPUs",
+                "spec": {"Config": "x".repeat(bytes)},
+            }))
+            .unwrap();
+            let kind = OperationKind::Scale;
+            let journal = Journal::begin(&ctx, &name, kind, None, "rename", &()).unwrap();
+            journal.finish_with(&ctx, &Batch::new(), &record).unwrap();
+            assert!(ctx.ledger.operation(&name).unwrap().is_none(), "it is still open");
+            let written = ctx.ledger.version(&name, record.version).unwrap().unwrap().record;
+            assert_eq!(written.spec.is_null(), !kept);
+            assert_eq!((&written.why, &written.gpus), (&record.why, &record.gpus));
+        }
+    }
+}

@@ -22,6 +22,7 @@ mod scale;
 mod supply;
 mod under_way;
 mod undo_create;
+mod version;
 mod watch;
 
 pub use context::Context;
@@ -56,11 +57,11 @@ pub fn perform(ctx: &Context, request: Request, front: &mut dyn Front) -> Result
             Ok(Answer::Resolved { docker_name: found.docker_name, id: found.id })
         }
         Request::Doctor { fix } => doctor::doctor(ctx, fix),
-        Request::Version => version(ctx),
+        Request::Version => versions(ctx),
     }
 }
 
-fn version(ctx: &Context) -> Result<Answer, Failure> {
+fn versions(ctx: &Context) -> Result<Answer, Failure> {
     let engine = ctx.docker()?.info().map_or_else(|_| "not reached".to_owned(), |i| i.version);
     let inventory = ctx.view().inventory().ok();
     Ok(Answer::Version(VersionInfo {

@@ -20,7 +20,7 @@ use super::context::Context;
 use super::create::keep_copy;
 use super::journal::{self, Journal};
 use super::names::{self, Found};
-use super::{ending, lifecycle, supply};
+use super::{ending, lifecycle, supply, version};
 use crate::docker::Inspect;
 
 /// What finishing and undoing need.
@@ -107,6 +107,7 @@ pub(super) fn scale(
         timeout,
         by: front.user(),
     };
+    version::check(&version_record(&found.record.record.name, &data, &shown), false)?;
     let journal = Journal::begin(
         ctx,
         &found.record.record.name,
@@ -181,7 +182,9 @@ fn check_patience(found: &Found, shown: &Inspect, timeout: Option<i32>) -> Resul
             "--timeout {seconds} is to wait for the processes in {name} without an end, and scale does not"
         ),
         None if shown.stop_timeout() < 0 => {
-            format!("{name} was run with a --stop-timeout that has no end, and scale waits for none")
+            format!(
+                "{name} was run with a --stop-timeout that has no end, and scale waits for none"
+            )
         }
         _ => return Ok(()),
     };
@@ -335,21 +338,24 @@ fn finish(ctx: &Context, journal: Journal) -> Result<(), Failure> {
         let record = ContainerRecord { version: data.to, at: now, ..record };
         batch.at(key.clone(), revision).put(key, &record);
     }
-    let version = VersionRecord {
+    journal.finish_with(ctx, &batch, &version_record(&name, &data, &shown))?;
+    ending::settle(ctx, &data.id);
+    Ok(())
+}
+
+/// The record of the version that a scale makes.
+fn version_record(name: &ContainerName, data: &Data, shown: &Inspect) -> VersionRecord {
+    VersionRecord {
         schema: SCHEMA,
         name: name.clone(),
         version: data.to,
         container: data.id.clone(),
         gpus: data.gpus.clone(),
-        at: now,
+        at: Timestamp::now(),
         by: data.by.clone(),
         why: format!("scale {} -> {} GPUs", data.before.gpus, data.gpus),
-        spec: shown.0.clone(),
-    };
-    batch.put(keys.version(&name, data.to), &version);
-    journal.finish(ctx, batch)?;
-    ending::settle(ctx, &data.id);
-    Ok(())
+        spec: shown.creation(),
+    }
 }
 
 /// What becomes of a change that is undone where the container does not start again.
