@@ -352,3 +352,29 @@ fn what_is_too_long_for_its_record_is_refused_before_anything_stands_on_it() {
     node.gpuctl_ok(&["rm", "-f", "big", "again"]);
     node.check();
 }
+
+#[test]
+fn an_id_of_docker_names_a_container_too() {
+    if !engine_runs_here() {
+        return;
+    }
+    let node = busy(Options::default());
+    let ids = node.gpuctl_ok(&["ps", "-aq"]);
+    let ids: Vec<&str> = ids.lines().collect();
+    assert_eq!(ids.len(), 3, "{ids:?}");
+    let whole = node.id("train-1");
+    let train = &whole[..12];
+    assert!(ids.contains(&train), "{ids:?}");
+    node.gpuctl_ok(&["scale", train, "--gpus", "1"]);
+    assert_eq!(node.gpuctl_ok(&["exec", &whole, "hostname"]), "train");
+    for line in [["inspect", train], ["history", train], ["logs", train], ["restart", train]] {
+        assert_eq!(node.gpuctl(&line).code, 0, "{line:?}");
+    }
+    // Docker's own are not ours.
+    let plain = node.id("plain");
+    told(&node.gpuctl(&["rm", "-f", &plain[..12]]), 1, &[&plain[..12], "no container"]);
+    node.gpuctl_ok(&[&["rm", "-f"], &ids[..]].concat());
+    assert_eq!(node.gpuctl_ok(&["ps", "-aq"]), "");
+    assert!(node.leases().is_empty());
+    node.check();
+}

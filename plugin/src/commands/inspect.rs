@@ -7,7 +7,7 @@ use crate::ui::{self, Format};
 /// Show everything about containers: record, leases, and Docker's own inspect
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Names: NAME or NAME-VERSION
+    /// Names: NAME, NAME-VERSION or id
     #[arg(required = true)]
     names: Vec<String>,
     /// json: one object a line

@@ -6,7 +6,7 @@ use crate::engine::api::{Failure, Request};
 /// Restart containers with the same number of GPUs, those held now first
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Names: NAME or NAME-VERSION
+    /// Names: NAME, NAME-VERSION or id
     #[arg(required = true)]
     names: Vec<String>,
     /// Seconds to wait before killing it (-1: never); the container's own setting when not given

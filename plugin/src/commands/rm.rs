@@ -6,7 +6,7 @@ use crate::engine::api::{Failure, Request};
 /// Remove containers; their history stays, so that run --from can build them again
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Names: NAME or NAME-VERSION
+    /// Names: NAME, NAME-VERSION or id
     #[arg(required = true)]
     names: Vec<String>,
     /// Remove a running container too

@@ -9,7 +9,7 @@ use crate::ui;
 /// Give a container more GPUs, fewer, others, or none; its processes restart, its files stay
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The name: NAME or NAME-VERSION
+    /// The name: NAME, NAME-VERSION or id
     name: String,
     /// How many GPUs, or which: a number, all, or device=0,3
     #[arg(long, value_name = "N")]

@@ -6,7 +6,7 @@ use crate::engine::api::{Failure, Request};
 /// Start stopped containers, with the number of GPUs they are to have
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Names: NAME or NAME-VERSION
+    /// Names: NAME, NAME-VERSION or id
     #[arg(required = true)]
     names: Vec<String>,
 }

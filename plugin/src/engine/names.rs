@@ -23,13 +23,19 @@ fn unknown(text: &str) -> Failure {
         .hint("docker gpuctl ps -a lists them; containers that docker run made are docker's")
 }
 
-/// The record that `foo` or `foo-N` names.
+/// The record that `foo`, `foo-N` or an id in Docker names: whole, or so much of its beginning that
+/// no other of ours begins so. A name goes before an id.
 ///
 /// # Errors
-/// When there is none, or N is not the current version.
+/// When there is none, N is not the current version, or several ids begin so.
 pub(super) fn record(ctx: &Context, text: &str) -> Result<At<ContainerRecord>, Failure> {
     if let Ok(name) = ContainerName::new(text)
         && let Some(record) = ctx.ledger.container(&name)?
+    {
+        return Ok(record);
+    }
+    if may_be_id(text)
+        && let Some(record) = by_id(ctx.ledger.list(&ctx.ledger.keys().containers())?, text)?
     {
         return Ok(record);
     }
@@ -42,6 +48,35 @@ pub(super) fn record(ctx: &Context, text: &str) -> Result<At<ContainerRecord>, F
     Ok(record)
 }
 
+/// The length of an id in Docker.
+const WHOLE_ID: usize = 64;
+
+fn may_be_id(text: &str) -> bool {
+    let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+    (1..=WHOLE_ID).contains(&text.len()) && text.bytes().all(hex)
+}
+
+/// The record whose container's id begins so; none is no error.
+fn by_id(
+    records: Vec<At<ContainerRecord>>,
+    text: &str,
+) -> Result<Option<At<ContainerRecord>>, Failure> {
+    let begins = |id: &ContainerId| id.as_str().starts_with(text);
+    let mut found =
+        records.into_iter().filter(|at| at.record.container.as_ref().is_some_and(begins));
+    let Some(first) = found.next() else { return Ok(None) };
+    let others: Vec<String> = found.map(|at| at.record.name.to_string()).collect();
+    if others.is_empty() {
+        return Ok(Some(first));
+    }
+    Err(Failure::new(format!(
+        "the ids of several containers begin with {text}: {}, {}",
+        first.record.name,
+        others.join(", ")
+    ))
+    .hint("say its name, or more of its id"))
+}
+
 fn not_current(name: &ContainerName, version: Version, current: Version) -> Failure {
     if version > current {
         return Failure::new(format!("{name} has no version {version}, it is at {current}"))
@@ -51,7 +86,7 @@ fn not_current(name: &ContainerName, version: Version, current: Version) -> Fail
         .hint(format!("say {name}, or {}", DockerName::of(name, current)))
 }
 
-/// The container that `foo` or `foo-N` names, which Docker still has by the record.
+/// The container that `foo`, `foo-N` or an id names, which Docker still has by the record.
 ///
 /// # Errors
 /// As [`record`], and when only its history is left.
@@ -106,4 +141,60 @@ pub(super) fn made_up(random: u64) -> String {
         list.get(usize::try_from(bits % 16).unwrap_or(0)).copied().unwrap_or("gpu")
     };
     format!("{}_{}_{:03x}", pick(&FIRST, random), pick(&SECOND, random >> 4), (random >> 8) & 0xfff)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gpuctl_ledger::ledger::Batch;
+
+    fn node() -> (tempfile::TempDir, Context) {
+        let folder = tempfile::tempdir().unwrap();
+        let ctx = Context::of_test(folder.path());
+        for (name, id) in [("train", "ab12"), ("eval", "ab34"), ("ab3", "ff00"), ("gone", "")] {
+            let id = (!id.is_empty()).then(|| format!("{id:0<64}"));
+            let record: ContainerRecord = serde_json::from_value(serde_json::json!({
+                "schema": 1, "name": name, "version": 2, "container": id,
+                "at": "2026-11-22T00:52:04.854Z",
+            }))
+            .unwrap();
+            let mut batch = Batch::new();
+            batch.put(ctx.ledger.keys().container(&record.name), &record);
+            let _ = ctx.ledger.commit(&batch).unwrap();
+        }
+        (folder, ctx)
+    }
+
+    #[test]
+    fn a_container_is_meant_by_its_name_its_version_or_its_id() {
+        let (_folder, ctx) = node();
+        let whole = format!("{:0<64}", "ab12");
+        for (text, name) in [
+            ("train", "train"),
+            ("train-2", "train"),
+            ("ab12", "train"),
+            ("ab1", "train"),
+            (&whole, "train"),
+            ("ab34", "eval"),
+            ("f", "ab3"),
+            // A name goes before an id that begins so.
+            ("ab3", "ab3"),
+            ("gone", "gone"),
+        ] {
+            assert_eq!(record(&ctx, text).unwrap().record.name.as_str(), name, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_means_none_or_several_is_refused() {
+        let (_folder, ctx) = node();
+        let several = record(&ctx, "ab").unwrap_err();
+        assert!(several.message.contains("eval") && several.message.contains("train"));
+        assert!(several.hint.is_some());
+        let longer = format!("{:0<65}", "ab12");
+        for text in ["abc", "AB12", "12", "", "ab12*", &longer, "ab12-2"] {
+            let none = record(&ctx, text).unwrap_err();
+            assert!(none.message.starts_with("no container"), "{text}: {none}");
+        }
+    }
 }
