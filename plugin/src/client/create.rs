@@ -232,10 +232,9 @@ impl Wanted {
         (alias, words)
     }
 
-    /// Whether we pass signals on, and not the command that attaches: with a terminal of its own
-    /// the container gets keys as bytes, and of a recorded one we do not know.
-    pub fn we_pass_signals(&self) -> bool {
-        !self.tty && self.from.is_none()
+    /// Whether the container has a terminal of its own; of a recorded one the words do not tell.
+    pub fn has_tty(&self) -> Option<bool> {
+        self.from.is_none().then_some(self.tty)
     }
 
     /// The words of `docker start` that attach to the container.

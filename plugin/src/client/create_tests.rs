@@ -134,9 +134,9 @@ fn attaching_carries_over_what_docker_start_knows() {
         words("-it --detach-keys ctrl-x --sig-proxy=false img"),
         "start --attach --interactive --detach-keys=ctrl-x train-0"
     );
-    assert!(wanted("-i img").unwrap().we_pass_signals());
-    assert!(!wanted("-it img").unwrap().we_pass_signals());
-    assert!(!wanted("--from ab").unwrap().we_pass_signals());
+    assert_eq!(wanted("-i img").unwrap().has_tty(), Some(false));
+    assert_eq!(wanted("-it img").unwrap().has_tty(), Some(true));
+    assert_eq!(wanted("--from ab").unwrap().has_tty(), None);
 }
 
 #[test]

@@ -1,9 +1,9 @@
 //! The terminal as a [`Front`]: events go to stderr, `docker create` and `docker start --attach` are
 //! run here, with the user's paths, credentials and terminal.
 
-use std::io::IsTerminal as _;
-use std::os::unix::process::CommandExt as _;
-use std::process::{Child, Stdio};
+use std::io::{IsTerminal as _, Read as _};
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::process::{Child, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use nix::unistd::Pid;
 
 use super::create::Wanted;
 use super::dockercli::{DockerCli, NoOutput, captured, exit_code};
+use super::foreground::Lent;
 use super::relay::Relay;
 use super::signals;
 use crate::engine::api::{AskError, CreateAsk, Event, Front};
@@ -21,7 +22,7 @@ use crate::ui;
 /// How long `docker create` may take: it pulls images.
 const CREATE_LIMIT: Duration = Duration::from_secs(3600);
 
-/// How long the passing on of a signal may take.
+/// How long the passing on of a signal may take, and a look at the container.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
 
 /// See the module.
@@ -31,6 +32,12 @@ pub struct Terminal {
     wanted: Option<Wanted>,
     user: Option<String>,
     attached: Option<Child>,
+    /// The container that signals are passed to.
+    passing_to: Option<DockerName>,
+    /// The signal that ended the attached command; then it is `docker wait` that we wait for.
+    lost_by: Option<Signal>,
+    /// The terminal, while the attached command has it.
+    lent: Option<Lent>,
     relay: Option<Relay>,
     /// The attached command's exit code.
     ended: Option<u8>,
@@ -46,6 +53,9 @@ impl Terminal {
             wanted: None,
             user: None,
             attached: None,
+            passing_to: None,
+            lost_by: None,
+            lent: None,
             relay: None,
             ended: None,
             failed: None,
@@ -80,17 +90,55 @@ impl Terminal {
     /// Waits for the attached command; its exit code, the container's own. `None` where nothing was
     /// attached.
     pub fn wait(&mut self) -> Option<u8> {
-        if let Some(mut child) = self.attached.take() {
-            self.ended = Some(child.wait().map_or(1, exit_code));
-            self.settle();
+        while let Some(mut child) = self.attached.take() {
+            let status = child.wait().ok();
+            self.over(child, status);
         }
         self.ended
     }
 
-    /// After the attached command's end.
+    /// After the attached command's end. Where it died of a signal that was meant for the container
+    /// too, as when the terminal is closed, that one gets it, and we wait for the end of it.
+    fn over(&mut self, mut child: Child, status: Option<ExitStatus>) {
+        let code = status.map_or(1, exit_code);
+        if let Some(signal) = self.lost_by.take() {
+            let waited = u8::try_from(128 + signal as i32).unwrap_or(1);
+            self.ended = Some(printed_code(&mut child).unwrap_or(waited));
+            return self.settle();
+        }
+        let by = status.and_then(|s| Signal::try_from(s.signal()?).ok());
+        let by = by.filter(|s| matches!(s, Signal::SIGHUP | Signal::SIGINT | Signal::SIGTERM));
+        if let (Some(signal), Some(name)) = (by, self.passing_to.take()) {
+            self.lent = None;
+            // First, so that `--rm` has not removed it before it is asked for.
+            let mut wait = self.cli.command(["wait", name.as_str()]);
+            wait.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+            let waiting = wait.spawn();
+            signals::passed_by(signal);
+            if let Ok(waiting) = waiting {
+                self.lost_by = Some(signal);
+                self.attached = Some(waiting);
+                return;
+            }
+        }
+        self.ended = Some(code);
+        self.settle();
+    }
+
     fn settle(&mut self) {
+        self.lent = None;
+        self.passing_to = None;
         self.failed = self.relay.take().and_then(Relay::end);
         signals::to_us();
+    }
+
+    /// Whether this container has a terminal of its own, by what Docker says.
+    fn shows_tty(&self, docker_name: &DockerName) -> bool {
+        let words = ["inspect", "--format", "{{.Config.Tty}}", docker_name.as_str()];
+        let mut command = self.cli.command(words);
+        command.stdin(Stdio::null()).stderr(Stdio::null());
+        let shown = captured(command, KILL_LIMIT, signals::interrupted);
+        shown.is_ok_and(|(code, text)| code == 0 && text.trim() == "true")
     }
 }
 
@@ -139,34 +187,45 @@ impl Front for Terminal {
         }
         // Before the container writes to the terminal, or sets it to raw.
         self.name_in_docker(docker_name);
+        let tty = wanted.has_tty().unwrap_or_else(|| self.shows_tty(docker_name));
         let mut command = self.cli.command(wanted.attach_words(docker_name.as_str()));
-        let passing = wanted.we_pass_signals();
-        let mut feed = false;
-        if passing {
-            // Out of our group it would be stopped when it reads the terminal, so we read for it.
-            feed = wanted.interactive && std::io::stdin().is_terminal();
-            command.process_group(0).stdin(match (wanted.interactive, feed) {
-                (false, _) => Stdio::null(),
-                (true, true) => Stdio::piped(),
-                (true, false) => Stdio::inherit(),
-            });
+        // Signals that come to us are for the container, and no Docker CLI that we know passes them
+        // all on from `docker start`: so it is not in our group, which a key or a supervisor tells.
+        // Keys are the container's where that has a terminal, so the command needs ours; from the
+        // background it cannot have it, and is to be stopped with us when it reaches for it.
+        let at_terminal = wanted.interactive && std::io::stdin().is_terminal();
+        let lent = if tty && at_terminal { Lent::ours() } else { None };
+        if !(tty && at_terminal && lent.is_none()) {
+            command.process_group(0);
         }
+        // Without one, it would be stopped when it reads our terminal, so we read for it.
+        let feed = !tty && at_terminal;
+        command.stdin(match (wanted.interactive, feed) {
+            (false, _) => Stdio::null(),
+            (true, true) => Stdio::piped(),
+            (true, false) => Stdio::inherit(),
+        });
         command.stderr(Stdio::piped());
+        let proxy = wanted.sig_proxy != Some(false);
         let mut child = command.spawn().map_err(|_| AskError::Refused { code: 125 })?;
+        let pid = Pid::from_raw(i32::try_from(child.id()).unwrap_or_default());
+        self.lent = lent.map(|mut lent| {
+            lent.lend(pid);
+            lent
+        });
         if let Some(mut to) = child.stdin.take().filter(|_| feed) {
             // It ends with the input or with the process.
             std::thread::spawn(move || std::io::copy(&mut std::io::stdin(), &mut to));
         }
-        if passing {
-            signals::to(match (wanted.sig_proxy, i32::try_from(child.id())) {
-                // Not to be passed on: then a signal only ends our looking on.
-                (Some(false), Ok(pid)) => Arc::new(move |_| {
-                    let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-                }),
-                _ => pass_to_container(self.cli.clone(), docker_name.clone()),
-            });
+        if proxy {
+            self.passing_to = Some(docker_name.clone());
+            signals::to(pid, pass_to_container(self.cli.clone(), docker_name.clone()));
         } else {
-            signals::to_child(child.id());
+            // Then a signal only ends our looking on; with a terminal the command puts that right.
+            let end = move |signal| {
+                let _ = kill(pid, if tty { signal } else { Signal::SIGKILL });
+            };
+            signals::to(pid, Arc::new(end));
         }
         self.relay = child.stderr.take().map(Relay::start);
         self.attached = Some(child);
@@ -174,12 +233,11 @@ impl Front for Terminal {
     }
 
     fn attach_ended(&mut self) -> Result<Option<u8>, AskError> {
-        if let Some(child) = &mut self.attached
-            && let Ok(Some(status)) = child.try_wait()
-        {
-            self.ended = Some(exit_code(status));
-            self.attached = None;
-            self.settle();
+        if let Some(mut child) = self.attached.take() {
+            match child.try_wait() {
+                Ok(Some(status)) => self.over(child, Some(status)),
+                _ => self.attached = Some(child),
+            }
         }
         // Whether it did not start, or ended with 1 and wrote such a line itself, the engine knows.
         Ok(match self.ended {
@@ -191,6 +249,13 @@ impl Front for Terminal {
     fn user(&self) -> Option<String> {
         self.user.clone()
     }
+}
+
+/// The exit code of the container, as `docker wait` has printed it.
+fn printed_code(wait: &mut Child) -> Option<u8> {
+    let mut text = String::new();
+    wait.stdout.take()?.take(64).read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
 }
 
 /// Sends signals to the container, as an attached docker run does.

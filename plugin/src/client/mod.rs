@@ -5,6 +5,7 @@ pub mod create;
 pub mod dockercli;
 pub mod endpoint;
 pub mod flags;
+mod foreground;
 pub mod front;
 mod relay;
 pub mod signals;

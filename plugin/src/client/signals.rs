@@ -1,10 +1,11 @@
 //! Signals, and the Docker CLI's own way to say that the user gave up.
 //!
 //! All of them end in one thread, which decides by what is going on. While a child has the terminal
-//! (exec, logs, run -t), what the kernel sends for a key goes to the whole process group and so to
-//! the child by itself; what somebody sends to us alone is passed on. A container that is attached
-//! without a terminal gets its signals from us: some Docker CLIs (28.2) leave `docker start --attach`
-//! at the first interrupt, so that command runs in a group of its own and never sees one.
+//! (exec, logs), what the kernel sends for a key goes to the whole process group and so to the child
+//! by itself; what somebody sends to us alone is passed on. A container that is attached gets its
+//! signals from us, with a terminal of its own too: some Docker CLIs (28.2) leave `docker start
+//! --attach` at the first interrupt, and with a terminal none passes any on. So that command runs in a
+//! group of its own and never sees one.
 
 use std::io::Read as _;
 use std::os::linux::net::SocketAddrExt as _;
@@ -27,13 +28,16 @@ pub const INTERRUPTED_CODE: u8 = 130;
 const SI_KERNEL: i32 = 0x80;
 /// After so many signals we go at once; the next command finishes or undoes what is left.
 const PATIENCE: u8 = 3;
-const WATCHED: [Signal; 6] = [
+/// Within this time a second signal by another way is the same event.
+const SAME: Duration = Duration::from_millis(500);
+const WATCHED: [Signal; 7] = [
     Signal::SIGINT,
     Signal::SIGTERM,
     Signal::SIGHUP,
     Signal::SIGQUIT,
     Signal::SIGUSR1,
     Signal::SIGUSR2,
+    Signal::SIGWINCH,
 ];
 
 static STATE: Mutex<State> = Mutex::new(State { child: Child::None, last: None });
@@ -48,8 +52,8 @@ enum Child {
     None,
     /// This child, which is in our process group.
     Terminal(Pid),
-    /// Whoever this passes them to.
-    Passed(Pass),
+    /// This child shows what goes on, and this passes them to whom they are for.
+    Passed(Pid, Pass),
 }
 
 /// Passes a signal on.
@@ -72,7 +76,10 @@ pub fn watch() {
     for signal in WATCHED {
         set.add(signal);
     }
-    if set.thread_block().is_err() {
+    // Not watched, but blocked: taking back a terminal that was lent does not stop us.
+    let mut blocked = set;
+    blocked.add(Signal::SIGTTOU);
+    if blocked.thread_block().is_err() {
         return;
     }
     if let Ok(fd) = SignalFd::new(&set) {
@@ -108,9 +115,21 @@ pub fn to_child(pid: u32) {
     }
 }
 
-/// Has all signals passed on.
-pub fn to(pass: Pass) {
-    state().child = Child::Passed(pass);
+/// Has all signals passed on, while this child shows what goes on.
+pub fn to(shows: Pid, pass: Pass) {
+    state().child = Child::Passed(shows, pass);
+}
+
+/// A signal came to the child in our stead: it is passed on, unless it came to us as well.
+pub fn passed_by(signal: Signal) {
+    if !just_now() {
+        came(signal, false);
+    }
+}
+
+/// Whether a signal has come just now.
+fn just_now() -> bool {
+    state().last.is_some_and(|last| last.elapsed() < SAME)
 }
 
 /// From here on signals are for us again.
@@ -131,6 +150,13 @@ pub fn run_child(mut command: std::process::Command) -> std::io::Result<u8> {
 }
 
 fn came(signal: Signal, by_kernel: bool) {
+    if signal == Signal::SIGWINCH {
+        // Not for the container, but for who sets the size of its terminal.
+        if let Child::Passed(pid, _) = &state().child {
+            let _ = nix::sys::signal::kill(*pid, signal);
+        }
+        return;
+    }
     let child = {
         let mut state = state();
         state.last = Some(Instant::now());
@@ -147,7 +173,7 @@ fn pass(child: &Child, signal: Signal) {
         Child::Terminal(pid) => {
             let _ = nix::sys::signal::kill(*pid, signal);
         }
-        Child::Passed(pass) => pass(signal),
+        Child::Passed(_, pass) => pass(signal),
         Child::None => give_up(),
     }
 }
@@ -177,6 +203,7 @@ fn plugin_socket() -> Option<UnixStream> {
 }
 
 fn until_end(mut stream: UnixStream) {
+    let parent = nix::unistd::getppid();
     let mut byte = [0];
     loop {
         match stream.read(&mut byte) {
@@ -188,11 +215,11 @@ fn until_end(mut stream: UnixStream) {
     // The CLI closes the socket when it gets a signal itself. If that came by a key, it has come to
     // us too.
     std::thread::sleep(Duration::from_millis(100));
-    let (child, last) = {
-        let state = state();
-        (state.child.clone(), state.last)
-    };
-    if last.is_none_or(|l| l.elapsed() > Duration::from_millis(500)) {
-        pass(&child, Signal::SIGTERM);
+    if just_now() {
+        return;
     }
+    let child = state().child.clone();
+    // Who has died of one, has died with its terminal: that is what it would have passed on.
+    let died = nix::unistd::getppid() != parent;
+    pass(&child, if died { Signal::SIGHUP } else { Signal::SIGTERM });
 }

@@ -1,0 +1,246 @@
+//! `run -it` at a terminal: signals, a supervisor's too, keys and the terminal's end reach the
+//! container as with `docker run -it`, and nothing runs on with nobody there.
+
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::os::fd::AsFd as _;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use gpuctl_tests::node::wait_for;
+use gpuctl_tests::{Node, Options, engine_runs_here, state};
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::pty::openpty;
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::sys::termios::{LocalFlags, tcgetattr};
+use nix::unistd::Pid;
+
+const DAEMON: u32 = 1;
+
+/// Says by its exit code which signal it got.
+const SCRIPT: &str = "trap 'exit 41' INT; trap 'exit 42' TERM; trap 'exit 43' HUP; echo ready; \
+                      while :; do sleep 0.1; done";
+
+/// A command at a terminal of its own, whose session it leads.
+struct Seat {
+    /// The terminal's other end; without it the terminal is gone.
+    screen: Option<std::fs::File>,
+    /// Kept open, so that modes can be read after the command's end.
+    terminal: Option<std::os::fd::OwnedFd>,
+    child: Child,
+    shown: String,
+}
+
+impl Seat {
+    fn take(command: &Command) -> Self {
+        let pty = openpty(None, None).expect("a terminal");
+        fcntl(&pty.master, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).unwrap();
+        fcntl(&pty.slave, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).unwrap();
+        fcntl(&pty.master, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+        let mut led = Command::new("setsid");
+        led.arg("--ctty").arg(command.get_program()).args(command.get_args());
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => led.env(name, value),
+                None => led.env_remove(name),
+            };
+        }
+        let side = || Stdio::from(pty.slave.try_clone().unwrap());
+        led.stdin(side()).stdout(side()).stderr(side());
+        let child = led.spawn().expect("setsid starts");
+        Self {
+            screen: Some(pty.master.into()),
+            terminal: Some(pty.slave),
+            child,
+            shown: String::new(),
+        }
+    }
+
+    fn look(&mut self) {
+        let Some(screen) = &mut self.screen else { return };
+        let mut bytes = [0; 4096];
+        match screen.read(&mut bytes) {
+            Ok(n) => self.shown.push_str(&String::from_utf8_lossy(&bytes[..n])),
+            Err(e) if e.kind() == ErrorKind::WouldBlock => {}
+            Err(_) => {}
+        }
+    }
+
+    #[track_caller]
+    fn until(&mut self, text: &str) {
+        let begun = Instant::now();
+        while !self.shown.contains(text) {
+            assert!(begun.elapsed() < Duration::from_secs(30), "no {text}: {}", self.shown);
+            self.look();
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn keys(&mut self, keys: &[u8]) {
+        self.screen.as_mut().unwrap().write_all(keys).unwrap();
+    }
+
+    /// Whether lines are edited and echoed, as a shell left it.
+    fn is_as_before(&self) -> bool {
+        let modes = tcgetattr(self.terminal.as_ref().unwrap().as_fd()).unwrap();
+        modes.local_flags.contains(LocalFlags::ICANON | LocalFlags::ECHO)
+    }
+
+    fn close(&mut self) {
+        self.terminal = None;
+        self.screen = None;
+    }
+
+    /// Its exit code.
+    #[track_caller]
+    fn ended(&mut self) -> i32 {
+        let begun = Instant::now();
+        loop {
+            self.look();
+            if let Some(status) = self.child.try_wait().unwrap() {
+                self.look();
+                return status.code().unwrap_or(-1);
+            }
+            assert!(begun.elapsed() < Duration::from_secs(20), "it goes on: {}", self.shown);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// The plugin's process, which is the Docker CLI's child.
+    fn plugin(&self) -> Pid {
+        let mut all = vec![self.child.id()];
+        while let Some(pid) = all.pop() {
+            let comm = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            if comm.trim() == "docker-gpuctl" {
+                return Pid::from_raw(i32::try_from(pid).unwrap());
+            }
+            for task in std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten() {
+                let children = task.unwrap().path().join("children");
+                let children = std::fs::read_to_string(children).unwrap_or_default();
+                all.extend(children.split_whitespace().filter_map(|c| c.parse::<u32>().ok()));
+            }
+        }
+        panic!("no plugin runs: {}", self.shown)
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.close();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[track_caller]
+fn gone(node: &Node, what: &str) {
+    wait_for(what, Duration::from_secs(10), || state::containers(node).is_empty());
+    wait_for(what, Duration::from_secs(10), || node.leases().is_empty());
+}
+
+/// Whether its one container has this status and exit code.
+fn says(node: &Node, text: &str) -> bool {
+    let id = node.docker_ok(&["ps", "-aq"]);
+    node.docker_ok(&["inspect", "--format", "{{.State.Status}} {{.State.ExitCode}}", &id]) == text
+}
+
+/// Runs it with these flags, at a terminal, until it is ready.
+#[track_caller]
+fn seat(node: &Node, user: u32, flags: &[&str]) -> Seat {
+    let run = ["run", "--name", "job", "--gpus", "1"];
+    let program = ["busybox", "sh", "-c", SCRIPT];
+    let line = [&run, flags, &program].concat();
+    let command = if user == 0 {
+        let mut command = node.site().engine().docker();
+        command.arg("gpuctl").args(line);
+        command
+    } else {
+        use std::os::unix::fs::MetadataExt as _;
+        let group = std::fs::metadata(node.place().docker_socket()).unwrap().gid();
+        node.gpuctl_command_as(user, group, &line)
+    };
+    let mut seat = Seat::take(&command);
+    seat.until("ready");
+    assert_eq!(node.leases().len(), 1, "{}", seat.shown);
+    seat
+}
+
+fn signals_and_the_end_of_the_terminal(user: u32) {
+    if !engine_runs_here() {
+        return;
+    }
+    let node = Node::start(Options { service: true, ..Options::default() });
+    for (signal, code) in [(Signal::SIGINT, 41), (Signal::SIGTERM, 42), (Signal::SIGHUP, 43)] {
+        let mut seat = seat(&node, user, &["-it", "--rm"]);
+        assert!(!seat.is_as_before(), "the container has the keys");
+        kill(seat.plugin(), signal).unwrap();
+        assert_eq!(seat.ended(), code, "{signal}: {}", seat.shown);
+        assert!(seat.is_as_before(), "{signal} leaves the terminal as it was");
+        gone(&node, signal.as_str());
+    }
+    // To the whole group, as a supervisor sends it.
+    let mut whole = seat(&node, user, &["-it", "--rm"]);
+    killpg(Pid::from_raw(i32::try_from(whole.child.id()).unwrap()), Signal::SIGTERM).unwrap();
+    assert_eq!(whole.ended(), 42, "{}", whole.shown);
+    gone(&node, "TERM to the group");
+    // The terminal is closed, by an ssh that is gone.
+    let mut closed = seat(&node, user, &["-it", "--rm"]);
+    closed.close();
+    gone(&node, "a closed terminal");
+    let mut closed = seat(&node, user, &["-it"]);
+    closed.close();
+    // It got the signal of a closed terminal.
+    wait_for("its end", Duration::from_secs(10), || says(&node, "exited 43"));
+    wait_for("its GPU", Duration::from_secs(10), || node.leases().is_empty());
+    // What a record says of its terminal counts, too.
+    node.gpuctl_ok(&["rm", "-f", "job"]);
+    let line = ["gpuctl", "run", "--from", "job", "--name", "job", "--gpus", "1", "-i"];
+    let mut again = Seat::take(node.site().engine().docker().args(line));
+    again.until("ready");
+    kill(again.plugin(), Signal::SIGTERM).unwrap();
+    assert_eq!(again.ended(), 42, "{}", again.shown);
+    node.gpuctl_ok(&["rm", "-f", "job"]);
+    gone(&node, "its removal");
+    node.check();
+}
+
+#[test]
+fn roots_signals_reach_a_container_with_a_terminal() {
+    signals_and_the_end_of_the_terminal(0);
+}
+
+#[test]
+fn a_users_signals_reach_a_container_with_a_terminal() {
+    signals_and_the_end_of_the_terminal(DAEMON);
+}
+
+#[test]
+fn keys_and_the_wish_to_keep_signals_away() {
+    if !engine_runs_here() {
+        return;
+    }
+    let node = Node::start(Options { service: true, ..Options::default() });
+    // Keys come as bytes where the container reads them; else they are signals to us.
+    for flags in [&["-it", "--rm"], &["-t", "--rm"], &["-i", "--rm"]] {
+        let mut seat = seat(&node, DAEMON, flags);
+        seat.keys(b"\x03");
+        assert_eq!(seat.ended(), 41, "{flags:?}: {}", seat.shown);
+        assert!(seat.is_as_before(), "{flags:?}");
+        gone(&node, "ctrl-c");
+    }
+    // The keys to detach leave it alone.
+    let mut detached = seat(&node, DAEMON, &["-it"]);
+    detached.keys(b"\x10\x11");
+    assert_eq!(detached.ended(), 0, "{}", detached.shown);
+    assert!(detached.is_as_before());
+    assert!(says(&node, "running 0"));
+    node.gpuctl_ok(&["rm", "-f", "job"]);
+    // Signals only end our looking on.
+    let mut away = seat(&node, DAEMON, &["-it", "--sig-proxy=false"]);
+    kill(away.plugin(), Signal::SIGTERM).unwrap();
+    away.ended();
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(says(&node, "running 0") && away.is_as_before(), "{}", away.shown);
+    node.gpuctl_ok(&["rm", "-f", "job"]);
+    gone(&node, "its removal");
+    node.check();
+}
