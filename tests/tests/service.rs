@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use gpuctl_tests::node::wait_for;
 use gpuctl_tests::{Node, Options, Output, engine_runs_here, state};
 use nix::sys::signal::{Signal, kill, killpg};
-use nix::unistd::Pid;
+use nix::unistd::{Gid, Pid, Uid, setegid, seteuid};
 
 /// Two users that every Debian has, so that they have names.
 const DAEMON: u32 = 1;
@@ -49,6 +49,14 @@ impl Served {
         let mut command = self.node.gpuctl_command_as(user, self.group, line);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.process_group(0).spawn().expect("setpriv starts")
+    }
+
+    /// Opens the socket as another user of the group.
+    fn connect_as(&self, user: u32) -> UnixStream {
+        setegid(Gid::from_raw(self.group)).and(seteuid(Uid::from_raw(user))).unwrap();
+        let stream = UnixStream::connect(self.node.place().socket());
+        seteuid(Uid::from_raw(0)).and(setegid(Gid::from_raw(0))).unwrap();
+        stream.expect("it answers")
     }
 
     fn pid(&self) -> i32 {
@@ -181,7 +189,7 @@ fn nothing_that_comes_over_the_socket_kills_it() {
     let long = "x".repeat(3 << 20);
     let create = |name: &str| {
         format!(
-            r#"{{"protocol":1,"request":{{"op":"create","name":"{name}","gpus":{{"count":1}},"start":"detached","auto_remove":false,"from":null}}}}"#
+            r#"{{"protocol":2,"request":{{"op":"create","name":"{name}","gpus":{{"count":1}},"start":"detached","auto_remove":false,"from":null}}}}"#
         ) + "\n"
     };
     let odd_name = create("../../etc/passwd");
@@ -196,10 +204,10 @@ fn nothing_that_comes_over_the_socket_kills_it() {
         b"\xff\xfe\x00\n",
         b"{}\n",
         b"null\n",
-        b"{\"protocol\":1}\n",
-        b"{\"protocol\":1,\"request\":{\"op\":\"format_disk\"}}\n",
-        b"{\"protocol\":2,\"request\":{\"op\":\"gpus\"}}\n",
-        b"{\"protocol\":1,\"request\":{\"op\":\"start\",\"names\":[\"../../../etc\",\"\",\"\\u0000\"]}}\n",
+        b"{\"protocol\":2}\n",
+        b"{\"protocol\":2,\"request\":{\"op\":\"format_disk\"}}\n",
+        b"{\"protocol\":3,\"request\":{\"op\":\"gpus\"}}\n",
+        b"{\"protocol\":2,\"request\":{\"op\":\"start\",\"names\":[\"../../../etc\",\"\",\"\\u0000\"]}}\n",
         odd_name.as_bytes(),
         dashes.as_bytes(),
         deep.as_bytes(),
@@ -220,22 +228,25 @@ fn nothing_that_comes_over_the_socket_kills_it() {
         let _ = stream.write_all(&bytes[..bytes.len() / 2]);
         drop(stream);
     }
-    // More who say nothing than it has places: the next are told so, and soon there is room again.
-    // The last of those above may still have theirs for a moment, so that it takes a second go.
-    let mut idle: Vec<UnixStream> = (0..80).map(|_| connect()).collect();
-    let mut got = served.ask(DAEMON, &["ps"]);
-    for _ in 0..4 {
-        if got.code == 0 {
-            idle.extend((0..80).map(|_| connect()));
-            got = served.ask(DAEMON, &["ps"]);
-        }
-    }
+    // Who opens more than a user may, and says nothing, shuts out nobody else.
+    let mut idle: Vec<UnixStream> = (0..20).map(|_| served.connect_as(DAEMON)).collect();
+    let got = served.ask(DAEMON, &["ps"]);
     refused(&got, 1);
-    assert!(got.stderr.contains("too many connections"), "{got}");
+    assert!(got.stderr.contains("too many connections open: 16 of them are yours"), "{got}");
+    served.ok(NOBODY, &["ps"]);
+    // Several together shut out others, but never root, who is counted nowhere.
+    idle.extend((1001..1004).flat_map(|user| vec![user; 16]).map(|user| served.connect_as(user)));
+    let got = served.ask(NOBODY, &["ps"]);
+    refused(&got, 1);
+    assert!(got.stderr.contains("too many connections open\n"), "{got}");
+    idle.extend((0..80).map(|_| connect()));
+    let mut root = node.site().engine().docker();
+    let root = root.env("GPUCTL_VIA", "service").args(["gpuctl", "ps"]).output().unwrap();
+    assert!(root.status.success(), "{root:?}");
     drop(idle);
     wait_for("room", Duration::from_secs(5), || served.ask(DAEMON, &["ps"]).code == 0);
     // Without being closed they lose their places too.
-    let idle: Vec<UnixStream> = (0..64).map(|_| connect()).collect();
+    let idle: Vec<UnixStream> = (0..16).map(|_| served.connect_as(DAEMON)).collect();
     wait_for("room", Duration::from_secs(15), || served.ask(DAEMON, &["ps"]).code == 0);
     drop(idle);
     // One who answers what it was not asked, or with rubbish, has its change undone.
@@ -272,7 +283,7 @@ fn a_client_names_no_container_that_it_did_not_create() {
     let before = (state::ledger(node), state::containers(node));
     let mut stream = UnixStream::connect(node.place().socket()).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    let ask = r#"{"protocol":1,"request":{"op":"create","name":"mine","gpus":{"count":1},"start":"detached","auto_remove":false,"from":null}}"#;
+    let ask = r#"{"protocol":2,"request":{"op":"create","name":"mine","gpus":{"count":1},"start":"detached","auto_remove":false,"from":null}}"#;
     stream.write_all(format!("{ask}\n").as_bytes()).unwrap();
     let mut first = [0; 4096];
     let n = stream.read(&mut first).unwrap();

@@ -5,10 +5,11 @@ use std::io::ErrorKind;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use super::lines::{Lines, NoLine, write};
-use super::protocol::{Ask, FromClient, FromServer, Hello, LONGEST_TO_CLIENT, PROTOCOL};
+use super::protocol::{Ask, BUSY, FromClient, FromServer, Hello, LONGEST_TO_CLIENT, PROTOCOL};
 use crate::engine::api::{Answer, AskError, Failure, Front, Request};
 
 /// How long the server may take to take our lines.
@@ -63,7 +64,9 @@ pub fn perform(
                 front.event(event);
                 continue;
             }
-            FromServer::Ask(Ask::Create(ask)) => front.create(&ask).map(FromClient::Created),
+            FromServer::Ask(Ask::Create(ask)) => {
+                saying_busy(&stream, BUSY, || front.create(&ask)).map(FromClient::Created)
+            }
             FromServer::Ask(Ask::Attach(name)) => front.attach(&name).map(|()| {
                 attached = true;
                 FromClient::Attached
@@ -80,6 +83,24 @@ pub fn perform(
             }
         }
     }
+}
+
+/// Does something that may take long, as the pull of an image, and says so to the service from time
+/// to time: who says nothing is taken for gone.
+pub(super) fn saying_busy<T>(stream: &UnixStream, every: Duration, act: impl FnOnce() -> T) -> T {
+    let Ok(mut stream) = stream.try_clone() else { return act() };
+    let (done, told) = channel::<()>();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            while told.recv_timeout(every) == Err(RecvTimeoutError::Timeout)
+                && write(&mut stream, &FromClient::Busy).is_ok()
+            {}
+        });
+        let outcome = act();
+        // Ends it before anything else is written.
+        drop(done);
+        outcome
+    })
 }
 
 fn nobody(socket: &Path, error: &std::io::Error) -> Failure {

@@ -6,6 +6,7 @@
 
 pub mod client;
 mod lines;
+mod places;
 pub mod protocol;
 pub mod server;
 pub mod socket;

@@ -1,16 +1,21 @@
 //! What goes over the socket.
 
+use std::time::Duration;
+
 use gpuctl_ledger::model::{ContainerId, DockerName};
 use serde::{Deserialize, Serialize};
 
 use crate::engine::api::{Answer, CreateAsk, Event, Failure, Request};
 
 /// The version of this protocol.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 /// The longest line that the server reads, in bytes.
 pub const LONGEST_TO_SERVER: usize = 1 << 20;
 /// The longest line that the client reads, in bytes.
 pub const LONGEST_TO_CLIENT: usize = 64 << 20;
+
+/// How often the client says that it is still about what it was asked.
+pub const BUSY: Duration = Duration::from_secs(10);
 
 /// The client's first line.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -25,6 +30,8 @@ pub struct Hello {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FromClient {
+    /// `docker create` is still under way; said every [`BUSY`].
+    Busy,
     /// `docker create` gave this container.
     Created(ContainerId),
     /// Docker refused, and has told the user; the CLI's exit code.

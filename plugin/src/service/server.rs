@@ -4,7 +4,7 @@ use std::net::Shutdown;
 use std::os::fd::AsFd as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
 use super::lines::{Lines, NoLine, write};
+use super::places::{Bounds, Full, Places};
 use super::protocol::{Ask, FromClient, FromServer, Hello, LONGEST_TO_SERVER, PROTOCOL};
 use crate::client::front::user_name;
 use crate::engine::api::{Answer, AskError, CreateAsk, Event, Failure, Front, Request};
@@ -23,14 +24,20 @@ pub type Perform = dyn Fn(Request, &mut dyn Front) -> Result<Answer, Failure> + 
 /// Bounds of the service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections at a time.
+    /// Connections at a time, without root's.
     pub connections: usize,
+    /// Connections of one user at a time.
+    pub of_a_user: usize,
+    /// The user to whom neither applies.
+    pub root: u32,
     /// Until the request is there in whole.
     pub request: Duration,
     /// For the client to take what is written to it.
     pub write: Duration,
     /// For `docker create`, which pulls images.
     pub create: Duration,
+    /// How long it may say nothing while it is about that.
+    pub silence: Duration,
     /// For the start of the attached command.
     pub attach: Duration,
 }
@@ -39,9 +46,12 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 64,
+            of_a_user: 16,
+            root: 0,
             request: Duration::from_secs(10),
             write: Duration::from_secs(10),
             create: Duration::from_secs(3600),
+            silence: Duration::from_secs(60),
             attach: Duration::from_secs(60),
         }
     }
@@ -58,7 +68,8 @@ pub fn serve(
     stop: impl Fn() -> bool,
 ) -> std::io::Result<()> {
     listener.set_nonblocking(true)?;
-    let busy = Arc::new(AtomicUsize::new(0));
+    let Limits { connections, of_a_user, root, .. } = limits;
+    let places = Places::new(Bounds { all: connections, user: of_a_user, unbounded: root });
     while !stop() {
         let mut fds = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
         match poll(&mut fds, PollTimeout::from(LOOK)) {
@@ -67,41 +78,38 @@ pub fn serve(
             Err(e) => return Err(e.into()),
         }
         match listener.accept() {
-            Ok((stream, _)) => take(stream, perform, limits, &busy),
+            Ok((stream, _)) => take(stream, perform, limits, &places),
             Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {}
             // Out of descriptors, or the client was gone at once: others may do better.
             Err(_) => std::thread::sleep(Duration::from_millis(50)),
         }
     }
-    while busy.load(Ordering::Acquire) > 0 {
+    while !places.are_free() {
         std::thread::sleep(Duration::from_millis(20));
     }
     Ok(())
 }
 
-/// Counts a connection for as long as it lives.
-struct Place(Arc<AtomicUsize>);
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Release);
-    }
-}
-
-fn take(mut stream: UnixStream, perform: &Arc<Perform>, limits: Limits, busy: &Arc<AtomicUsize>) {
+fn take(mut stream: UnixStream, perform: &Arc<Perform>, limits: Limits, places: &Arc<Places>) {
     // An accepted socket does not inherit O_NONBLOCK on Linux; said plainly all the same.
     let ready = stream.set_nonblocking(false).and(stream.set_write_timeout(Some(limits.write)));
-    if ready.is_err() {
-        return;
-    }
-    let place = Place(Arc::clone(busy));
-    if busy.fetch_add(1, Ordering::AcqRel) >= limits.connections {
-        let full = Failure::new("the gpuctl service has too many connections open")
-            .hint("try again in a moment");
-        // Fits into the socket's buffer, so it does not hold up the others.
-        let _ = write(&mut stream, &FromServer::Failed(full));
-        return;
-    }
+    let (Ok(()), Ok(peer)) = (ready, getsockopt(&stream, PeerCredentials)) else { return };
+    let place = match places.take(peer.uid()) {
+        Ok(place) => place,
+        Err(full) => {
+            let text = match full {
+                Full::All => "the gpuctl service has too many connections open".to_owned(),
+                Full::User => format!(
+                    "the gpuctl service has too many connections open: {} of them are yours",
+                    limits.of_a_user
+                ),
+            };
+            let failure = Failure::new(text).hint("try again when some of them have ended");
+            // Fits into the socket's buffer, so it does not hold up the others.
+            let _ = write(&mut stream, &FromServer::Failed(failure));
+            return;
+        }
+    };
     let perform = Arc::clone(perform);
     // Without a thread the closure is dropped, and with it stream and place.
     let _ = std::thread::Builder::new().name("connection".into()).spawn(move || {
@@ -196,13 +204,15 @@ impl SocketFront {
         &mut self,
         ask: Ask,
         limit: Duration,
+        silence: Duration,
         answer: impl Fn(&FromClient) -> Option<T>,
     ) -> Result<T, AskError> {
         self.send(&FromServer::Ask(ask))?;
         let deadline = Instant::now() + limit;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            match self.from.recv_timeout(left) {
+            match self.from.recv_timeout(left.min(silence)) {
+                Ok(FromClient::Busy) => {}
                 Ok(FromClient::Refused(code)) => return Err(AskError::Refused { code }),
                 Ok(FromClient::AttachEnded(code)) => self.ended = Some(code),
                 Ok(message) => match answer(&message) {
@@ -240,8 +250,8 @@ impl Front for SocketFront {
     }
 
     fn create(&mut self, ask: &CreateAsk) -> Result<ContainerId, AskError> {
-        let limit = self.limits.create;
-        self.ask(Ask::Create(ask.clone()), limit, |m| match m {
+        let Limits { create, silence, .. } = self.limits;
+        self.ask(Ask::Create(ask.clone()), create, silence, |m| match m {
             FromClient::Created(id) => Some(id.clone()),
             _ => None,
         })
@@ -249,7 +259,7 @@ impl Front for SocketFront {
 
     fn attach(&mut self, docker_name: &DockerName) -> Result<(), AskError> {
         let limit = self.limits.attach;
-        self.ask(Ask::Attach(docker_name.clone()), limit, |m| {
+        self.ask(Ask::Attach(docker_name.clone()), limit, limit, |m| {
             matches!(m, FromClient::Attached).then_some(())
         })
     }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use gpuctl_ledger::model::{ContainerId, ContainerName, DockerName, GpuRequest};
 
 use super::client;
+use super::protocol::PROTOCOL;
 use super::server::{Limits, Perform, serve};
 use crate::engine::api::{
     Answer, AskError, CreateAsk, CreateRequest, Event, Failure, Front, Request, StartMode,
@@ -36,10 +37,14 @@ impl Drop for Service {
 
 fn limits() -> Limits {
     Limits {
-        connections: 4,
+        connections: 8,
+        of_a_user: 4,
+        // Nobody, so that the tests are bounded as root, too.
+        root: u32::MAX,
         request: Duration::from_millis(300),
         write: Duration::from_millis(300),
         create: Duration::from_secs(5),
+        silence: Duration::from_millis(600),
         attach: Duration::from_secs(5),
     }
 }
@@ -216,7 +221,7 @@ fn an_interrupt_ends_the_wait_and_the_operation_hears_of_it() {
 /// A raw connection that has sent a request which creates, and has read the question.
 fn asked_to_create(service: &Service) -> UnixStream {
     let mut stream = UnixStream::connect(&service.socket).unwrap();
-    let hello = serde_json::json!({"protocol": 1, "request": create(StartMode::Attached)});
+    let hello = serde_json::json!({"protocol": PROTOCOL, "request": create(StartMode::Attached)});
     writeln!(stream, "{hello}").unwrap();
     let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
     assert!(lines.next().unwrap().unwrap().contains("claiming"));
@@ -246,6 +251,32 @@ fn a_client_that_dies_or_talks_nonsense_in_the_middle_is_gone_for_the_engine() {
 }
 
 #[test]
+fn a_client_that_never_answers_is_gone_and_one_that_is_busy_is_not() {
+    let service = service();
+    let begun = Instant::now();
+    let silent = asked_to_create(&service);
+    let seen = service.seen.recv_timeout(Duration::from_secs(4)).unwrap();
+    assert_eq!(seen, "undone: the client is gone");
+    assert!(begun.elapsed() < Duration::from_secs(3), "long before it may have created");
+    drop(silent);
+    // Twice as long, but it says that it is at it.
+    let mut stream = asked_to_create(&service);
+    client::saying_busy(&stream, Duration::from_millis(100), || {
+        std::thread::sleep(Duration::from_millis(1200));
+    });
+    stream.write_all(b"{\"created\":\"ab\"}\n\"attached\"\n{\"attach_ended\":0}\n").unwrap();
+    assert_eq!(service.seen.recv_timeout(Duration::from_secs(2)).unwrap(), "done");
+    // But not for ever.
+    let begun = Instant::now();
+    let stream = asked_to_create(&service);
+    client::saying_busy(&stream, Duration::from_millis(100), || {
+        let seen = service.seen.recv_timeout(Duration::from_secs(8)).unwrap();
+        assert_eq!(seen, "undone: the client is gone");
+    });
+    assert!(begun.elapsed() > Duration::from_secs(4));
+}
+
+#[test]
 fn bad_requests_are_answered_and_the_service_goes_on() {
     let service = service();
     let long = vec![b'x'; (1 << 20) + 10];
@@ -253,8 +284,8 @@ fn bad_requests_are_answered_and_the_service_goes_on() {
         (b"garbage\n", "not understood"),
         (b"{}\n", "not understood"),
         (b"[]\n", "not understood"),
-        (b"{\"protocol\":1,\"request\":{\"op\":\"format_disk\"}}\n", "not understood"),
-        (b"{\"protocol\":2,\"request\":{\"op\":\"gpus\"}}\n", "speaks protocol 1, the plugin 2"),
+        (b"{\"protocol\":2,\"request\":{\"op\":\"format_disk\"}}\n", "not understood"),
+        (b"{\"protocol\":1,\"request\":{\"op\":\"gpus\"}}\n", "speaks protocol 2, the plugin 1"),
         (&long, "longer than 1 MiB"),
         (b"{\"protocol\":", "in time"),
     ];
@@ -293,7 +324,8 @@ fn random_bytes_never_end_the_service() {
 fn a_client_that_does_not_read_holds_nobody_up() {
     let service = service();
     let mut stream = UnixStream::connect(&service.socket).unwrap();
-    let hello = serde_json::json!({"protocol": 1, "request": {"op": "resolve", "name": "x"}});
+    let hello =
+        serde_json::json!({"protocol": PROTOCOL, "request": {"op": "resolve", "name": "x"}});
     writeln!(stream, "{hello}").unwrap();
     works(&service);
     assert_eq!(service.seen.recv_timeout(Duration::from_secs(3)).unwrap(), "done");
@@ -307,7 +339,7 @@ fn too_many_connections_are_refused_and_places_come_back() {
     let held: Vec<_> = (0..4).map(|_| UnixStream::connect(&service.socket).unwrap()).collect();
     std::thread::sleep(Duration::from_millis(50));
     let refused = ask(&service, Request::Gpus, &mut Script::default()).unwrap_err();
-    assert!(refused.message.contains("too many connections"), "{refused}");
+    assert!(refused.message.contains("too many connections open: 4 of them"), "{refused}");
     drop(held);
     std::thread::sleep(Duration::from_millis(100));
     works(&service);
