@@ -33,7 +33,7 @@ pub fn main(words: impl Iterator<Item = std::ffi::OsString>) -> u8 {
             }
         }
     }
-    match argv::read(&text) {
+    let code = match argv::read(&text) {
         Call::Metadata => {
             ui::print(METADATA);
             0
@@ -46,7 +46,8 @@ pub fn main(words: impl Iterator<Item = std::ffi::OsString>) -> u8 {
             client::signals::watch();
             commands::main(globals, &words)
         }
-    }
+    };
+    ui::settled(code)
 }
 
 #[cfg(test)]

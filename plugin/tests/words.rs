@@ -150,7 +150,7 @@ fn a_signal_is_an_interrupt_of_what_looks_and_of_what_changes() {
 }
 
 #[test]
-fn a_reader_that_goes_away_is_no_fault() {
+fn a_reader_that_goes_away_ends_it_quietly() {
     let dir = tempfile::tempdir().unwrap();
     let service = silent(dir.path());
     let mut child = program(dir.path(), "gpuctl gpus")
@@ -168,5 +168,20 @@ fn a_reader_that_goes_away_is_no_fault() {
     let answer = serde_json::json!({"ok": {"answer": "gpus", "data": [row]}});
     writeln!(stream, "{answer}").unwrap();
     let (code, _, err) = shown(&child.wait_with_output().unwrap());
-    assert_eq!((code, err.as_str()), (0, ""));
+    assert_eq!((code, err.as_str()), (141, ""));
+}
+
+#[test]
+fn what_cannot_be_written_is_said() {
+    for words in
+        ["gpuctl --help", "gpuctl run --help", "gpuctl version", "docker-cli-plugin-metadata"]
+    {
+        let dir = tempfile::tempdir().unwrap();
+        let full = std::fs::File::create("/dev/full").unwrap();
+        let output = program(dir.path(), words).stdout(full).output().unwrap();
+        let (code, _, err) = shown(&output);
+        assert_eq!(code, 1, "{words}: {err}");
+        let why = "error: the output could not be written: No space left on device\n";
+        assert!(err.ends_with(why), "{words}: {err}");
+    }
 }

@@ -483,3 +483,23 @@ fn an_attached_run_is_as_docker_runs() {
     gone();
     node.check();
 }
+
+#[test]
+fn a_run_whose_id_cannot_be_shown_is_named() {
+    if !engine_runs_here() {
+        return;
+    }
+    let served = Served::start();
+    let node = &served.node;
+    let line = ["run", "-d", "--name", "job", "--gpus", "1", "busybox", "sleep", "100000"];
+    let full = std::fs::File::create("/dev/full").unwrap();
+    let mut command: Command = node.gpuctl_command_as(DAEMON, served.group, &line);
+    let output = command.stdout(full).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    let why = "error: job-0 runs, but its id could not be written: No space left on device\n\
+               hint: docker gpuctl stop job stops it\n";
+    assert!(text.ends_with(why), "{text}");
+    assert_eq!(state::seen(node, "job").map(|seen| seen.opens.len()), Some(1));
+    node.check();
+}

@@ -71,10 +71,24 @@ pub(super) fn make(
     let code = front.wait();
     match outcome? {
         Answer::Created { .. } if attached => Ok(code.unwrap_or(0)),
-        Answer::Created { id, docker_name, .. } => {
+        Answer::Created { id, name, docker_name } => {
+            let (is, undo, undoes) =
+                if run { ("runs", "stop", "stops") } else { ("is created", "rm", "removes") };
+            let hint = format!("docker gpuctl {undo} {name} {undoes} it");
             front.name_in_docker(&docker_name);
             ui::print(id.as_str());
-            Ok(0)
+            match ui::unwritten() {
+                None => Ok(0),
+                Some(why) => {
+                    let why = match why {
+                        ui::Unwritten::Closed => "nobody reads it".to_owned(),
+                        ui::Unwritten::Failed(why) => why,
+                    };
+                    let text =
+                        format!("{docker_name} {is}, but its id could not be written: {why}");
+                    Err(Failure::new(text).hint(hint).code(1))
+                }
+            }
         }
         _ => Err(odd()),
     }

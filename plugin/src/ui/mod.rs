@@ -1,13 +1,14 @@
 //! The only place that prints. Data goes to stdout, everything else to stderr.
 //!
-//! A reader that goes away (`docker gpuctl ps | head -1`) is no fault. What comes from elsewhere -
-//! labels, images, messages - cannot steer the terminal.
+//! A reader that goes away (`docker gpuctl ps | head -1`) ends us quietly; a full disk is an error.
+//! What comes from elsewhere - labels, images, messages - cannot steer the terminal.
 
 mod human;
 mod table;
 mod views;
 
 use std::io::Write as _;
+use std::sync::{Mutex, PoisonError};
 
 use crate::engine::api::Failure;
 
@@ -15,10 +16,57 @@ pub use human::{ago, mebibytes};
 pub use table::{Table, visible};
 pub use views::{Format, checks, gpus, history, inspect, ps, version};
 
-/// Prints data as it is, with a line's end.
+/// The exit code of a program that wrote to a reader who had gone: that of SIGPIPE.
+const CLOSED_CODE: u8 = 141;
+
+/// Why data did not get to stdout, the first time.
+static UNWRITTEN: Mutex<Option<Unwritten>> = Mutex::new(None);
+
+/// Why data did not get to stdout.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unwritten {
+    /// Nobody reads it any more.
+    Closed,
+    /// For this reason.
+    Failed(String),
+}
+
+fn wrote(outcome: std::io::Result<()>) {
+    if let Err(error) = outcome {
+        let why = match (error.kind(), error.raw_os_error()) {
+            (std::io::ErrorKind::BrokenPipe, _) => Unwritten::Closed,
+            (_, Some(number)) => {
+                Unwritten::Failed(nix::errno::Errno::from_raw(number).desc().to_owned())
+            }
+            _ => Unwritten::Failed(error.to_string()),
+        };
+        UNWRITTEN.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(why);
+    }
+}
+
+/// Why data that was printed did not get to stdout, if it did not; said once.
+pub fn unwritten() -> Option<Unwritten> {
+    UNWRITTEN.lock().unwrap_or_else(PoisonError::into_inner).take()
+}
+
+/// The exit code of a program that would end with this one, had its data been written; says why not.
+pub fn settled(code: u8) -> u8 {
+    let instead = match unwritten() {
+        None => return code,
+        Some(Unwritten::Closed) => CLOSED_CODE,
+        Some(Unwritten::Failed(why)) => {
+            failure(&Failure::new(format!("the output could not be written: {why}")));
+            1
+        }
+    };
+    if code == 0 { instead } else { code }
+}
+
+/// Prints data as it is, with a line's end. That it could not be written is told in the end, see
+/// [`settled`].
 pub fn print(text: &str) {
     let mut out = std::io::stdout().lock();
-    let _ = writeln!(out, "{}", text.trim_end_matches('\n')).and_then(|()| out.flush());
+    wrote(writeln!(out, "{}", text.trim_end_matches('\n')).and_then(|()| out.flush()));
 }
 
 /// Prints rows or objects that are lines already; nothing for none.
@@ -31,12 +79,9 @@ pub fn table(text: &str) {
 /// Prints lines of data, each of which may hold what others chose.
 pub fn lines<S: AsRef<str>>(lines: impl IntoIterator<Item = S>) {
     let mut out = std::io::stdout().lock();
-    for line in lines {
-        if writeln!(out, "{}", visible(line.as_ref())).is_err() {
-            return;
-        }
-    }
-    let _ = out.flush();
+    let mut lines = lines.into_iter();
+    let written = lines.try_for_each(|line| writeln!(out, "{}", visible(line.as_ref())));
+    wrote(written.and_then(|()| out.flush()));
 }
 
 /// Prints one line to stderr.
