@@ -130,8 +130,9 @@ fn the_docker_cli_giving_up_is_an_interrupt() {
     let (held, _) = cancel.accept().unwrap();
     let mut stream = asked(&service);
     drop(held);
-    // The connection is closed, so that the service undoes.
+    // Nothing more is said, so that the service undoes; when it has, that is the end.
     assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+    drop(stream);
     ends_with(child, 130);
 }
 
@@ -142,8 +143,10 @@ fn a_signal_is_an_interrupt_of_what_looks_and_of_what_changes() {
             let dir = tempfile::tempdir().unwrap();
             let service = silent(dir.path());
             let child = program(dir.path(), words).stderr(Stdio::null()).spawn().unwrap();
-            let _stream = asked(&service);
+            let mut stream = asked(&service);
             kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), signal).unwrap();
+            assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+            drop(stream);
             ends_with(child, 130);
         }
     }

@@ -503,3 +503,34 @@ fn a_run_whose_id_cannot_be_shown_is_named() {
     assert_eq!(state::seen(node, "job").map(|seen| seen.opens.len()), Some(1));
     node.check();
 }
+
+#[test]
+fn a_run_that_is_interrupted_says_what_became_of_it() {
+    if !engine_runs_here() {
+        return;
+    }
+    let served = Served::start();
+    let node = &served.node;
+    let line = ["run", "-d", "--name", "job", "--gpus", "1", "busybox", "sleep", "100000"];
+    // Before its start and after that was begun.
+    for (step, runs) in [("create", false), ("start", true)] {
+        let child = served.begin(DAEMON, &line);
+        let key = "operations/job";
+        wait_for(step, Duration::from_secs(20), || {
+            let ledger = state::ledger(node);
+            ledger.get(key).is_some_and(|change| change["step"] == step)
+        });
+        killpg(Pid::from_raw(i32::try_from(child.id()).unwrap()), Signal::SIGINT).unwrap();
+        let (code, text) = ended(child);
+        assert_eq!(code, 130, "{text}");
+        let named = text.contains("interrupted, but job-0 runs already")
+            && text.contains("hint: docker gpuctl stop job stops it");
+        assert_eq!(named, runs, "{step}: {text}");
+        // It is so when it is said.
+        assert_eq!(state::row(node, "job").is_some(), runs, "{step}: {text}");
+        assert_eq!(node.leases().len(), usize::from(runs), "{step}: {text}");
+        assert_eq!(node.open_changes(), [""; 0]);
+    }
+    served.ok(DAEMON, &["stop", "-t", "0", "job"]);
+    node.check();
+}

@@ -4,6 +4,7 @@ use super::session::{Session, odd};
 use crate::client::argv::Globals;
 use crate::client::create::{Wanted, Wrong};
 use crate::client::flags::FlagTable;
+use crate::client::signals;
 use crate::engine::api::{Answer, Failure, Request};
 use crate::ui;
 
@@ -75,6 +76,10 @@ pub(super) fn make(
             let (is, undo, undoes) =
                 if run { ("runs", "stop", "stops") } else { ("is created", "rm", "removes") };
             let hint = format!("docker gpuctl {undo} {name} {undoes} it");
+            if signals::interrupted() {
+                let text = format!("interrupted, but {docker_name} {is} already");
+                return Err(Failure::new(text).hint(hint).code(signals::INTERRUPTED_CODE));
+            }
             front.name_in_docker(&docker_name);
             ui::print(id.as_str());
             match ui::unwritten() {

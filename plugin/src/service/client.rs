@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::lines::{Lines, NoLine, write};
 use super::protocol::{Ask, BUSY, FromClient, FromServer, Hello, LONGEST_TO_CLIENT, PROTOCOL};
+use crate::client::signals::INTERRUPTED_CODE;
 use crate::engine::api::{Answer, AskError, Failure, Front, Request};
 
 /// How long the server may take to take our lines.
@@ -19,8 +20,11 @@ const LOOK: Duration = Duration::from_millis(100);
 /// How often we look whether the attached command has ended.
 const LOOK_ATTACHED: Duration = Duration::from_millis(10);
 
-/// Has the service do a request. `interrupted` tells whether the user gave up: then the connection
-/// is closed, and the service undoes or finishes.
+/// How long we wait, after the user gave up, for what the service made of that.
+const ENDING: Duration = Duration::from_secs(30);
+
+/// Has the service do a request. `interrupted` tells whether the user gave up: then nothing more is
+/// said to the service, it undoes or finishes, and its answer tells which.
 ///
 /// # Errors
 /// The service's failure, or why there was no answer.
@@ -30,6 +34,33 @@ pub fn perform(
     front: &mut dyn Front,
     interrupted: &dyn Fn() -> bool,
 ) -> Result<Answer, Failure> {
+    perform_ending(socket, request, front, interrupted, ENDING)
+}
+
+/// As [`perform`]; after an interrupt it waits so long.
+pub(super) fn perform_ending(
+    socket: &Path,
+    request: Request,
+    front: &mut dyn Front,
+    interrupted: &dyn Fn() -> bool,
+    ending: Duration,
+) -> Result<Answer, Failure> {
+    let mut given_up = None;
+    let outcome = ask(socket, request, front, interrupted, &mut given_up, ending);
+    outcome.map_err(|failure| match given_up {
+        Some(_) => failure.code(INTERRUPTED_CODE),
+        None => failure,
+    })
+}
+
+fn ask(
+    socket: &Path,
+    request: Request,
+    front: &mut dyn Front,
+    interrupted: &dyn Fn() -> bool,
+    given_up: &mut Option<Instant>,
+    ending: Duration,
+) -> Result<Answer, Failure> {
     let mut stream = UnixStream::connect(socket).map_err(|e| nobody(socket, &e))?;
     let ended = |_| went_away();
     stream.set_write_timeout(Some(WRITE_LIMIT)).map_err(ended)?;
@@ -38,11 +69,19 @@ pub fn perform(
     let sent = write(&mut stream, &Hello { protocol: PROTOCOL, request });
     let mut attached = false;
     loop {
-        if interrupted() {
-            let _ = stream.shutdown(Shutdown::Both);
-            return Err(Failure::new("interrupted").code(130));
+        if given_up.is_none() && interrupted() {
+            // The end of our words tells the service.
+            let _ = stream.shutdown(Shutdown::Write);
+            *given_up = Some(Instant::now());
         }
-        if attached && let Ok(Some(code)) = front.attach_ended() {
+        if given_up.is_some_and(|at| at.elapsed() > ending) {
+            return Err(Failure::new("interrupted, and the service is still at it")
+                .hint("docker gpuctl ps shows what becomes of it"));
+        }
+        if given_up.is_none()
+            && attached
+            && let Ok(Some(code)) = front.attach_ended()
+        {
             attached = false;
             write(&mut stream, &FromClient::AttachEnded(code)).map_err(ended)?;
         }
@@ -64,6 +103,8 @@ pub fn perform(
                 front.event(event);
                 continue;
             }
+            // It will hear that we are gone.
+            FromServer::Ask(_) if given_up.is_some() => continue,
             FromServer::Ask(Ask::Create(ask)) => {
                 saying_busy(&stream, BUSY, || front.create(&ask)).map(FromClient::Created)
             }
@@ -78,8 +119,8 @@ pub fn perform(
                 write(&mut stream, &FromClient::Refused(code)).map_err(ended)?;
             }
             Err(AskError::Gone) => {
-                let _ = stream.shutdown(Shutdown::Both);
-                return Err(Failure::new("interrupted").code(130));
+                let _ = stream.shutdown(Shutdown::Write);
+                *given_up = Some(Instant::now());
             }
         }
     }

@@ -195,25 +195,28 @@ fn docker_refusing_and_a_user_giving_up_are_told_apart() {
     assert_eq!(service.seen.recv().unwrap(), "undone: docker refused");
     let mut front = Script { leave: true, ..Script::default() };
     let failure = ask(&service, create(StartMode::No), &mut front).unwrap_err();
-    assert_eq!((failure.message.as_str(), failure.code), ("interrupted", 130));
+    assert_eq!((failure.message.as_str(), failure.code), ("undone: the client is gone", 130));
     assert_eq!(service.seen.recv().unwrap(), "undone: the client is gone");
     works(&service);
 }
 
 #[test]
-fn an_interrupt_ends_the_wait_and_the_operation_hears_of_it() {
+fn after_an_interrupt_it_is_told_what_became_of_the_operation() {
     let service = service();
-    let begun = Instant::now();
-    let interrupted = || begun.elapsed() > Duration::from_millis(50);
-    let failure = client::perform(
-        &service.socket,
-        Request::Stop { names: vec!["x".into()], timeout: None },
-        &mut Script::default(),
-        &interrupted,
-    )
-    .unwrap_err();
-    assert_eq!(failure.code, 130);
-    assert!(begun.elapsed() < Duration::from_millis(450));
+    let stop = || Request::Stop { names: vec!["x".into()], timeout: None };
+    let asked = |ending| {
+        let begun = Instant::now();
+        let interrupted = move || begun.elapsed() > Duration::from_millis(50);
+        let mut front = Script::default();
+        client::perform_ending(&service.socket, stop(), &mut front, &interrupted, ending)
+    };
+    let done = Answer::Each { done: vec!["x".into()], failed: vec![] };
+    assert_eq!(asked(Duration::from_secs(10)), Ok(done));
+    assert_eq!(service.seen.recv().unwrap(), "done");
+    // But it is not waited for for ever.
+    let failure = asked(Duration::from_millis(100)).unwrap_err();
+    assert_eq!((failure.code, failure.hint.is_some()), (130, true), "{failure}");
+    assert!(failure.message.contains("still at it"), "{failure}");
     // The operation itself went on to its end.
     assert_eq!(service.seen.recv().unwrap(), "done");
 }
