@@ -3,7 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt as _;
+use std::time::Duration;
 
+use gpuctl_tests::node::wait_for;
 use gpuctl_tests::state::{self, Records};
 use gpuctl_tests::{Node, Options, Output, engine_runs_here};
 
@@ -376,5 +378,56 @@ fn an_id_of_docker_names_a_container_too() {
     node.gpuctl_ok(&[&["rm", "-f"], &ids[..]].concat());
     assert_eq!(node.gpuctl_ok(&["ps", "-aq"]), "");
     assert!(node.leases().is_empty());
+    node.check();
+}
+
+/// The files in a folder, by name.
+fn files(folder: &std::path::Path) -> BTreeSet<String> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+#[test]
+fn what_was_run_with_rm_leaves_nothing() {
+    if !engine_runs_here() {
+        return;
+    }
+    let node = Node::start(Options::default());
+    node.gpuctl_ok(&["ps"]);
+    let paths = node.config().paths;
+    let left = || (state::ledger(&node), files(&paths.bindings()), files(&paths.locks()));
+    let nothing = left();
+    // Attached, the plugin sees its end.
+    node.gpuctl_ok(&["run", "--rm", "--gpus", "1", "busybox", "true"]);
+    assert_eq!(left(), nothing);
+    let got = node.gpuctl(&["run", "--rm", "--name", "tt", "busybox", "sh", "-c", "exit 7"]);
+    assert_eq!(got.code, 7, "{got}");
+    assert_eq!(left(), nothing);
+    // Detached without a service, nobody does, but the next of its name has it anew.
+    let detached = ["run", "-d", "--rm", "--name", "tt", "busybox", "true"];
+    let gone = || {
+        wait_for("its end", Duration::from_secs(20), || state::containers(&node).is_empty());
+    };
+    for _ in 0..2 {
+        node.gpuctl_ok(&detached);
+        gone();
+    }
+    assert_eq!(node.gpuctl_ok(&["history", "tt", "-q"]).lines().count(), 1);
+    // With one, it goes by itself; the history of others of its name stays.
+    node.gpuctl_ok(&["run", "-d", "--name", "old", "--gpus", "1", "busybox", "true"]);
+    node.gpuctl_ok(&["rm", "-f", "old"]);
+    let old = state::ledger(&node)["versions/old/0000000000"].clone();
+    node.gpuctl_ok(&["run", "-d", "--rm", "--name", "old", "busybox", "true"]);
+    gone();
+    assert!(state::ledger(&node).contains_key("versions/old/0000000001"));
+    node.start_service();
+    wait_for("nothing", Duration::from_secs(40), || {
+        let ledger = state::ledger(&node);
+        let keys: Vec<&str> = ledger.keys().map(String::as_str).collect();
+        keys == ["containers/old", "versions/old/0000000000"] && files(&paths.locks()).is_empty()
+    });
+    assert_eq!(state::ledger(&node)["versions/old/0000000000"], old);
+    assert_eq!(left().1, nothing.1);
+    node.gpuctl_ok(&["run", "-d", "--from", "old"]);
     node.check();
 }

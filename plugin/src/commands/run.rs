@@ -66,12 +66,20 @@ pub(super) fn make(
         return Ok(0);
     }
     let attached = run && !wanted.detach;
+    // Of a recorded one it is not known here.
+    let auto_remove = wanted.auto_remove || wanted.from.is_some();
     let request = Request::Create(wanted.request(run));
     let mut front = session.terminal().creating(wanted);
     let outcome = session.change(request, &mut front);
     let code = front.wait();
     match outcome? {
-        Answer::Created { .. } if attached => Ok(code.unwrap_or(0)),
+        Answer::Created { id, name, .. } if attached => {
+            if auto_remove {
+                // What cannot be forgotten now the service finds.
+                let _ = session.look(Request::Ended { name, id });
+            }
+            Ok(code.unwrap_or(0))
+        }
         Answer::Created { id, name, docker_name } => {
             let (is, undo, undoes) =
                 if run { ("runs", "stop", "stops") } else { ("is created", "rm", "removes") };

@@ -54,6 +54,13 @@ pub enum Request {
         /// Only tell what would be done.
         dry_run: bool,
     },
+    /// A run with --rm has come to its end: what it left is forgotten, if Docker has it no more.
+    Ended {
+        /// Its name.
+        name: ContainerName,
+        /// Its id in Docker: the name may be another's by now.
+        id: ContainerId,
+    },
     /// ps.
     Ps {
         /// Stopped ones too.

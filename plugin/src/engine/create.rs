@@ -18,7 +18,7 @@ use super::api::{Answer, AskError, CreateAsk, CreateRequest, Event, Failure, Fro
 use super::context::Context;
 use super::journal::{self, Journal};
 use super::undo_create::{left_over, undo};
-use super::{ending, names, supply, version};
+use super::{ending, names, remove, supply, version};
 use crate::docker::{Changes, Inspect, start_exit_code};
 
 /// The label that carries the operation's token.
@@ -54,7 +54,16 @@ pub(super) fn create(
         },
     };
     let _lock = journal::lock(ctx, &name, front)?;
-    let before = ctx.ledger.container(&name)?;
+    let mut before = ctx.ledger.container(&name)?;
+    if let Some(at) = before.take_if(|at| at.record.auto_remove)
+        && let Some(id) = &at.record.container
+    {
+        // Gone as it was to go: the name is as it was before it.
+        if ctx.docker()?.inspect(id.as_str())?.is_none() {
+            remove::forget_run(ctx, at)?;
+        }
+        before = ctx.ledger.container(&name)?;
+    }
     let version = next_version(ctx, &name, before.as_ref())?;
     let docker_name = DockerName::of(&name, version);
     let docker = ctx.docker()?;

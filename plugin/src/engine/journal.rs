@@ -23,9 +23,16 @@ const LOCK_LIMIT: Duration = Duration::from_secs(10);
 /// The right to change one container, with nothing left over from changes before.
 #[derive(Debug)]
 pub(super) struct Locked {
-    _lock: Lock,
+    lock: Lock,
     /// The change that had been broken off and was brought to an end just now.
     pub(super) ended: Option<OperationKind>,
+}
+
+impl Locked {
+    /// Lets go of a name that is no more: its lock goes with it. One that stays does no harm.
+    pub(super) fn forget(self) {
+        let _ = self.lock.remove();
+    }
 }
 
 /// Takes the container's lock, and finishes or undoes what a dead change left.
@@ -52,7 +59,7 @@ pub(super) fn lock(
         front.event(Event::Note { text: said });
         ended = Some(operation.record.kind);
     }
-    Ok(Locked { _lock: taken, ended })
+    Ok(Locked { lock: taken, ended })
 }
 
 /// As [`lock()`], of the container that `foo` or `foo-N` names: also of one that has no record, or
@@ -90,7 +97,7 @@ fn changing(ctx: &Context, text: &str) -> Result<Option<ContainerName>, Failure>
 /// When the lock cannot be looked at.
 pub(super) fn try_lock(ctx: &Context, name: &ContainerName) -> Result<Option<Locked>, Failure> {
     lock::take(&ctx.config.paths.locks(), name.as_str(), Duration::ZERO)
-        .map(|taken| taken.map(|lock| Locked { _lock: lock, ended: None }))
+        .map(|taken| taken.map(|lock| Locked { lock, ended: None }))
         .map_err(|e| {
             let why = gpuctl_ledger::config::plain_io_error(&e);
             Failure::new(format!("the lock of {name} cannot be taken: {why}"))
@@ -183,7 +190,7 @@ impl Journal {
     /// # Errors
     /// The ledger's.
     pub(super) fn finish(self, ctx: &Context, with: Batch) -> Result<(), Failure> {
-        Ok(self.end(ctx, with)??)
+        self.end(ctx, with)?
     }
 
     /// As [`Self::finish`], with the record of a version. Where the store does not take that, it is

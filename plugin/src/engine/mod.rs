@@ -48,6 +48,11 @@ pub fn perform(ctx: &Context, request: Request, front: &mut dyn Front) -> Result
         Request::Scale { name, gpus, timeout, dry_run } => {
             scale::scale(ctx, &name, &gpus, timeout, dry_run, front)
         }
+        Request::Ended { name, id } => {
+            let forgotten = remove::forget_ended(ctx, &name, &id)?;
+            let done = forgotten.then(|| name.to_string()).into_iter().collect();
+            Ok(Answer::Each { done, failed: Vec::new() })
+        }
         Request::Ps { all } => list::ps(ctx, all),
         Request::Gpus => list::gpus(ctx),
         Request::Inspect { names } => list::inspect(ctx, &names),

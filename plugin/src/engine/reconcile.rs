@@ -7,7 +7,8 @@ use std::time::Duration;
 use gpuctl_ledger::grant;
 use gpuctl_ledger::ledger::{At, Batch};
 use gpuctl_ledger::model::{
-    Binding, ContainerId, ContainerRecord, DockerName, Lease, LeaseState, Operation, Timestamp,
+    Binding, ContainerId, ContainerName, ContainerRecord, DockerName, Lease, LeaseState, Operation,
+    Timestamp,
 };
 use gpuctl_ledger::node::{docker, lock, notes};
 use gpuctl_ledger::rules::liveness::{Files, Life};
@@ -36,9 +37,7 @@ pub(super) struct Finding {
 /// When ledger or node cannot be read at all.
 pub(super) fn reconcile(ctx: &Context, fix: bool) -> Result<Vec<Finding>, Failure> {
     let mut findings = Vec::new();
-    // Another Engine than ours has none of our containers: that proves nothing of them.
-    let info = ctx.docker()?.info()?;
-    if std::path::Path::new(&info.root) != ctx.config.docker.root {
+    if !our_engine(ctx)? {
         return Ok(findings);
     }
     torn_notes(ctx, fix, &mut findings)?;
@@ -48,14 +47,17 @@ pub(super) fn reconcile(ctx: &Context, fix: bool) -> Result<Vec<Finding>, Failur
     dead_leases(ctx, fix, &mut findings)?;
     gone_containers(ctx, fix, &mut findings)?;
     strays(ctx, fix, &mut findings)?;
+    if fix {
+        idle_locks(ctx)?;
+    }
     Ok(findings)
 }
 
 /// How long a dead change waits for the next command to end it, before the service does: milliseconds.
 const PATIENCE_MS: u64 = 30_000;
 
-/// What the service does by itself every few seconds: frees what the dead hold, and ends changes that
-/// died a while ago. What it did.
+/// What the service does by itself every few seconds: frees what the dead hold, forgets runs with
+/// --rm that have ended, and ends changes that died a while ago. What it did.
 ///
 /// # Errors
 /// When ledger or node cannot be read at all.
@@ -63,6 +65,8 @@ pub fn tend(ctx: &Context) -> Result<Vec<String>, Failure> {
     let mut findings = Vec::new();
     lost_leases(ctx, true, &mut findings)?;
     dead_leases(ctx, true, &mut findings)?;
+    ended_runs(ctx)?;
+    idle_locks(ctx)?;
     let open: Vec<At<Operation>> = ctx.ledger.list(&ctx.ledger.keys().operations())?;
     let now = Timestamp::now();
     if open.iter().any(|o| now.millis_since(o.record.since) > PATIENCE_MS) {
@@ -275,6 +279,9 @@ fn gone_containers(ctx: &Context, fix: bool, findings: &mut Vec<Finding>) -> Res
                 let done = fix && engine.rename(id.as_str(), &expected).is_ok();
                 found(findings, done, text);
             }
+            None if fix && record.auto_remove => {
+                remove::forget_run(ctx, At { record, revision })?;
+            }
             None => {
                 if fix {
                     ending::release_dead(ctx, &id, &[])?;
@@ -282,12 +289,7 @@ fn gone_containers(ctx: &Context, fix: bool, findings: &mut Vec<Finding>) -> Res
                     let mut batch = Batch::new();
                     let key = keys.container(&name);
                     batch.at(key.clone(), revision).delete(keys.binding(&id));
-                    if record.auto_remove {
-                        remove::forget_versions(ctx, &name)?;
-                        batch.delete(key);
-                    } else {
-                        batch.put(key, &ContainerRecord { container: None, ..record.clone() });
-                    }
+                    batch.put(key, &ContainerRecord { container: None, ..record.clone() });
                     let _ = ctx.ledger.commit(&batch)?;
                 }
                 // One run with --rm goes by itself: that is as it should be.
@@ -304,6 +306,58 @@ fn gone_containers(ctx: &Context, fix: bool, findings: &mut Vec<Finding>) -> Res
     Ok(())
 }
 
+/// Removes the locks of names that have no container: each run that was given no name made one.
+fn idle_locks(ctx: &Context) -> Result<(), Failure> {
+    let records: Vec<At<ContainerRecord>> = ctx.ledger.list(&ctx.ledger.keys().containers())?;
+    let alive: BTreeSet<&str> = records
+        .iter()
+        .filter(|at| at.record.container.is_some())
+        .map(|at| at.record.name.as_str())
+        .collect();
+    let Ok(entries) = std::fs::read_dir(ctx.config.paths.locks()) else { return Ok(()) };
+    for entry in entries.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let Ok(name) = ContainerName::new(name) else { continue };
+        if alive.contains(name.as_str()) {
+            continue;
+        }
+        // Held, somebody is just making it one. Nobody slips in: who finds the file gone takes another.
+        if let Some(lock) = journal::try_lock(ctx, &name)? {
+            lock.forget();
+        }
+    }
+    Ok(())
+}
+
+/// Whether a container is in no file of Docker's.
+fn absent(ctx: &Context, id: &ContainerId) -> bool {
+    docker::facts(&ctx.config.docker.root, id) == Files::Absent
+}
+
+/// What runs with --rm have left that ended.
+fn ended_runs(ctx: &Context) -> Result<(), Failure> {
+    let keys = ctx.ledger.keys();
+    let records: Vec<At<ContainerRecord>> = ctx.ledger.list(&keys.containers())?;
+    let ended: Vec<(ContainerName, ContainerId)> = records
+        .into_iter()
+        .filter(|at| at.record.auto_remove)
+        .filter_map(|at| Some((at.record.name, at.record.container?)))
+        .filter(|(_, id)| absent(ctx, id))
+        .collect();
+    if ended.is_empty() || !our_engine(ctx)? {
+        return Ok(());
+    }
+    for (name, id) in ended {
+        remove::forget_ended(ctx, &name, &id)?;
+    }
+    Ok(())
+}
+
+/// Another Engine than ours has none of our containers: that proves nothing of them.
+fn our_engine(ctx: &Context) -> Result<bool, Failure> {
+    Ok(std::path::Path::new(&ctx.docker()?.info()?.root) == ctx.config.docker.root)
+}
+
 /// Bindings of containers that Docker no longer has, and managed containers that the ledger does
 /// not know.
 fn strays(ctx: &Context, fix: bool, findings: &mut Vec<Finding>) -> Result<(), Failure> {
@@ -318,7 +372,7 @@ fn strays(ctx: &Context, fix: bool, findings: &mut Vec<Finding>) -> Result<(), F
         .chain(bindings.iter().map(|at| at.record.container.to_string()))
         .collect();
     for At { record, revision } in &bindings {
-        let gone = docker::facts(&ctx.config.docker.root, &record.container) == Files::Absent;
+        let gone = absent(ctx, &record.container);
         let busy = operations.iter().any(|o| o.record.name == record.name);
         if !gone || busy {
             continue;
@@ -365,4 +419,36 @@ fn strays(ctx: &Context, fix: bool, findings: &mut Vec<Finding>) -> Result<(), F
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn locks_go_with_their_names_and_not_while_somebody_has_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let ctx = Context::of_test(folder.path());
+        let name = |text: &str| ContainerName::new(text).unwrap();
+        for (text, id) in [("lives", Some("a".repeat(64))), ("gone", None)] {
+            let record: ContainerRecord = serde_json::from_value(serde_json::json!({
+                "schema": 1, "name": text, "version": 0, "container": id,
+                "at": "2026-11-22T00:52:04.854Z",
+            }))
+            .unwrap();
+            let mut batch = Batch::new();
+            batch.put(ctx.ledger.keys().container(&record.name), &record);
+            let _ = ctx.ledger.commit(&batch).unwrap();
+        }
+        for text in ["lives", "gone", "never"] {
+            drop(journal::try_lock(&ctx, &name(text)).unwrap());
+        }
+        let held = journal::try_lock(&ctx, &name("new")).unwrap();
+        idle_locks(&ctx).unwrap();
+        let entries = std::fs::read_dir(ctx.config.paths.locks()).unwrap().flatten();
+        let left: BTreeSet<String> =
+            entries.map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+        assert_eq!(left, BTreeSet::from(["lives".to_owned(), "new".to_owned()]));
+        drop(held);
+    }
 }

@@ -132,6 +132,59 @@ pub(super) fn forget_versions(ctx: &Context, name: &ContainerName) -> Result<(),
     Ok(())
 }
 
+/// Forgets what a container left that was run with --rm, once Docker has it no more: its version, its
+/// binding and the node's copy of that. What a name has of older history stays.
+///
+/// # Errors
+/// The ledger's.
+pub(super) fn forget_run(ctx: &Context, found: At<ContainerRecord>) -> Result<(), Failure> {
+    let At { record, revision } = found;
+    let keys = ctx.ledger.keys();
+    let key = keys.container(&record.name);
+    let mut batch = Batch::new();
+    batch.at(key.clone(), revision).delete(keys.version(&record.name, record.version));
+    if let Some(id) = &record.container {
+        ending::release_dead(ctx, id, &[])?;
+        let _ = notes::remove_binding(&ctx.config.paths, id);
+        batch.delete(keys.binding(id));
+    }
+    let versions: Vec<At<VersionRecord>> = ctx.ledger.list(&keys.versions(&record.name))?;
+    let older = versions.iter().map(|at| at.record.version).filter(|v| *v < record.version).max();
+    match older {
+        None => batch.delete(key),
+        Some(version) => {
+            let left = ContainerRecord { version, container: None, auto_remove: false, ..record };
+            batch.put(key, &left)
+        }
+    };
+    let _ = ctx.ledger.commit(&batch)?;
+    Ok(())
+}
+
+/// As [`forget_run`], where that run has indeed ended and nobody is at work on its name; whether it
+/// has, and was.
+///
+/// # Errors
+/// The ledger's and the Engine's.
+pub(super) fn forget_ended(
+    ctx: &Context,
+    name: &ContainerName,
+    id: &ContainerId,
+) -> Result<bool, Failure> {
+    let Some(lock) = journal::try_lock(ctx, name)? else { return Ok(false) };
+    let Some(found) = ctx.ledger.container(name)? else { return Ok(false) };
+    let this = found.record.auto_remove && found.record.container.as_ref() == Some(id);
+    if !this
+        || ctx.ledger.operation(name)?.is_some()
+        || ctx.docker()?.inspect(id.as_str())?.is_some()
+    {
+        return Ok(false);
+    }
+    forget_run(ctx, found)?;
+    lock.forget();
+    Ok(true)
+}
+
 /// Ends a removal that was broken off.
 ///
 /// # Errors
