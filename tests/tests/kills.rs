@@ -220,3 +220,29 @@ fn who_meets_a_change_under_way_is_told_whose_it_is_and_how_to_end_its_wait() {
     assert!(stop.wait().unwrap().success());
     node.check();
 }
+
+#[test]
+fn a_container_that_is_removed_while_a_scale_stops_it_is_said_to_be_removed() {
+    if !engine_runs_here() {
+        return;
+    }
+    let node = Node::start(Options::default());
+    stubborn(&node);
+    let line = ["scale", "od", "--gpus", "1", "--timeout", "600"];
+    let got = std::thread::scope(|scope| {
+        let scale = scope.spawn(|| node.gpuctl(&line));
+        wait_for("the change", Duration::from_secs(20), || !node.open_changes().is_empty());
+        std::thread::sleep(Duration::from_secs(1));
+        node.docker_ok(&["rm", "-f", "od-0"]);
+        scale.join().expect("an end of scale")
+    });
+    assert_eq!(got.code, 1, "{got}");
+    assert!(got.stderr.contains("od was removed meanwhile"), "{got}");
+    for wrong in ["undoing it failed", "as it was", "now od-1"] {
+        assert!(!got.stderr.contains(wrong), "{wrong:?} is said\n{got}");
+    }
+    assert_eq!(node.open_changes(), Vec::<String>::new(), "{got}");
+    assert!(node.leases().is_empty(), "{got}");
+    node.gpuctl_ok(&["rm", "--history", "od"]);
+    node.check();
+}

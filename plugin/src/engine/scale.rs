@@ -5,6 +5,8 @@
 //! running container: stopped, renamed, started) and `rename` (name and records), both finished;
 //! `undo` instead of these, once undoing has begun.
 
+use std::time::{Duration, Instant};
+
 use gpuctl_ledger::grant::{self, Claim};
 use gpuctl_ledger::ledger::{At, Batch, Ledger, LedgerError};
 use gpuctl_ledger::model::{
@@ -242,7 +244,13 @@ fn execute(
         };
     }
     journal.step(ctx, "rename", data, Batch::new())?;
-    finish(ctx, journal)
+    if finish(ctx, journal)? {
+        return Ok(());
+    }
+    let name = &found.record.record.name;
+    Err(Failure::new(removed(name)).hint(format!(
+        "docker gpuctl rm {name} forgets it; docker gpuctl run --from {name} builds it again"
+    )))
 }
 
 /// Stops it and starts it anew, renamed meanwhile: some Engines cannot rename a container that was
@@ -310,17 +318,21 @@ fn claim(
     Ok(())
 }
 
-/// From `rename` to the end: also what recovery does.
-fn finish(ctx: &Context, journal: Journal) -> Result<(), Failure> {
+/// From `rename` to the end: also what recovery does. Whether the container is still there: where it
+/// was removed meanwhile, the change ends with nothing.
+fn finish(ctx: &Context, journal: Journal) -> Result<bool, Failure> {
     let data: Data = journal.data()?;
     let name = journal.operation.name.clone();
     let docker = ctx.docker()?;
     let new_name = DockerName::of(&name, data.to);
-    let mut shown = docker
-        .inspect(data.id.as_str())?
-        .ok_or_else(|| Failure::new(format!("Docker no longer has {new_name}")))?;
+    let Some(mut shown) = docker.inspect(data.id.as_str())? else {
+        return gone(ctx, journal, &data);
+    };
     if shown.name() != new_name.as_str() {
-        docker.rename(data.id.as_str(), &new_name)?;
+        match docker.rename(data.id.as_str(), &new_name) {
+            Err(_) if was_removed(ctx, &data.id)? => return gone(ctx, journal, &data),
+            renamed => renamed?,
+        }
         shown = docker.inspect(data.id.as_str())?.unwrap_or(shown);
     }
     // What the old process held beyond the new set; nothing, where a start has claimed already.
@@ -340,7 +352,14 @@ fn finish(ctx: &Context, journal: Journal) -> Result<(), Failure> {
     }
     journal.finish_with(ctx, &batch, &version_record(&name, &data, &shown))?;
     ending::settle(ctx, &data.id);
-    Ok(())
+    Ok(true)
+}
+
+/// The end of a change whose container was removed meanwhile.
+fn gone(ctx: &Context, journal: Journal, data: &Data) -> Result<bool, Failure> {
+    ending::release_dead(ctx, &data.id, &[])?;
+    journal.finish(ctx, Batch::new())?;
+    Ok(false)
 }
 
 /// The record of the version that a scale makes.
@@ -427,14 +446,24 @@ fn undo(ctx: &Context, mut journal: Journal, started: Started) -> Result<String,
         }
     }
     let old_name = DockerName::of(&journal.operation.name, data.from);
-    if shown.as_ref().is_some_and(|s| s.name() != old_name.as_str()) {
-        docker.rename(data.id.as_str(), &old_name)?;
+    let mut there = !was_removed(ctx, &data.id)?;
+    if there
+        && shown.as_ref().is_some_and(|s| s.name() != old_name.as_str())
+        && let Err(why) = docker.rename(data.id.as_str(), &old_name)
+    {
+        there = !was_removed(ctx, &data.id)?;
+        if there {
+            return Err(why.into());
+        }
     }
-    let how = if ours && data.was_running && !old_runs && shown.is_some() {
+    let how = if !there {
+        removed(&journal.operation.name)
+    } else if ours && data.was_running && !old_runs {
         // It was stopped, by the change or just now: it starts as it was.
         let (name, has) = (&journal.operation.name, words(&data.before.gpus));
         match (docker.start(data.id.as_str()), started) {
             (Ok(()), _) => format!("{name} runs again with {has}"),
+            (Err(_), _) if was_removed(ctx, &data.id)? => removed(name),
             (Err(why), Started::OrLater) => return Err(why.into()),
             (Err(why), Started::OrNot) => {
                 let why = Failure::from(why).message;
@@ -444,9 +473,32 @@ fn undo(ctx: &Context, mut journal: Journal, started: Started) -> Result<String,
     } else {
         format!("{} is as it was", journal.operation.name)
     };
+    if how == removed(&journal.operation.name) {
+        ending::release_dead(ctx, &data.id, &[])?;
+    }
     journal.finish(ctx, Batch::new())?;
     ending::settle(ctx, &data.id);
     Ok(how)
+}
+
+fn removed(name: &ContainerName) -> String {
+    format!("{name} was removed meanwhile")
+}
+
+/// How long a removal under way is waited for: Docker refuses everything else meanwhile.
+const REMOVAL: Duration = Duration::from_secs(5);
+
+/// Whether Docker no longer has it, or is just removing it.
+fn was_removed(ctx: &Context, id: &ContainerId) -> Result<bool, Failure> {
+    let until = Instant::now() + REMOVAL;
+    loop {
+        match ctx.docker()?.inspect(id.as_str())? {
+            None => return Ok(true),
+            Some(shown) if shown.status() != "removing" => return Ok(false),
+            Some(_) if Instant::now() > until => return Ok(false),
+            Some(_) => std::thread::sleep(Duration::from_millis(50)),
+        }
+    }
 }
 
 fn has_restarted(shown: &Inspect, data: &Data) -> bool {
@@ -489,8 +541,10 @@ pub(super) fn recover(ctx: &Context, mut journal: Journal) -> Result<String, Fai
     if journal.operation.step != "rename" {
         journal.step(ctx, "rename", &data, Batch::new())?;
     }
-    finish(ctx, journal)?;
-    Ok(format!("{what} was broken off: it is done"))
+    if finish(ctx, journal)? {
+        return Ok(format!("{what} was broken off: it is done"));
+    }
+    Ok(format!("{what} was broken off, and the container was removed since"))
 }
 
 #[cfg(test)]
