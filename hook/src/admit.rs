@@ -25,6 +25,8 @@ pub struct Who<'a> {
     pub docker_name: &'a str,
     /// Its image, as it was named.
     pub image: &'a str,
+    /// Its image's id.
+    pub image_id: &'a str,
 }
 
 /// What the wrapper is to do.
@@ -54,7 +56,7 @@ pub enum Admit {
 
 fn is_exempt(list: &[Exempt], who: Who<'_>) -> bool {
     list.iter().any(|exempt| {
-        exempt.image.as_deref().is_none_or(|image| image == who.image)
+        exempt.image.as_deref().is_none_or(|image| image == who.image || image == who.image_id)
             && exempt.name.as_deref().is_none_or(|name| name == who.docker_name)
     })
 }
@@ -162,7 +164,7 @@ mod tests {
         Ok(Asked { request, found, wildcard, ..Asked::default() })
     }
 
-    const WHO: Who<'_> = Who { docker_name: "train-0", image: "busybox" };
+    const WHO: Who<'_> = Who { docker_name: "train-0", image: "busybox", image_id: "sha256:1" };
 
     #[test]
     fn a_managed_container_gets_what_its_binding_says_whatever_its_spec_asks_for() {
@@ -199,10 +201,17 @@ mod tests {
             exempt: vec![Exempt { image: Some("dcgm".into()), name: Some("dcgm-exporter".into()) }],
             ..Policy::default()
         };
-        let right = Who { docker_name: "dcgm-exporter", image: "dcgm" };
-        let wrong = Who { docker_name: "other", image: "dcgm" };
+        let right = Who { docker_name: "dcgm-exporter", image: "dcgm", ..WHO };
+        let wrong = Who { docker_name: "other", image: "dcgm", ..WHO };
         assert_eq!(admit(Bound::NotManaged, &one, right, &policy), Admit::Exempt);
         assert!(matches!(admit(Bound::NotManaged, &one, wrong, &policy), Admit::Claim { .. }));
+        let by_id = Policy {
+            exempt: vec![Exempt { image: Some("sha256:1".into()), name: None }],
+            ..policy
+        };
+        assert_eq!(admit(Bound::NotManaged, &one, WHO, &by_id), Admit::Exempt);
+        let renamed = Who { image_id: "sha256:2", ..WHO };
+        assert!(matches!(admit(Bound::NotManaged, &one, renamed, &by_id), Admit::Claim { .. }));
     }
 
     #[test]

@@ -176,7 +176,8 @@ pub fn gate(config: &Config, state: &State, args: &GateArgs) -> Result<(), Strin
             .map_err(|_| "the note of the grant cannot be written")?;
     }
     fault::here(config, "noted");
-    let active = grant::activate(&ledger, &id, token, init, cgroup).map_err(|e| e.to_string())?;
+    let active =
+        grant::activate(&ledger, leases, &id, token, init, cgroup).map_err(|e| e.to_string())?;
     if mine.iter().any(|unit| !active.contains(unit)) {
         return Err("its claim was taken away while it started".into());
     }

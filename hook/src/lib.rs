@@ -20,5 +20,6 @@ pub mod release;
 pub mod request;
 pub mod runtime;
 pub mod spec;
+mod spec_alone;
 pub mod strip;
 pub mod upper;

@@ -3,6 +3,7 @@
 //! Only `create`, `run` and `restore` are changed. `delete` is passed on and is a hint for release.
 //! All else is exec'd through untouched.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -28,6 +29,7 @@ use crate::driver::{self, Driver};
 use crate::gate::LONGEST_SPEC;
 use crate::request::{self, AskError, Asked, NodeFacts};
 use crate::spec::Spec;
+use crate::spec_alone::{without_gpus, write_spec};
 use crate::{fault, inject, real, refuse, strip, upper};
 
 /// The program name under which daemon.json enters us for managed containers.
@@ -42,6 +44,7 @@ struct Making<'a> {
     spec: Spec,
     files: Option<DockerFiles>,
     driver: Driver<'a>,
+    view: OnceCell<NodeView<'a>>,
     began: Instant,
 }
 
@@ -107,20 +110,25 @@ fn create(
     let id = command.id.clone().unwrap_or_default();
     let config_path = match loaded {
         Ok((_, path)) => path,
-        Err(broken) => return without_config(entered, &spec, broken),
+        // Of a managed container only the binding knows what it gets.
+        Err(broken) if entered == MANAGED_ENTRY => return Err(broken.to_string()),
+        Err(broken) => return without_gpus(&bundle, spec, || broken.to_string()),
     };
     let Ok(id) = ContainerId::new(id) else {
         // No engine makes such an id; without one nothing can be leased.
-        return without_id(&spec);
+        let why = || "the container's id is not one that GPUs can be leased to".into();
+        return without_gpus(&bundle, spec, why);
     };
     // Under this name daemon.json calls us for managed containers only.
     let managed_entry = entered == MANAGED_ENTRY;
     let files = match DockerFiles::read(&config.docker.root, &id) {
         Ok(files) => Some(files),
         Err(DockerFilesError::Absent) => None,
-        // What they would say counts only where there is something to decide.
-        Err(_) if !managed_entry && asks_nothing(&spec) => return Ok(()),
-        Err(why) => return Err(format!("{why}; docker gpuctl doctor tells more")),
+        Err(why) => {
+            let why = || format!("{why}; docker gpuctl doctor tells more");
+            // What they would say counts only where there is something to decide.
+            return if managed_entry { Err(why()) } else { without_gpus(&bundle, spec, why) };
+        }
     };
     if files.is_none() && managed_entry {
         return Err(format!(
@@ -131,26 +139,9 @@ fn create(
     }
     let began = Instant::now();
     let driver = Driver::new(config);
-    let mut making = Making { config, config_path, id, bundle, spec, files, driver, began };
+    let view = OnceCell::new();
+    let mut making = Making { config, config_path, id, bundle, spec, files, driver, view, began };
     making.start()
-}
-
-/// Whether a spec has nothing to do with GPUs, as far as it tells by itself.
-fn asks_nothing(spec: &Spec) -> bool {
-    request::detect(spec, None, &NodeFacts::default()).is_ok_and(|asked| asked.is_nothing())
-}
-
-fn without_config(entered: &str, spec: &Spec, broken: &ConfigError) -> Result<(), String> {
-    let managed = entered == MANAGED_ENTRY;
-    if asks_nothing(spec) && !managed { Ok(()) } else { Err(broken.to_string()) }
-}
-
-fn without_id(spec: &Spec) -> Result<(), String> {
-    if asks_nothing(spec) {
-        Ok(())
-    } else {
-        Err("the container's id is not one that GPUs can be leased to".into())
-    }
 }
 
 impl Making<'_> {
@@ -159,7 +150,7 @@ impl Making<'_> {
             // The gate in the spec will check the final one.
             return Ok(());
         }
-        let (managed, docker_name, image) = self.who();
+        let (managed, docker_name) = self.who();
         let node_copy = if managed { self.node_copy()? } else { None };
         // A binding of none needs no ledger: the node's copy is enough.
         let without = node_copy.as_ref().is_some_and(|b| b.gpus.is_none() && !b.retired);
@@ -179,7 +170,12 @@ impl Making<'_> {
             (None, true) => Bound::Unknown,
             (Some((binding, _)), true) => Bound::To(binding),
         };
-        let who = Who { docker_name: &docker_name, image: &image };
+        let made = self.files.as_ref().map(|files| &files.container);
+        let who = Who {
+            docker_name: &docker_name,
+            image: made.map_or("", |made| &made.config.image),
+            image_id: made.map_or("", |made| &made.image),
+        };
         let admit = admit(bound, &asked, who, &self.config.policy);
         if managed {
             self.note_upper(binding.as_ref().map(|(b, _)| b));
@@ -298,15 +294,12 @@ impl Making<'_> {
         request::detect(&self.spec, self.host(), &NodeFacts { inventory, caps_major, ..own })
     }
 
-    /// Whether it is managed, its name in Docker and its image; what is not known is the id and empty.
-    fn who(&self) -> (bool, String, String) {
-        let Some(files) = &self.files else {
-            return (false, self.id.as_str().to_owned(), String::new());
-        };
+    /// Whether it is managed, and its name in Docker; its id where that is not known.
+    fn who(&self) -> (bool, String) {
+        let Some(files) = &self.files else { return (false, self.id.as_str().to_owned()) };
         let name = files.container.docker_name();
         let name = DockerName::new(name).map_or_else(|_| self.id.short().to_owned(), String::from);
-        let managed = files.host.runtime == self.config.runtime.managed_name;
-        (managed, name, files.container.config.image.clone())
+        (files.host.runtime == self.config.runtime.managed_name, name)
     }
 
     /// The node's copy of the binding. One that cannot be read is as good as none: the ledger is
@@ -315,15 +308,23 @@ impl Making<'_> {
         Ok(notes::read_binding(&self.config.paths, &self.id).unwrap_or(None))
     }
 
+    /// The ledger, for a container that gets GPUs, or so it looks.
     fn open_ledger(&self) -> Result<Ledger, String> {
-        let ledger = Ledger::open(self.config)
-            .map_err(|e| self.out_of_reach(&e))?
-            .within(self.config.ledger.timeout());
-        let view = NodeView::new(self.config).map_err(|e| e.to_string())?;
+        let view = self.view()?;
+        view.look_ahead();
         let machine = process::machine_id(&self.config.paths.machine_id)
             .map_err(|_| "the machine's id cannot be read")?;
-        ledger.bind_node(&machine, &view.boot_id).map_err(|e| self.out_of_reach(&e))?;
-        Ok(ledger)
+        let ledger = Ledger::open(self.config).map_err(|e| self.out_of_reach(&e))?;
+        Ok(ledger.within(self.config.ledger.timeout()).of_machine(machine, view.boot_id.clone()))
+    }
+
+    /// The node, looked at when it is first needed.
+    fn view(&self) -> Result<&NodeView<'_>, String> {
+        if self.view.get().is_none() {
+            let view = NodeView::new(self.config).map_err(|e| e.to_string())?;
+            let _ = self.view.set(view);
+        }
+        self.view.get().ok_or_else(|| "the node cannot be looked at".into())
     }
 
     fn out_of_reach(&self, error: &LedgerError) -> String {
@@ -366,10 +367,9 @@ impl Making<'_> {
         keep_rest: bool,
         docker_name: &str,
     ) -> Result<(), String> {
-        let view = NodeView::new(self.config).map_err(|e| e.to_string())?;
         // What the ledger has taken so far counts.
         let limit = self.config.ledger.timeout().saturating_sub(self.began.elapsed());
-        let granted = grant::claim(ledger, &view, claim, limit).map_err(|e| match e {
+        let granted = grant::claim(ledger, self.view()?, claim, limit).map_err(|e| match e {
             GrantError::Refused(refusal) => self.refused(&refusal, docker_name),
             GrantError::Ledger(e) => self.out_of_reach(&e),
             other => {
@@ -430,11 +430,7 @@ impl Making<'_> {
     }
 
     fn write_spec(&self) -> Result<(), String> {
-        use std::os::unix::fs::MetadataExt as _;
-        let path = self.bundle.join("config.json");
-        let mode = std::fs::metadata(&path).map_or(0o600, |meta| meta.mode() & 0o777);
-        files::replace_unsynced(&path, &self.spec.to_bytes(), mode)
-            .map_err(|_| "the bundle's config.json cannot be written".into())
+        write_spec(&self.bundle, &self.spec)
     }
 
     /// Notes where the writable layer is, for changes that carry it over: the rootfs is mounted now.
@@ -473,8 +469,8 @@ impl Making<'_> {
     /// Whether a claim would be granted now; why not otherwise.
     fn would_get(&self, request: &GpuRequest, all: AllPolicy) -> Result<(), String> {
         let ledger = self.open_ledger()?;
-        let view = NodeView::new(self.config).map_err(|e| e.to_string())?;
-        let seen = grant::observe(&ledger, &view, Some(&self.id)).map_err(|e| e.to_string())?;
+        let seen =
+            grant::observe(&ledger, self.view()?, Some(&self.id)).map_err(|e| e.to_string())?;
         let supply = Supply { inventory: &seen.inventory, leases: &seen.judged, busy: &seen.busy };
         let want = Want { request, container: Some(&self.id), prefer: &[], all };
         let shortage = allocate(&supply, &want).err();

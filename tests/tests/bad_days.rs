@@ -2,7 +2,7 @@
 //! two holders, none is lost for good, containers without GPUs start as ever.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gpuctl_sim::processes;
 use gpuctl_tests::node::wait_for;
@@ -128,6 +128,16 @@ fn a_wrong_config_stops_gpu_containers_only() {
         let got = node.docker(&["run", "--rm", "--gpus", "1", "busybox", "true"]);
         assert_eq!(got.code, 125, "{got}");
         assert!(got.stderr.contains("config") && got.stderr.contains(word), "{got}");
+        // What asks for no GPU, and would only open them with all else, starts without them.
+        let rule = ["run", "-d", "--name", "wide", "--device-cgroup-rule", "c *:* rwm"];
+        node.docker_ok(&[&rule[..], &LONG].concat());
+        assert_eq!(probe::opens(&node, "wide"), [].into());
+        node.docker_ok(&["rm", "-f", "wide"]);
+        // Without the config runc itself is found, which may not be able to give all privileges here.
+        let got = node.docker(&["run", "--rm", "--privileged", "busybox", "true"]);
+        assert!(!got.stderr.contains("gpuctl: "), "{got}");
+        let both = ["run", "--rm", "--privileged", "--gpus", "1", "busybox", "true"];
+        assert_eq!(node.docker(&both).code, 125);
     }
     node.edit_config(|_| good);
     node.docker_ok(&["run", "--rm", "--gpus", "1", "busybox", "true"]);
@@ -205,6 +215,61 @@ fn alone_a_host_process_on_a_gpu_keeps_it_from_being_given() {
     assert_eq!(node.docker(&["run", "--rm", "--gpus", "1", "busybox", "true"]).code, 125);
     drop(held);
     node.docker_ok(&["run", "--rm", "--gpus", "device=0", "busybox", "true"]);
+    node.check();
+}
+
+/// Processes of an ordinary user with so many files open that nobody can look at all of them in time.
+struct Crowd(std::process::Child);
+
+impl Crowd {
+    fn gather() -> Self {
+        use std::os::unix::process::CommandExt as _;
+        let script = "use POSIX; for (1..200) { next if fork(); my $f = POSIX::open('/dev/null', 0); \
+                      for (1..19000) { POSIX::dup($f) // last } sleep 600; exit 0 } sleep 600";
+        let mut perl = std::process::Command::new("perl");
+        perl.args(["-e", script]).uid(1000).gid(1000).process_group(0);
+        Self(perl.spawn().unwrap())
+    }
+}
+
+impl Drop for Crowd {
+    fn drop(&mut self) {
+        let pid = i32::try_from(self.0.id()).unwrap();
+        let _ = nix::sys::signal::killpg(Pid::from_raw(pid), Signal::SIGKILL);
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn alone_a_million_open_files_are_said_in_time_and_the_driver_asked_instead() {
+    if !engine_runs_here() {
+        return;
+    }
+    let node = Node::start(Options { service: true, ..Options::default() });
+    let service = Pid::from_raw(node.site().service().expect("the service runs"));
+    let crowd = Crowd::gather();
+    let one = ["run", "--rm", "--gpus", "1", "busybox", "true"];
+    // Its watch of the driver, which tells who uses GPUs, is soon too old to count.
+    kill(service, Signal::SIGSTOP).unwrap();
+    let refused = || {
+        let began = Instant::now();
+        let got = node.docker(&one);
+        assert!(began.elapsed() < Duration::from_secs(15), "{:?}\n{got}", began.elapsed());
+        (got.code != 0).then_some(got)
+    };
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let got = loop {
+        if let Some(got) = refused() {
+            break got;
+        }
+        assert!(Instant::now() < deadline, "a look that cannot be finished was not noticed");
+    };
+    assert_eq!(got.code, 125, "{got}");
+    assert!(got.stderr.contains("too many files open") && got.stderr.contains("(perl)"), "{got}");
+    plain_containers_start(&node);
+    kill(service, Signal::SIGCONT).unwrap();
+    wait_for("the service's watch", Duration::from_secs(60), || refused().is_none());
+    drop(crowd);
     node.check();
 }
 

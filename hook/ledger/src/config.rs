@@ -249,7 +249,8 @@ pub enum Inject {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Exempt {
-    /// The image, as `docker inspect` shows it in Config.Image.
+    /// The image: its id (`sha256:...`), or its name as `docker inspect` shows it in Config.Image. A
+    /// name can be given to any image.
     pub image: Option<String>,
     /// The container's name in Docker.
     pub name: Option<String>,

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::config::AllPolicy;
-use crate::ledger::{Batch, Change, Leases, Ledger, LedgerError};
+use crate::ledger::{Batch, Change, Leases, Ledger, LedgerError, Sight};
 use crate::model::{
     Binding, Cgroup, ContainerId, ContainerName, GpuRequest, Holder, Inventory, Lease, LeaseState,
     Process, SCHEMA, Timestamp, Token, Unit,
@@ -20,8 +20,8 @@ use crate::rules::words::{Refusal, refusal};
 use crate::store::{Outcome, StoreError};
 use crate::view::NodeView;
 
-/// How long the look at all open files may take before only those below /dev are looked at.
-const OPENERS_LIMIT: Duration = Duration::from_secs(1);
+/// How old a look at open files may be that was begun ahead of its grant.
+const OLDEST_LOOK: Duration = Duration::from_millis(200);
 
 /// The lock under which notes of grants are looked at and written: a file beside them.
 pub const LOCK: &str = ".lock";
@@ -105,6 +105,8 @@ pub struct Observed {
     pub changing: Vec<ContainerName>,
     /// In use without the ledger's knowledge.
     pub busy: BTreeMap<Unit, String>,
+    /// Processes of which neither their open files nor the service's watch tell whether they use a GPU.
+    pub unseen: Vec<i32>,
 }
 
 /// Looks at ledger and node. `container` is for whom: its own grants are no obstacle.
@@ -117,8 +119,7 @@ pub fn observe(
     container: Option<&ContainerId>,
 ) -> Result<Observed, GrantError> {
     let inventory = view.inventory()?;
-    let leases = ledger.leases()?;
-    let changing = ledger.changing()?;
+    let Sight { leases, changing } = ledger.sight()?;
     let now = Timestamp::now();
     let judged = leases
         .iter()
@@ -127,17 +128,18 @@ pub fn observe(
             (unit.clone(), Judged { lease: at.record.clone(), life })
         })
         .collect();
-    let busy = node_busy(view, &inventory, &judged, container)?;
-    Ok(Observed { inventory, leases, judged, changing, busy })
+    let (busy, unseen) = node_busy(view, &inventory, &judged, container)?;
+    Ok(Observed { inventory, leases, judged, changing, busy, unseen })
 }
 
-/// GPUs that are not free whatever the ledger says. Only those are looked at that it calls free.
+/// GPUs that are not free whatever the ledger says, and processes that could not be looked at. Only
+/// those GPUs are looked at that it calls free.
 fn node_busy(
     view: &NodeView<'_>,
     inventory: &Inventory,
     judged: &BTreeMap<Unit, Judged>,
     container: Option<&ContainerId>,
-) -> Result<BTreeMap<Unit, String>, GrantError> {
+) -> Result<(BTreeMap<Unit, String>, Vec<i32>), GrantError> {
     let held = |unit: &Unit| judged.get(unit).is_some_and(|j| j.life != Life::Gone);
     let mut found = BTreeMap::new();
     for grant in view.living_grants()? {
@@ -156,14 +158,15 @@ fn node_busy(
     let free: Vec<(u32, &Unit)> =
         inventory.gpus.iter().filter(|g| !held(&g.unit)).map(|g| (g.minor, &g.unit)).collect();
     let minors: Vec<u32> = free.iter().map(|(minor, _)| *minor).collect();
-    let openers = busy::openers_within(&minors, &view.config.gpu.watchers, OPENERS_LIMIT)
-        .map_err(node_error("/proc"))?;
+    let busy::Found { open, mut unseen } = openers(view, &minors)?;
     for (minor, unit) in &free {
-        if let Some((pid, name)) = openers.get(minor).and_then(|list| list.first()) {
+        if let Some((pid, name)) = open.get(minor).and_then(|list| list.first()) {
             found.entry((*unit).clone()).or_insert_with(|| format!("process {pid} ({name})"));
         }
     }
     if let Some(watch) = busy::fresh_watch(&view.config.paths.watch(), Timestamp::now()) {
+        // The driver itself has said who uses its GPUs.
+        unseen.clear();
         for (unit, strangers) in &watch.strangers {
             let alive = strangers.iter().find(|(pid, _)| {
                 i32::try_from(*pid).is_ok_and(|pid| !matches!(process::find(pid), Ok(None)))
@@ -176,7 +179,40 @@ fn node_busy(
             found.entry(unit.clone()).or_insert_with(|| why.clone());
         }
     }
-    Ok(found)
+    Ok((found, unseen))
+}
+
+/// Why no GPU is granted while somebody may use it.
+fn unseen_refusal(unseen: &[i32]) -> Refusal {
+    let first = unseen
+        .first()
+        .map_or_else(String::new, |pid| format!("process {pid} ({}) has", busy::program(*pid)));
+    let others = match unseen.len() {
+        0 | 1 => first,
+        n => format!("{} and {} others have", first.trim_end_matches(" has"), n - 1),
+    };
+    Refusal::plain(
+        format!(
+            "it cannot be told in time whether the GPUs are in use: {others} too many files open"
+        ),
+        "while the service runs (docker gpuctl serve) the driver is asked instead",
+    )
+}
+
+/// Who has one of these open. None of them has a holder by the ledger: whoever an early look found may
+/// have been the holder before, and has ended since, so that the look is made again.
+fn openers(view: &NodeView<'_>, minors: &[u32]) -> Result<busy::Found, GrantError> {
+    let ignore = &view.config.gpu.watchers;
+    if minors.is_empty() {
+        return Ok(busy::Found::default());
+    }
+    if let Some(early) = view.begun_look().filter(|look| look.age() < OLDEST_LOOK) {
+        let found = early.end(minors, ignore).map_err(node_error("/proc"))?;
+        if found.open.is_empty() {
+            return Ok(found);
+        }
+    }
+    busy::Look::begin().and_then(|look| look.end(minors, ignore)).map_err(node_error("/proc"))
 }
 
 /// A shortage as this node says it.
@@ -223,6 +259,9 @@ pub fn claim(
             note_ends(ledger, view, &seen);
             GrantError::Refused(shortage_refusal(&s, claim.request, ledger))
         })?;
+        if !units.is_empty() && !seen.unseen.is_empty() {
+            return Err(GrantError::Refused(unseen_refusal(&seen.unseen)));
+        }
         let (batch, binding, leases) = plan_commit(ledger, view, claim, &seen, &units)?;
         let before = notes::read_grant(&view.config.paths, id).ok().flatten();
         if let Some(first) = leases.first() {
@@ -364,13 +403,14 @@ fn plan_commit(
     Ok((batch, binding, leases))
 }
 
-/// Activates the leases of a container under a token: one commit that writes down its init.
-/// The units so activated.
+/// Activates the leases of a container under a token: one commit that writes down its init. `seen` are
+/// the leases as they were just read. The units so activated.
 ///
 /// # Errors
 /// The ledger's.
 pub fn activate(
     ledger: &Ledger,
+    seen: Leases,
     id: &ContainerId,
     token: &Token,
     init: Process,
@@ -378,7 +418,7 @@ pub fn activate(
 ) -> Result<Vec<Unit>, LedgerError> {
     // Active already, when an answer was lost and the commit had happened.
     let already = std::cell::RefCell::new(Vec::new());
-    let mut active = ledger.change_leases(id, Some(token), |lease| {
+    let mut active = ledger.change_leases_seen(seen, id, Some(token), |lease| {
         let mut new = lease.clone();
         new.state = LeaseState::Active;
         new.evidence.init = Some(init);
@@ -420,10 +460,10 @@ pub fn end(
     id: &ContainerId,
     token: Option<&Token>,
 ) -> Result<Ended, GrantError> {
-    let changing = ledger.changing()?;
+    let Sight { leases, changing } = ledger.sight()?;
     let now = Timestamp::now();
     let outcome = std::cell::Cell::new(Ended::Nothing);
-    ledger.change_leases(id, token, |lease| {
+    ledger.change_leases_seen(leases, id, token, |lease| {
         let mut ended = lease.clone();
         ended.evidence.ended = Some(lease.evidence.ended.unwrap_or(now));
         match view.judge(&ended, &changing, now) {

@@ -15,7 +15,7 @@ use crate::model::{
     Binding, BootId, ContainerId, ContainerName, ContainerRecord, Lease, NodeName, NodeRecord,
     Operation, SCHEMA, Token, Unit, Version, VersionRecord,
 };
-use crate::store::{self, Condition, Entry, Outcome, Revision, Store, StoreError, Write};
+use crate::store::{self, Condition, Entry, Outcome, Range, Revision, Store, StoreError, Write};
 
 /// Why the ledger did not do it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -57,6 +57,15 @@ pub struct At<T> {
 
 /// All leases of the node at one moment.
 pub type Leases = BTreeMap<Unit, At<Lease>>;
+
+/// Leases and open changes at one moment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sight {
+    /// The leases of the node.
+    pub leases: Leases,
+    /// The names of the containers to which a change is open.
+    pub changing: Vec<ContainerName>,
+}
 
 /// Conditions and writes that belong together.
 #[derive(Debug, Default, Clone)]
@@ -111,6 +120,7 @@ pub struct Ledger {
     keys: Keys,
     node: NodeName,
     until: Option<Instant>,
+    machine: Option<(String, BootId)>,
 }
 
 impl std::fmt::Debug for Ledger {
@@ -131,7 +141,7 @@ impl Ledger {
 
     /// The book of `node` on this store.
     pub fn on(store: Box<dyn Store>, node: NodeName) -> Self {
-        Self { store, keys: Keys::new(&node), node, until: None }
+        Self { store, keys: Keys::new(&node), node, until: None, machine: None }
     }
 
     /// The same book for at most `limit` from now: after that it begins no call any more. One that was
@@ -139,6 +149,14 @@ impl Ledger {
     #[must_use]
     pub fn within(mut self, limit: Duration) -> Self {
         self.until = Some(Instant::now() + limit);
+        self
+    }
+
+    /// The same book, whose [`Ledger::sight`] makes sure that the node's name is this machine's, as
+    /// [`Ledger::bind_node`] does, without a round trip of its own.
+    #[must_use]
+    pub fn of_machine(mut self, machine_id: String, boot_id: BootId) -> Self {
+        self.machine = Some((machine_id, boot_id));
         self
     }
 
@@ -171,11 +189,7 @@ impl Ledger {
     pub fn bind_node(&self, machine_id: &str, boot_id: &BootId) -> Result<(), LedgerError> {
         for _ in 0..3 {
             if let Some(At { record, .. }) = self.get::<NodeRecord>(&self.keys.node())? {
-                return if record.machine_id == machine_id {
-                    Ok(())
-                } else {
-                    Err(LedgerError::OtherMachine(self.node.clone()))
-                };
+                return self.is_machine(&record, machine_id);
             }
             let record = NodeRecord {
                 schema: SCHEMA,
@@ -193,6 +207,14 @@ impl Ledger {
             }
         }
         Err(LedgerError::Store(StoreError::Unreachable(self.store.shown().to_owned())))
+    }
+
+    fn is_machine(&self, record: &NodeRecord, machine_id: &str) -> Result<(), LedgerError> {
+        if record.machine_id == machine_id {
+            Ok(())
+        } else {
+            Err(LedgerError::OtherMachine(self.node.clone()))
+        }
     }
 
     /// Sees whether the store takes writes: a commit whose condition does not hold.
@@ -229,7 +251,34 @@ impl Ledger {
     /// As [`Ledger::list`].
     pub fn leases(&self) -> Result<Leases, LedgerError> {
         let leases: Vec<At<Lease>> = self.list(&self.keys.leases())?;
-        Ok(leases.into_iter().map(|l| (l.record.unit.clone(), l)).collect())
+        Ok(by_unit(leases))
+    }
+
+    /// All leases and open changes, of one moment and in one round trip.
+    ///
+    /// # Errors
+    /// As [`Ledger::list`], and [`LedgerError::OtherMachine`] where the machine was said.
+    pub fn sight(&self) -> Result<Sight, LedgerError> {
+        let mut ranges =
+            vec![Range::Prefix(self.keys.leases()), Range::Prefix(self.keys.operations())];
+        if self.machine.is_some() {
+            ranges.push(Range::Key(self.keys.node()));
+        }
+        self.in_time()?;
+        let mut parts = self.store.read(&ranges)?.parts.into_iter();
+        let mut part = || parts.next().unwrap_or_default();
+        let (leases, open, node) = (part(), part(), part());
+        if let Some((machine_id, boot_id)) = &self.machine {
+            match node.first() {
+                Some(entry) => self.is_machine(&decode(entry)?.record, machine_id)?,
+                None => self.bind_node(machine_id, boot_id)?,
+            }
+        }
+        let open = open.iter().map(decode::<Operation>);
+        Ok(Sight {
+            leases: by_unit(leases.iter().map(decode).collect::<Result<_, _>>()?),
+            changing: open.map(|at| Ok(at?.record.name)).collect::<Result<_, LedgerError>>()?,
+        })
     }
 
     /// The binding of a container.
@@ -344,10 +393,29 @@ impl Ledger {
         token: Option<&Token>,
         decide: impl Fn(&Lease) -> Change,
     ) -> Result<Vec<Unit>, LedgerError> {
+        self.change_leases_seen(self.leases()?, container, token, decide)
+    }
+
+    /// As [`Ledger::change_leases`], where the leases have just been read.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn change_leases_seen(
+        &self,
+        seen: Leases,
+        container: &ContainerId,
+        token: Option<&Token>,
+        decide: impl Fn(&Lease) -> Change,
+    ) -> Result<Vec<Unit>, LedgerError> {
+        let mut seen = Some(seen);
         for _ in 0..16 {
             let mut batch = Batch::new();
             let mut changed = Vec::new();
-            for (unit, lease) in self.leases()? {
+            let leases = match seen.take() {
+                Some(seen) => seen,
+                None => self.leases()?,
+            };
+            for (unit, lease) in leases {
                 let mine = lease.record.holder.container == *container
                     && token.is_none_or(|token| lease.record.token == *token);
                 if !mine {
@@ -384,6 +452,10 @@ pub enum Change {
     Delete,
     /// It is written anew.
     Put(Box<Lease>),
+}
+
+fn by_unit(leases: Vec<At<Lease>>) -> Leases {
+    leases.into_iter().map(|lease| (lease.record.unit.clone(), lease)).collect()
 }
 
 fn decode<T: DeserializeOwned>(entry: &Entry) -> Result<At<T>, LedgerError> {

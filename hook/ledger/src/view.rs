@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use crate::config::Config;
 use crate::grant::{GrantError, node_error};
 use crate::model::{BootId, ContainerName, Evidence, Gpu, Health, Inventory, Lease, Timestamp};
+use crate::node::busy::Look;
 use crate::node::notes::{self, Grant};
 use crate::node::{docker, files, process};
 use crate::rules::liveness::{Facts, Files, Life, Seen, judge};
@@ -22,6 +24,7 @@ pub struct NodeView<'a> {
     pub config: &'a Config,
     /// This boot.
     pub boot_id: BootId,
+    begun: Mutex<Option<Look>>,
 }
 
 impl<'a> NodeView<'a> {
@@ -37,7 +40,25 @@ impl<'a> NodeView<'a> {
             });
         }
         let boot_id = process::boot_id(&config.paths.boot_id).map_err(node_error("the boot id"))?;
-        Ok(Self { config, boot_id })
+        Ok(Self::of_boot(config, boot_id))
+    }
+
+    /// The same where the boot is known.
+    pub fn of_boot(config: &'a Config, boot_id: BootId) -> Self {
+        Self { config, boot_id, begun: Mutex::new(None) }
+    }
+
+    /// Begins the look at who has GPUs open, which the next grant will need, beside what comes before
+    /// it. Where that does not work, the grant makes its own.
+    pub fn look_ahead(&self) {
+        if let Ok(look) = Look::begin() {
+            *self.begun.lock().unwrap_or_else(PoisonError::into_inner) = Some(look);
+        }
+    }
+
+    /// The look that was begun ahead, once.
+    pub(crate) fn begun_look(&self) -> Option<Look> {
+        self.begun.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// The node's GPUs, less those that the driver no longer shows.

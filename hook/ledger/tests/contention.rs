@@ -159,7 +159,9 @@ fn work(folder: &Path, config: &Config, id: &str, n: u32, hold: Duration, token:
             }
         }
     }
-    let active = match activate(&ledger, &holder.container, token, process::own().unwrap(), None) {
+    let init = process::own().unwrap();
+    let seen = ledger.leases().unwrap();
+    let active = match activate(&ledger, seen, &holder.container, token, init, None) {
         Ok(active) => active,
         Err(e) => {
             eprintln!("activate: {e}");

@@ -121,7 +121,10 @@ fn bypasses(
 /// Whether root's exempt list has it: as the wrapper reads that list.
 fn exempt(shown: &Inspect, config: &Config) -> bool {
     config.policy.exempt.iter().any(|entry| {
-        entry.image.as_deref().is_none_or(|image| image == shown.image())
+        entry
+            .image
+            .as_deref()
+            .is_none_or(|image| image == shown.image() || image == shown.image_id())
             && entry.name.as_deref().is_none_or(|name| name == shown.name())
     })
 }

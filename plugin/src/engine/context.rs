@@ -93,7 +93,7 @@ impl Context {
 
     /// The node as grants see it.
     pub fn view(&self) -> NodeView<'_> {
-        NodeView { config: &self.config, boot_id: self.boot_id.clone() }
+        NodeView::of_boot(&self.config, self.boot_id.clone())
     }
 }
 

@@ -186,7 +186,8 @@ fn own_check(node: &Node, rounds: usize) -> Result<Vec<Row>> {
     let (mut scan, mut grants) = (Sample::default(), Sample::default());
     for _ in 0..rounds {
         let began = Instant::now();
-        let found = busy::openers_within(&minors, &config.gpu.watchers, Duration::from_secs(1))
+        let found = busy::Look::begin()
+            .and_then(|look| look.end(&minors, &config.gpu.watchers))
             .map_err(|e| e.to_string())?;
         scan.add(began.elapsed());
         std::hint::black_box(found);

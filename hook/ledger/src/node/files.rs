@@ -35,7 +35,9 @@ fn read_opened(path: &Path, longest: u64, trusted: bool) -> Result<Vec<u8>> {
     if trusted && (meta.uid() != nix::unistd::geteuid().as_raw() || meta.mode() & 0o022 != 0) {
         return Err(Error::from(ErrorKind::PermissionDenied));
     }
-    let mut content = Vec::new();
+    // One read, and one that finds the end; a file of /proc does not tell its length.
+    let expected = if meta.len() == 0 { 4096 } else { meta.len().min(longest).saturating_add(1) };
+    let mut content = Vec::with_capacity(usize::try_from(expected).unwrap_or(0));
     file.take(longest.saturating_add(1)).read_to_end(&mut content)?;
     if u64::try_from(content.len()).unwrap_or(u64::MAX) > longest {
         return Err(Error::from(ErrorKind::InvalidData));

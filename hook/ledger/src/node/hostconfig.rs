@@ -100,6 +100,9 @@ pub struct ContainerConfig {
     /// Its name, with a leading slash; see [`Self::docker_name`].
     #[serde(deserialize_with = "or_default")]
     pub name: String,
+    /// Its image's id, `sha256:...`.
+    #[serde(deserialize_with = "or_default")]
+    pub image: String,
     /// Whether `docker stop` or `docker restart` ended it last.
     #[serde(deserialize_with = "or_default")]
     pub has_been_manually_stopped: bool,
@@ -231,11 +234,15 @@ mod tests {
     fn config_v2_tells_name_labels_and_how_it_ended() {
         let text =
             br#"{"ID":"ab12","Name":"/train-0","HasBeenManuallyStopped":true,"RestartCount":3,
-            "Config":{"Image":"cuda","Env":["A=1"],"Labels":{"a":"b"}},
+            "Image":"sha256:12","Config":{"Image":"cuda","Env":["A=1"],"Labels":{"a":"b"}},
             "State":{"Running":false,"Pid":0,"ExitCode":137,"Restarting":false}}"#;
         let container = ContainerConfig::parse(text).unwrap();
         assert_eq!((container.docker_name(), container.restart_count), ("train-0", 3));
         assert!(container.has_been_manually_stopped);
+        assert_eq!(
+            (container.image.as_str(), container.config.image.as_str()),
+            ("sha256:12", "cuda")
+        );
         assert_eq!(container.state.exit_code, 137);
         assert_eq!(container.config.labels["a"], "b");
         assert_eq!(ContainerConfig::parse(br#"{"Config":null,"State":null}"#).unwrap().name, "");

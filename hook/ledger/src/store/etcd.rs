@@ -11,14 +11,14 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use etcd_client::{Compare, CompareOp, GetOptions, GetResponse, KeyValue, Txn, TxnOp};
+use etcd_client::{Compare, CompareOp, GetOptions, KeyValue, Txn, TxnOp, TxnOpResponse};
 use tokio::time::Instant;
 
 use self::members::{Members, kv};
 use self::watch::EtcdWatch;
 use self::worker::Worker;
-use super::limits::{check_commit, check_key, check_prefix};
-use super::{Condition, Entry, Listing, Outcome, Revision, Store, StoreError, Watch, Write};
+use super::limits::{check_commit, check_prefix, check_ranges};
+use super::{Condition, Entry, Outcome, Range, Reading, Revision, Store, StoreError, Watch, Write};
 
 /// How to reach etcd. Its `Debug` shows no secrets.
 #[derive(Clone)]
@@ -86,34 +86,37 @@ impl EtcdStore {
         let future = call(Arc::clone(&self.members), Instant::now() + limit);
         worker.run(limit, future).unwrap_or_else(|| Err(late(self.members.shown.clone())))
     }
-
-    fn range(&self, key: &str, options: GetOptions) -> Result<GetResponse, StoreError> {
-        let key = key.to_owned();
-        self.call(StoreError::Unreachable, |members, deadline| async move {
-            let ask = |client| {
-                let (key, options, members) = (key.clone(), options.clone(), &members);
-                async move {
-                    kv(&client).get(key, Some(options)).await.map_err(|e| members.judge(&e))
-                }
-            };
-            members.ask(deadline, ask).await
-        })
-    }
 }
 
 impl Store for EtcdStore {
-    fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
-        check_key(key)?;
-        let answer = self.range(key, GetOptions::new())?;
-        answer.kvs().first().map(|found| entry(self.shown(), found)).transpose()
-    }
-
-    fn list(&self, prefix: &str) -> Result<Listing, StoreError> {
-        check_prefix(prefix)?;
-        let answer = self.range(prefix, GetOptions::new().with_prefix())?;
+    fn read(&self, ranges: &[Range]) -> Result<Reading, StoreError> {
+        check_ranges(ranges)?;
+        let gets = ranges.iter().map(|range| match range {
+            Range::Key(key) => TxnOp::get(key.as_str(), None),
+            Range::Prefix(prefix) => {
+                TxnOp::get(prefix.as_str(), Some(GetOptions::new().with_prefix()))
+            }
+        });
+        let txn = Txn::new().and_then(gets.collect::<Vec<_>>());
+        let answer = self.call(StoreError::Unreachable, |members, deadline| async move {
+            let ask = |client| {
+                let (txn, members) = (txn.clone(), &members);
+                async move { kv(&client).txn(txn).await.map_err(|e| members.judge(&e)) }
+            };
+            members.ask(deadline, ask).await
+        })?;
         let revision = answer.header().ok_or_else(|| self.members.unreachable())?.revision();
-        let entries = answer.kvs().iter().map(|e| entry(self.shown(), e)).collect::<Result<_, _>>();
-        Ok(Listing { entries: entries?, revision: Revision(revision) })
+        let mut parts = Vec::with_capacity(ranges.len());
+        for response in answer.op_responses() {
+            if let TxnOpResponse::Get(found) = response {
+                let found = found.kvs().iter().map(|e| entry(self.shown(), e));
+                parts.push(found.collect::<Result<Vec<_>, _>>()?);
+            }
+        }
+        if parts.len() != ranges.len() {
+            return Err(self.members.unreachable());
+        }
+        Ok(Reading { parts, revision: Revision(revision) })
     }
 
     fn commit(&self, conditions: &[Condition], writes: &[Write]) -> Result<Outcome, StoreError> {

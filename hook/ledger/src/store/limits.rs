@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Condition, StoreError, Write};
+use super::{Condition, Range, StoreError, Write};
 
 /// Longest key, in bytes.
 pub const LONGEST_KEY: usize = 1024;
@@ -29,6 +29,20 @@ pub(super) fn check_key(key: &str) -> Result<(), StoreError> {
 pub(super) fn check_prefix(prefix: &str) -> Result<(), StoreError> {
     let printable = prefix.bytes().all(|b| (0x20..0x7f).contains(&b));
     if printable && prefix.len() <= LONGEST_KEY { Ok(()) } else { Err(StoreError::BadRecord) }
+}
+
+/// Whether both stores can read this.
+///
+/// # Errors
+/// [`StoreError::BadRecord`].
+pub(super) fn check_ranges(ranges: &[Range]) -> Result<(), StoreError> {
+    if ranges.len() > MOST_OPERATIONS {
+        return Err(StoreError::BadRecord);
+    }
+    ranges.iter().try_for_each(|range| match range {
+        Range::Key(key) => check_key(key),
+        Range::Prefix(prefix) => check_prefix(prefix),
+    })
 }
 
 /// Whether both stores can carry out this commit.

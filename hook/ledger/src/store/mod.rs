@@ -39,6 +39,24 @@ pub struct Listing {
     pub revision: Revision,
 }
 
+/// What is read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Range {
+    /// The entry under this key, if there is one.
+    Key(String),
+    /// All entries whose key begins with this.
+    Prefix(String),
+}
+
+/// What several ranges held at one revision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reading {
+    /// By range, as asked: its entries, in key order.
+    pub parts: Vec<Vec<Entry>>,
+    /// The store's revision at that moment.
+    pub revision: Revision,
+}
+
 /// What must be so for a commit to happen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Condition {
@@ -109,17 +127,29 @@ pub enum StoreError {
 
 /// See the module.
 pub trait Store: Send + Sync {
-    /// The entry under a key.
+    /// Several ranges in one consistent view: one round trip.
     ///
     /// # Errors
     /// [`StoreError`], never [`StoreError::Unknown`].
-    fn get(&self, key: &str) -> Result<Option<Entry>, StoreError>;
+    fn read(&self, ranges: &[Range]) -> Result<Reading, StoreError>;
+
+    /// The entry under a key.
+    ///
+    /// # Errors
+    /// As [`Store::read`].
+    fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
+        let read = self.read(&[Range::Key(key.to_owned())])?;
+        Ok(read.parts.into_iter().flatten().next())
+    }
 
     /// All entries whose key begins with `prefix`, in one consistent view.
     ///
     /// # Errors
-    /// As [`Store::get`].
-    fn list(&self, prefix: &str) -> Result<Listing, StoreError>;
+    /// As [`Store::read`].
+    fn list(&self, prefix: &str) -> Result<Listing, StoreError> {
+        let Reading { parts, revision } = self.read(&[Range::Prefix(prefix.to_owned())])?;
+        Ok(Listing { entries: parts.into_iter().flatten().collect(), revision })
+    }
 
     /// All writes if all conditions hold, else none. Durable when it returns.
     ///
@@ -130,7 +160,7 @@ pub trait Store: Send + Sync {
     /// Changes under `prefix` by revisions greater than `after`, in order of revision, each once.
     ///
     /// # Errors
-    /// As [`Store::get`], and [`StoreError::Compacted`].
+    /// As [`Store::read`], and [`StoreError::Compacted`].
     fn watch(&self, prefix: &str, after: Revision) -> Result<Box<dyn Watch>, StoreError>;
 
     /// What people call it: `sqlite:///var/lib/gpuctl/ledger.db`, `etcd://host:2379`. No secrets.

@@ -17,8 +17,8 @@ use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehav
 use self::failure::{at_commit, before_commit};
 use self::pool::Pool;
 use self::watch::SqliteWatch;
-use super::limits::{check_commit, check_key, check_prefix, end_of_prefix};
-use super::{Condition, Entry, Listing, Outcome, Revision, Store, StoreError, Watch, Write};
+use super::limits::{check_commit, check_prefix, check_ranges, end_of_prefix};
+use super::{Condition, Entry, Outcome, Range, Reading, Revision, Store, StoreError, Watch, Write};
 
 /// So many of the newest revisions are kept for watches.
 const KEPT_REVISIONS: i64 = 10_000;
@@ -59,35 +59,28 @@ impl SqliteStore {
 }
 
 impl Store for SqliteStore {
-    fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
-        check_key(key)?;
-        self.pool.read(|db| {
-            let mut query = db.prepare_cached("SELECT value, revision FROM kv WHERE key = ?1")?;
-            let row = query.query_row([key], |row| {
-                Ok(Entry {
-                    key: key.to_owned(),
-                    value: row.get(0)?,
-                    revision: Revision(row.get(1)?),
-                })
-            });
-            Ok(row.optional()?)
-        })
-    }
-
-    fn list(&self, prefix: &str) -> Result<Listing, StoreError> {
-        check_prefix(prefix)?;
+    fn read(&self, ranges: &[Range]) -> Result<Reading, StoreError> {
+        check_ranges(ranges)?;
         self.pool.read(|db| {
             let view = db.unchecked_transaction()?;
             let (revision, _) = counters(&view)?;
-            let mut query = view.prepare_cached(
-                "SELECT key, value, revision FROM kv
-                 WHERE key >= ?1 AND (?2 IS NULL OR key < ?2) ORDER BY key",
-            )?;
-            let rows = query.query_map(params![prefix, end_of_prefix(prefix)], |row| {
-                Ok(Entry { key: row.get(0)?, value: row.get(1)?, revision: Revision(row.get(2)?) })
-            })?;
-            let entries = rows.collect::<Result<_, _>>()?;
-            Ok(Listing { entries, revision: Revision(revision) })
+            let mut parts = Vec::with_capacity(ranges.len());
+            for range in ranges {
+                let (from, to) = match range {
+                    Range::Key(key) => (key, Some(format!("{key}\0"))),
+                    Range::Prefix(prefix) => (prefix, end_of_prefix(prefix)),
+                };
+                let mut query = view.prepare_cached(
+                    "SELECT key, value, revision FROM kv
+                     WHERE key >= ?1 AND (?2 IS NULL OR key < ?2) ORDER BY key",
+                )?;
+                let rows = query.query_map(params![from, to], |row| {
+                    let revision = Revision(row.get(2)?);
+                    Ok(Entry { key: row.get(0)?, value: row.get(1)?, revision })
+                })?;
+                parts.push(rows.collect::<Result<_, _>>()?);
+            }
+            Ok(Reading { parts, revision: Revision(revision) })
         })
     }
 

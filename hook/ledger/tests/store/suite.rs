@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gpuctl_ledger::store::{
-    Change, Condition, LARGEST_VALUE, LONGEST_KEY, Outcome, Revision, Store, StoreError, Watch,
-    Write,
+    Change, Condition, LARGEST_VALUE, LONGEST_KEY, Outcome, Range, Revision, Store, StoreError,
+    Watch, Write,
 };
 
 /// A case: its name, and what it does with a store.
@@ -17,6 +17,7 @@ pub(crate) type Case = (&'static str, fn(&Arc<dyn Store>));
 pub(crate) const CASES: &[Case] = &[
     ("get", get),
     ("list", list),
+    ("several ranges", several_ranges),
     ("conditions", conditions),
     ("a conflict writes nothing", conflict_writes_nothing),
     ("delete", delete),
@@ -93,6 +94,42 @@ fn list(store: &Arc<dyn Store>) {
     assert_eq!(listed("/list"), keys);
     assert!(listed("/list/c").is_empty());
     assert!(store.list("").unwrap().entries.len() >= keys.len());
+}
+
+fn several_ranges(store: &Arc<dyn Store>) {
+    let keys = ["/several/a/1", "/several/a/2", "/several/b", "/several/b/1"];
+    let writes: Vec<_> = keys.iter().map(|k| put(k, k.as_bytes())).collect();
+    let revision = done(&**store, &[], &writes);
+    let key = |key: &str| Range::Key(key.into());
+    let prefix = |prefix: &str| Range::Prefix(prefix.into());
+    let asked =
+        [prefix("/several/a/"), key("/several/b"), key("/several/none"), prefix("/several/none/")];
+    let read = store.read(&asked).unwrap();
+    assert!(read.revision >= revision);
+    let found: Vec<Vec<_>> =
+        read.parts.iter().map(|part| part.iter().map(|e| e.key.as_str()).collect()).collect();
+    assert_eq!(found, [&keys[..2], &keys[2..3], &[], &[]], "by range, and as asked");
+    for entry in read.parts.iter().flatten() {
+        assert_eq!((entry.key.as_bytes(), entry.revision), (&entry.value[..], revision));
+    }
+    assert_eq!(store.read(&[key("/several/b"), key("")]), Err(StoreError::BadRecord));
+    // One view: what is written together is seen together.
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for i in 0_u32..50 {
+                let n = i.to_le_bytes();
+                done(&**store, &[], &[put("/several/x", &n), put("/several/y", &n)]);
+            }
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+            let read = store.read(&[key("/several/y"), prefix("/several/x")]).unwrap();
+            let values: Vec<_> =
+                read.parts.iter().map(|part| part.first().map(|e| &e.value)).collect();
+            assert_eq!(values[0], values[1]);
+        }
+    });
 }
 
 fn conditions(store: &Arc<dyn Store>) {
