@@ -13,7 +13,7 @@ use gpuctl_tests::{Node, Options, Output, engine_runs_here};
 type Wrong = (&'static [&'static str], i32, &'static [&'static str]);
 
 /// run and exec end with 125 where Docker itself is not asked or refuses.
-const RUN: [Wrong; 29] = [
+const RUN: [Wrong; 30] = [
     (&["run", "-d", "--name", "train", "busybox", "true"], 125, &["train", "in use"]),
     (&["run", "-d", "--name", "train-1", "busybox", "true"], 125, &["train-1", "version"]),
     (&["run", "-d", "--name", "big", "--gpus", "9", "busybox", "true"], 125, &["9", "8"]),
@@ -34,6 +34,11 @@ const RUN: [Wrong; 29] = [
         &["run", "-d", "--name", "big", "--gpus", "1", "--runtime", "runc", "busybox"],
         125,
         &["runc"],
+    ),
+    (
+        &["run", "-d", "--name", "big", "--label", "gpuctl.operation=x", "busybox", "true"],
+        125,
+        &["gpuctl.operation"],
     ),
     (&["run", "-d", "--name", "big", "--gpus", "1", "no-such-image:x", "true"], 125, &[]),
     (&["run", "-d", "--name", "big", "--gpus", "1", "Bad:Image:Name", "true"], 125, &[]),

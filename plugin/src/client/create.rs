@@ -5,6 +5,8 @@ use gpuctl_ledger::model::{ContainerName, GpuRequest, Version};
 use super::flags::{Flag, Split, SplitError, go_bool};
 use crate::engine::api::{CreateAsk, CreateRequest, StartMode};
 
+/// What gpuctl's own labels begin with: they tell what a change has made.
+const OUR_LABELS: &str = "gpuctl.";
 /// The longest hostname that Linux takes, in bytes.
 const LONGEST_HOSTNAME: usize = 63;
 
@@ -106,6 +108,12 @@ impl Wanted {
                         "--device {value} names a GPU; a container of gpuctl gets its GPUs by --gpus"
                     ))
                     .hint(gpu_device(&value).unwrap_or_default()));
+                }
+                "label" if value.starts_with(OUR_LABELS) => {
+                    return Err(Wrong::new(format!(
+                        "--label {value} is given; labels {OUR_LABELS}* are gpuctl's own"
+                    ))
+                    .hint("give the label another name"));
                 }
                 name => {
                     match name {

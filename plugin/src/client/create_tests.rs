@@ -11,6 +11,7 @@ const HELP: &str = "
       --help                x
   -h, --hostname string     x
   -i, --interactive         x
+  -l, --label list          x
       --name string         x
       --network network     x
       --network-alias list  x
@@ -154,5 +155,19 @@ fn a_device_that_is_a_gpu_is_refused_with_what_to_type_instead() {
             created(&format!("--device {other} img")),
             format!("--hostname train --device {other} img")
         );
+    }
+}
+
+#[test]
+fn our_own_labels_are_refused_and_others_pass() {
+    for label in ["gpuctl.operation=x", "gpuctl.operation", "gpuctl.other=1"] {
+        for flag in ["--label ", "--label=", "-l "] {
+            let wrong = wanted(&format!("{flag}{label} img")).unwrap_err();
+            assert!(wrong.message.contains(label) && wrong.hint.is_some(), "{flag}{label}");
+        }
+    }
+    for other in ["gpuctl=1", "my.gpuctl.operation=x"] {
+        let passed = format!("--hostname train --label {other} img");
+        assert_eq!(created(&format!("--label {other} img")), passed);
     }
 }
