@@ -439,3 +439,38 @@ fn doctor_names_what_runs_past_the_leases_and_nothing_else() {
     node.docker_ok(&["rm", "-f", "known"]);
     node.check();
 }
+
+#[test]
+fn stop_and_rm_say_what_keeps_the_gpus_of_a_container() {
+    if !engine_runs_here() {
+        return;
+    }
+    let node = node("");
+    let run = ["run", "-d", "--name", "vic", "--gpus", "1", "--stop-timeout", "0"];
+    node.gpuctl_ok(&[&run[..], &["busybox", "sleep", "100000"]].concat());
+    let lease = node.leases().into_values().next().expect("a lease");
+    let cgroup = lease.evidence.cgroup.expect("it is active").folder;
+    let below = ["/sys/fs/cgroup/devices", "/sys/fs/cgroup"];
+    let parent = below.iter().find_map(|mount| cgroup.strip_prefix(mount)).expect("a cgroup");
+    let guest = ["run", "-d", "--name", "guest", "--cgroup-parent", parent];
+    node.docker_ok(&[&guest[..], &["busybox", "sleep", "100000"]].concat());
+    let pid = node.docker_ok(&["inspect", "--format", "{{.State.Pid}}", "guest"]);
+    for line in [["stop", "vic"], ["rm", "vic"]] {
+        let got = node.gpuctl(&line);
+        assert_eq!(got.code, 0, "{got}");
+        for word in ["warning: ", "vic-0 has ended", "GPU ", &format!("sleep (pid {pid})")] {
+            assert!(got.stderr.contains(word), "{word:?} is not said\n{got}");
+        }
+        assert_eq!(node.leases().len(), 1, "{got}");
+    }
+    node.docker_ok(&["rm", "-f", "guest"]);
+    node.gpuctl(&["doctor", "--fix"]);
+    assert!(node.leases().is_empty());
+    // Of one that nothing keeps, nothing is said.
+    node.gpuctl_ok(&[&run[..], &["busybox", "sleep", "100000"]].concat());
+    for line in [["stop", "vic"], ["rm", "vic"]] {
+        let got = node.gpuctl(&line);
+        assert!(got.code == 0 && got.stderr.is_empty(), "{got}");
+    }
+    node.check();
+}

@@ -3,7 +3,7 @@
 
 use gpuctl_ledger::model::Binding;
 
-use super::api::{Answer, Failure, Front};
+use super::api::{Answer, Event, Failure, Front};
 use super::context::Context;
 use super::names::{self, Found};
 use super::{ending, journal, supply};
@@ -90,7 +90,9 @@ pub(super) fn stop(
         shown(ctx, &found)?;
         ctx.docker()?.stop(found.id.as_str(), timeout)?;
         // Stopped for good as far as we are asked: no waiting for a restart by hand.
-        ending::release_dead(ctx, &found.id, &[])?;
+        if let Some(text) = ending::release_all(ctx, &found.id, found.docker_name.as_str())? {
+            front.event(Event::Warning { text });
+        }
         Ok(())
     }))
 }

@@ -3,12 +3,12 @@
 
 use gpuctl_ledger::ledger::{At, Batch};
 use gpuctl_ledger::model::{
-    ContainerId, ContainerName, ContainerRecord, OperationKind, VersionRecord,
+    ContainerId, ContainerName, ContainerRecord, DockerName, OperationKind, VersionRecord,
 };
 use gpuctl_ledger::node::notes;
 use serde::{Deserialize, Serialize};
 
-use super::api::{Answer, Failure, Front};
+use super::api::{Answer, Event, Failure, Front};
 use super::context::Context;
 use super::journal::{self, Journal};
 use super::lifecycle::each;
@@ -76,14 +76,20 @@ pub(super) fn remove(
             "remove",
             &data,
         )?;
-        finish(ctx, journal)
+        if let Some(text) = finish(ctx, journal)? {
+            front.event(Event::Warning { text });
+        }
+        Ok(())
     }))
 }
 
-/// Carries a removal to its end, from wherever it stands.
-fn finish(ctx: &Context, mut journal: Journal) -> Result<(), Failure> {
+/// Carries a removal to its end, from wherever it stands; what keeps its GPUs all the same.
+fn finish(ctx: &Context, mut journal: Journal) -> Result<Option<String>, Failure> {
     let data: Data = journal.data()?;
     let name = journal.operation.name.clone();
+    let record = ctx.ledger.container(&name)?;
+    let shown = record.as_ref().map(|at| DockerName::of(&name, at.record.version).to_string());
+    let mut kept = None;
     if let Some(id) = &data.id {
         if journal.operation.step == "remove" {
             match ctx.docker()?.remove(id.as_str(), data.how.force, data.how.volumes) {
@@ -95,7 +101,7 @@ fn finish(ctx: &Context, mut journal: Journal) -> Result<(), Failure> {
                 _ => journal.step(ctx, "forget", &data, Batch::new())?,
             }
         }
-        ending::release_dead(ctx, id, &[])?;
+        kept = ending::release_all(ctx, id, shown.as_deref().unwrap_or(name.as_str()))?;
         let _ = notes::remove_binding(&ctx.config.paths, id);
     }
     let keys = ctx.ledger.keys();
@@ -103,7 +109,6 @@ fn finish(ctx: &Context, mut journal: Journal) -> Result<(), Failure> {
     if let Some(id) = &data.id {
         batch.delete(keys.binding(id));
     }
-    let record = ctx.ledger.container(&name)?;
     if data.how.history {
         forget_versions(ctx, &name)?;
         batch.delete(keys.container(&name));
@@ -112,7 +117,8 @@ fn finish(ctx: &Context, mut journal: Journal) -> Result<(), Failure> {
         let left = ContainerRecord { container: None, ..record };
         batch.at(key.clone(), revision).put(key, &left);
     }
-    journal.finish(ctx, batch)
+    journal.finish(ctx, batch)?;
+    Ok(kept)
 }
 
 /// Forgets all versions of a container.
@@ -191,6 +197,6 @@ pub(super) fn forget_ended(
 /// When it cannot be brought to an end now.
 pub(super) fn recover(ctx: &Context, journal: Journal) -> Result<String, Failure> {
     let name = journal.operation.name.clone();
-    finish(ctx, journal)?;
-    Ok(format!("an earlier rm of {name} was broken off: it is done"))
+    let kept = finish(ctx, journal)?.map(|text| format!("; {text}")).unwrap_or_default();
+    Ok(format!("an earlier rm of {name} was broken off: it is done{kept}"))
 }
