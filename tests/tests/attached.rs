@@ -146,8 +146,14 @@ fn says(node: &Node, text: &str) -> bool {
 /// Runs it with these flags, at a terminal, until it is ready.
 #[track_caller]
 fn seat(node: &Node, user: u32, flags: &[&str]) -> Seat {
+    seat_of(node, user, flags, SCRIPT)
+}
+
+/// As [`seat`], with this script, which says so when it is ready.
+#[track_caller]
+fn seat_of(node: &Node, user: u32, flags: &[&str], script: &str) -> Seat {
     let run = ["run", "--name", "job", "--gpus", "1"];
-    let program = ["busybox", "sh", "-c", SCRIPT];
+    let program = ["busybox", "sh", "-c", script];
     let line = [&run, flags, &program].concat();
     let command = if user == 0 {
         let mut command = node.site().engine().docker();
@@ -242,5 +248,61 @@ fn keys_and_the_wish_to_keep_signals_away() {
     assert!(says(&node, "running 0") && away.is_as_before(), "{}", away.shown);
     node.gpuctl_ok(&["rm", "-f", "job"]);
     gone(&node, "its removal");
+    node.check();
+}
+
+#[test]
+fn the_terminals_size_reaches_the_container() {
+    if !engine_runs_here() {
+        return;
+    }
+    let node = Node::start(Options::default());
+    let script = "trap 'exit 42' TERM; echo ready; while :; do stty size; sleep 0.2; done";
+    for flags in [&["-it", "--rm"], &["-t", "--rm"]] {
+        let mut seat = seat_of(&node, 0, flags, script);
+        let name = nix::unistd::ttyname(seat.terminal.as_ref().unwrap()).unwrap();
+        let mut stty = Command::new("stty");
+        stty.arg("-F").arg(name).args(["rows", "41", "cols", "123"]);
+        assert!(stty.status().unwrap().success());
+        seat.until("41 123");
+        kill(seat.plugin(), Signal::SIGTERM).unwrap();
+        assert_eq!(seat.ended(), 42, "{flags:?}: {}", seat.shown);
+        wait_for("--rm", Duration::from_secs(10), || state::containers(&node).is_empty());
+    }
+    node.check();
+}
+
+#[test]
+fn a_shell_with_job_control_gets_its_terminal_back() {
+    if !engine_runs_here() {
+        return;
+    }
+    let node = Node::start(Options { service: true, ..Options::default() });
+    let docker = node.site().engine().docker();
+    let mut shell = Command::new("bash");
+    shell.args(["--norc", "--noprofile", "-i"]).env("PS1", "\\#> ");
+    for (name, value) in docker.get_envs().filter_map(|(name, value)| Some((name, value?))) {
+        shell.env(name, value);
+    }
+    let docker = docker.get_program().to_str().unwrap();
+    let mut seat = Seat::take(&shell);
+    let run = format!("{docker} gpuctl run -it --rm --name job --gpus 1 busybox sh -c");
+    // Lines that are typed are the container's while it runs, and then the shell's.
+    seat.keys(format!("{run} 'echo rea''dy; read x; echo got-$x; exit 7'\n").as_bytes());
+    seat.until("ready");
+    seat.keys(b"a-line\n");
+    seat.until("got-a-line");
+    // What is typed before its end is the container's.
+    seat.until("2> ");
+    seat.keys(b"echo co''de-$?\n");
+    seat.until("code-7");
+    wait_for("--rm", Duration::from_secs(10), || state::containers(&node).is_empty());
+    // The window is closed.
+    seat.shown.clear();
+    let script = SCRIPT.replace('\'', "\"").replace("ready", "rea\"\"dy");
+    seat.keys(format!("{run} '{script}'\n").as_bytes());
+    seat.until("ready");
+    seat.close();
+    gone(&node, "a closed window");
     node.check();
 }
