@@ -411,13 +411,21 @@ fn what_was_run_with_rm_leaves_nothing() {
     // Detached without a service, nobody does, but the next of its name has it anew.
     let detached = ["run", "-d", "--rm", "--name", "tt", "busybox", "true"];
     let gone = || {
-        wait_for("its end", Duration::from_secs(20), || state::containers(&node).is_empty());
+        wait_for("its end", Duration::from_secs(20), || node.docker_ok(&["ps", "-aq"]).is_empty());
     };
     for _ in 0..2 {
         node.gpuctl_ok(&detached);
         gone();
     }
     assert_eq!(node.gpuctl_ok(&["history", "tt", "-q"]).lines().count(), 1);
+    // Removed by hand, its name is as any other's.
+    let long =
+        ["run", "-d", "--rm", "--name", "uu", "--stop-timeout", "0", "busybox", "sleep", "99"];
+    for _ in 0..2 {
+        node.gpuctl_ok(&long);
+        node.gpuctl_ok(&["rm", "-f", "uu"]);
+    }
+    node.gpuctl_ok(&["rm", "--history", "uu"]);
     // With one, it goes by itself; the history of others of its name stays.
     node.gpuctl_ok(&["run", "-d", "--name", "old", "--gpus", "1", "busybox", "true"]);
     node.gpuctl_ok(&["rm", "-f", "old"]);

@@ -55,13 +55,13 @@ pub(super) fn create(
     };
     let _lock = journal::lock(ctx, &name, front)?;
     let mut before = ctx.ledger.container(&name)?;
-    if let Some(at) = before.take_if(|at| at.record.auto_remove)
+    if let Some(at) = &before
+        && at.record.auto_remove
         && let Some(id) = &at.record.container
+        && ctx.docker()?.inspect(id.as_str())?.is_none()
     {
         // Gone as it was to go: the name is as it was before it.
-        if ctx.docker()?.inspect(id.as_str())?.is_none() {
-            remove::forget_run(ctx, at)?;
-        }
+        remove::forget_run(ctx, at)?;
         before = ctx.ledger.container(&name)?;
     }
     let version = next_version(ctx, &name, before.as_ref())?;

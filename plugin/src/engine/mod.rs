@@ -10,6 +10,7 @@ mod create;
 mod doctor;
 mod ending;
 mod journal;
+mod leftovers;
 mod lifecycle;
 mod links;
 mod list;
@@ -22,6 +23,7 @@ mod scale;
 mod supply;
 mod under_way;
 mod undo_create;
+mod undo_scale;
 mod version;
 mod watch;
 

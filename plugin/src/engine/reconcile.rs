@@ -7,18 +7,17 @@ use std::time::Duration;
 use gpuctl_ledger::grant;
 use gpuctl_ledger::ledger::{At, Batch};
 use gpuctl_ledger::model::{
-    Binding, ContainerId, ContainerName, ContainerRecord, DockerName, Lease, LeaseState, Operation,
-    Timestamp,
+    Binding, ContainerId, ContainerRecord, DockerName, Lease, LeaseState, Operation, Timestamp,
 };
-use gpuctl_ledger::node::{docker, lock, notes};
-use gpuctl_ledger::rules::liveness::{Files, Life};
+use gpuctl_ledger::node::{lock, notes};
+use gpuctl_ledger::rules::liveness::Life;
 use gpuctl_ledger::store::Outcome;
 use gpuctl_ledger::view::NodeView;
 
 use super::api::Failure;
 use super::context::Context;
 use super::create::OPERATION_LABEL;
-use super::{ending, journal, recover, remove, under_way};
+use super::{ending, journal, leftovers, recover, remove, under_way};
 
 /// What was found amiss, and whether it was mended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,7 +36,7 @@ pub(super) struct Finding {
 /// When ledger or node cannot be read at all.
 pub(super) fn reconcile(ctx: &Context, fix: bool) -> Result<Vec<Finding>, Failure> {
     let mut findings = Vec::new();
-    if !our_engine(ctx)? {
+    if !leftovers::our_engine(ctx)? {
         return Ok(findings);
     }
     torn_notes(ctx, fix, &mut findings)?;
@@ -48,7 +47,7 @@ pub(super) fn reconcile(ctx: &Context, fix: bool) -> Result<Vec<Finding>, Failur
     gone_containers(ctx, fix, &mut findings)?;
     strays(ctx, fix, &mut findings)?;
     if fix {
-        idle_locks(ctx)?;
+        leftovers::idle_locks(ctx)?;
     }
     Ok(findings)
 }
@@ -65,13 +64,14 @@ pub fn tend(ctx: &Context) -> Result<Vec<String>, Failure> {
     let mut findings = Vec::new();
     lost_leases(ctx, true, &mut findings)?;
     dead_leases(ctx, true, &mut findings)?;
-    ended_runs(ctx)?;
-    idle_locks(ctx)?;
     let open: Vec<At<Operation>> = ctx.ledger.list(&ctx.ledger.keys().operations())?;
     let now = Timestamp::now();
     if open.iter().any(|o| now.millis_since(o.record.since) > PATIENCE_MS) {
         journals(ctx, true, &mut findings)?;
     }
+    // What of these cannot be done now is done the next time.
+    let _ = leftovers::ended_runs(ctx);
+    let _ = leftovers::idle_locks(ctx);
     Ok(findings.into_iter().map(|f| f.text).collect())
 }
 
@@ -280,7 +280,7 @@ fn gone_containers(ctx: &Context, fix: bool, findings: &mut Vec<Finding>) -> Res
                 found(findings, done, text);
             }
             None if fix && record.auto_remove => {
-                remove::forget_run(ctx, At { record, revision })?;
+                remove::forget_run(ctx, &At { record, revision })?;
             }
             None => {
                 if fix {
@@ -306,58 +306,6 @@ fn gone_containers(ctx: &Context, fix: bool, findings: &mut Vec<Finding>) -> Res
     Ok(())
 }
 
-/// Removes the locks of names that have no container: each run that was given no name made one.
-fn idle_locks(ctx: &Context) -> Result<(), Failure> {
-    let records: Vec<At<ContainerRecord>> = ctx.ledger.list(&ctx.ledger.keys().containers())?;
-    let alive: BTreeSet<&str> = records
-        .iter()
-        .filter(|at| at.record.container.is_some())
-        .map(|at| at.record.name.as_str())
-        .collect();
-    let Ok(entries) = std::fs::read_dir(ctx.config.paths.locks()) else { return Ok(()) };
-    for entry in entries.flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let Ok(name) = ContainerName::new(name) else { continue };
-        if alive.contains(name.as_str()) {
-            continue;
-        }
-        // Held, somebody is just making it one. Nobody slips in: who finds the file gone takes another.
-        if let Some(lock) = journal::try_lock(ctx, &name)? {
-            lock.forget();
-        }
-    }
-    Ok(())
-}
-
-/// Whether a container is in no file of Docker's.
-fn absent(ctx: &Context, id: &ContainerId) -> bool {
-    docker::facts(&ctx.config.docker.root, id) == Files::Absent
-}
-
-/// What runs with --rm have left that ended.
-fn ended_runs(ctx: &Context) -> Result<(), Failure> {
-    let keys = ctx.ledger.keys();
-    let records: Vec<At<ContainerRecord>> = ctx.ledger.list(&keys.containers())?;
-    let ended: Vec<(ContainerName, ContainerId)> = records
-        .into_iter()
-        .filter(|at| at.record.auto_remove)
-        .filter_map(|at| Some((at.record.name, at.record.container?)))
-        .filter(|(_, id)| absent(ctx, id))
-        .collect();
-    if ended.is_empty() || !our_engine(ctx)? {
-        return Ok(());
-    }
-    for (name, id) in ended {
-        remove::forget_ended(ctx, &name, &id)?;
-    }
-    Ok(())
-}
-
-/// Another Engine than ours has none of our containers: that proves nothing of them.
-fn our_engine(ctx: &Context) -> Result<bool, Failure> {
-    Ok(std::path::Path::new(&ctx.docker()?.info()?.root) == ctx.config.docker.root)
-}
-
 /// Bindings of containers that Docker no longer has, and managed containers that the ledger does
 /// not know.
 fn strays(ctx: &Context, fix: bool, findings: &mut Vec<Finding>) -> Result<(), Failure> {
@@ -372,7 +320,7 @@ fn strays(ctx: &Context, fix: bool, findings: &mut Vec<Finding>) -> Result<(), F
         .chain(bindings.iter().map(|at| at.record.container.to_string()))
         .collect();
     for At { record, revision } in &bindings {
-        let gone = absent(ctx, &record.container);
+        let gone = leftovers::absent(ctx, &record.container);
         let busy = operations.iter().any(|o| o.record.name == record.name);
         if !gone || busy {
             continue;
@@ -419,36 +367,4 @@ fn strays(ctx: &Context, fix: bool, findings: &mut Vec<Finding>) -> Result<(), F
         }
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn locks_go_with_their_names_and_not_while_somebody_has_them() {
-        let folder = tempfile::tempdir().unwrap();
-        let ctx = Context::of_test(folder.path());
-        let name = |text: &str| ContainerName::new(text).unwrap();
-        for (text, id) in [("lives", Some("a".repeat(64))), ("gone", None)] {
-            let record: ContainerRecord = serde_json::from_value(serde_json::json!({
-                "schema": 1, "name": text, "version": 0, "container": id,
-                "at": "2026-11-22T00:52:04.854Z",
-            }))
-            .unwrap();
-            let mut batch = Batch::new();
-            batch.put(ctx.ledger.keys().container(&record.name), &record);
-            let _ = ctx.ledger.commit(&batch).unwrap();
-        }
-        for text in ["lives", "gone", "never"] {
-            drop(journal::try_lock(&ctx, &name(text)).unwrap());
-        }
-        let held = journal::try_lock(&ctx, &name("new")).unwrap();
-        idle_locks(&ctx).unwrap();
-        let entries = std::fs::read_dir(ctx.config.paths.locks()).unwrap().flatten();
-        let left: BTreeSet<String> =
-            entries.map(|e| e.file_name().to_string_lossy().into_owned()).collect();
-        assert_eq!(left, BTreeSet::from(["lives".to_owned(), "new".to_owned()]));
-        drop(held);
-    }
 }

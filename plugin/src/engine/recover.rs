@@ -7,7 +7,7 @@ use gpuctl_ledger::model::{Operation, OperationKind};
 use super::api::Failure;
 use super::context::Context;
 use super::journal::Journal;
-use super::{remove, scale, undo_create};
+use super::{remove, undo_create, undo_scale};
 
 /// Finishes or undoes it; says which.
 ///
@@ -18,7 +18,7 @@ pub(super) fn recover(ctx: &Context, operation: &At<Operation>) -> Result<String
     let name = operation.record.name.clone();
     let ended = match operation.record.kind {
         OperationKind::Run => undo_create::recover(ctx, journal),
-        OperationKind::Scale => scale::recover(ctx, journal),
+        OperationKind::Scale => undo_scale::recover(ctx, journal),
         OperationKind::Remove => remove::recover(ctx, journal),
     };
     ended.map_err(|why| {

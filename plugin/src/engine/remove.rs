@@ -143,8 +143,8 @@ pub(super) fn forget_versions(ctx: &Context, name: &ContainerName) -> Result<(),
 ///
 /// # Errors
 /// The ledger's.
-pub(super) fn forget_run(ctx: &Context, found: At<ContainerRecord>) -> Result<(), Failure> {
-    let At { record, revision } = found;
+pub(super) fn forget_run(ctx: &Context, found: &At<ContainerRecord>) -> Result<(), Failure> {
+    let At { record, revision } = found.clone();
     let keys = ctx.ledger.keys();
     let key = keys.container(&record.name);
     let mut batch = Batch::new();
@@ -186,7 +186,7 @@ pub(super) fn forget_ended(
     {
         return Ok(false);
     }
-    forget_run(ctx, found)?;
+    forget_run(ctx, &found)?;
     lock.forget();
     Ok(true)
 }
