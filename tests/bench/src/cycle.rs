@@ -121,16 +121,7 @@ pub(crate) fn measure(node: &Node, stage: &Stage, rounds: usize) -> Result<(Vec<
         Variant::new(&ours, &configs.etcd, with_gpu),
         Variant::new(&real, &configs.sqlite, hooked),
     ];
-    let count = variants.len();
-    // The first round warms caches and is not counted.
-    for round in 0..=rounds {
-        for step in 0..count {
-            // Whoever comes first in a round is not always the same.
-            if let Some(variant) = variants.get_mut((step + round) % count) {
-                variant.cycle(round != 0)?;
-            }
-        }
-    }
+    take_turns(&mut variants, rounds)?;
     let [bare, without, by_hand, sqlite, etcd, hooked] = &variants;
     let whole = |what: &str, baseline: &Variant, ours: &Variant, aim| {
         Row::compare(what, &baseline.whole, &ours.whole, aim)
@@ -155,6 +146,40 @@ pub(crate) fn measure(node: &Node, stage: &Stage, rounds: usize) -> Result<(Vec<
     }
     parts.push(Row::alone("writing and syncing 4 KiB to this disk", &sync_cost(place, rounds)?));
     Ok((rows, parts))
+}
+
+/// With the service running, as on a host where it is installed: it keeps the ledger's file open, so
+/// that not every call of the runtime has to fold the log into it.
+pub(crate) fn measure_served(node: &Node, stage: &Stage, rounds: usize) -> Result<Vec<Row>> {
+    let place = node.place();
+    let (recorded, configs) = (&stage.recorded, &stage.runc);
+    let with_gpu = recorded.bundle(place, id('b'), 1)?;
+    let mut by_hand = recorded.bundle(place, id('c'), 0)?;
+    let ours = place.libexec().join("gpuctl-gate");
+    let mut first = Variant::new(&ours, &configs.sqlite, with_gpu.clone());
+    by_hand.spec = spec_with_gpu(&mut first)?.replace(&first.bundle.id, &by_hand.id);
+    let mut variants = [
+        Variant::new(&command::find(&["runc"])?, &configs.sqlite, by_hand),
+        Variant::new(&ours, &configs.sqlite, with_gpu),
+    ];
+    take_turns(&mut variants, rounds)?;
+    let [by_hand, sqlite] = &variants;
+    let what = "the same with the service running, on SQLite";
+    Ok(vec![Row::compare(what, &by_hand.whole, &sqlite.whole, Aim::More(12.0))])
+}
+
+/// Rounds of all variants. The first warms caches and is not counted.
+fn take_turns(variants: &mut [Variant], rounds: usize) -> Result<()> {
+    let count = variants.len();
+    for round in 0..=rounds {
+        for step in 0..count {
+            // Whoever comes first in a round is not always the same.
+            if let Some(variant) = variants.get_mut((step + round) % count) {
+                variant.cycle(round != 0)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// What our runtime makes of a spec, less its own hooks, as runc finds it after create.

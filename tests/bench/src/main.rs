@@ -91,6 +91,12 @@ fn say(text: &str) {
     let _ = writeln!(std::io::stdout(), "{text}");
 }
 
+/// On a node of its own, on which the service runs.
+fn served(rounds: usize) -> Result<Vec<Row>> {
+    let node = Node::start(Options { name: "bench2", service: true, ..Options::default() });
+    cycle::measure_served(&node, &stage::Stage::set(&node)?, rounds)
+}
+
 fn run(plan: &Plan) -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
         return Err("it starts containers, which needs root".into());
@@ -107,6 +113,7 @@ fn run(plan: &Plan) -> Result<()> {
             say("measuring create to delete");
             let (figures, steps) = cycle::measure(&node, &stage, rounds.of(60, 15))?;
             rows.extend(figures);
+            rows.extend(served(rounds.of(60, 15))?);
             parts.extend(steps);
             parts.extend(memory::roles(&node, &stage, rounds.of(40, 10))?);
         }
