@@ -145,6 +145,31 @@ fn a_broken_run_is_undone_under_whatever_name_and_another_of_its_name_is_left_al
     node.check();
 }
 
+#[test]
+fn a_broken_scale_whose_new_name_somebody_has_taken_is_undone() {
+    if !engine_runs_here() {
+        return;
+    }
+    let node = Node::start(Options::default());
+    node.gpuctl_ok(&["run", "-d", "--name", "job", "--gpus", "1", "busybox", "sleep", "100000"]);
+    node.gpuctl_ok(&["stop", "-t", "0", "job"]);
+    let before = state::ledger(&node);
+    node.gpuctl_killed_at("scale:rename:begun", &["scale", "job", "--gpus", "3"]);
+    let theirs = node.docker_ok(&["create", "--name", "job-1", "busybox", "true"]);
+    let got = node.gpuctl(&["start", "job"]);
+    assert_eq!(got.code, 0, "{got}");
+    settled(&node, "scale:rename:begun", &got);
+    assert!(got.stderr.contains("job-1 is another container by now"), "{got}");
+    assert_eq!(node.docker_ok(&["inspect", "-f", "{{.Id}}", "job-1"]), theirs);
+    assert_eq!(node.leases().len(), 1, "it has what it had");
+    node.gpuctl_ok(&["stop", "-t", "0", "job"]);
+    let after = state::ledger(&node);
+    assert_eq!(before.keys().collect::<Vec<_>>(), after.keys().collect::<Vec<_>>());
+    node.gpuctl_ok(&["rm", "job"]);
+    node.docker_ok(&["rm", "job-1"]);
+    node.check();
+}
+
 /// doctor tells on stdout what other commands tell on stderr.
 fn both_as_stderr(got: &Output) -> Output {
     Output { stderr: format!("{}{}", got.stderr, got.stdout), ..got.clone() }

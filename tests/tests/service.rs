@@ -447,6 +447,19 @@ fn an_attached_run_is_as_docker_runs() {
         assert_eq!((got.code, got.stdout.as_str()), (0, ""), "{got}");
         gone();
     }
+    // Only the streams that are attached to; what Docker itself has to say is heard in any case.
+    let both = ["busybox", "sh", "-c", "echo out; echo err >&2; exit 7"];
+    let got = run(&[&["-a", "stdout"], &both[..]].concat());
+    assert_eq!((got.code, got.stdout.as_str()), (7, "out\n"), "{got}");
+    assert!(!got.stderr.lines().any(|l| l == "err"), "{got}");
+    gone();
+    let got = run(&[&["-a", "STDERR"], &both[..]].concat());
+    assert_eq!((got.code, got.stdout.as_str()), (7, ""), "{got}");
+    assert!(got.stderr.lines().any(|l| l == "err"), "{got}");
+    gone();
+    let got = run(&["-a", "stdout", "busybox", "/no/such"]);
+    assert!(got.code == 127 && got.stderr.contains("no such file"), "{got}");
+    gone();
     let big = run(&["busybox", "sh", "-c", "seq 1 100000"]);
     assert_eq!(big.stdout.lines().count(), 100_000, "no output is lost: exit {}", big.code);
     gone();

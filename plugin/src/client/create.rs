@@ -33,6 +33,8 @@ pub struct Wanted {
     pub detach_keys: Option<String>,
     /// `--sig-proxy`.
     pub sig_proxy: Option<bool>,
+    /// `-a`: only these of the container's streams; all where it is not given.
+    pub attach: Vec<String>,
     /// What goes to `docker create` as it is, in order.
     pass: Vec<Flag>,
     /// Whether the user wrote `--` before the image.
@@ -74,7 +76,6 @@ impl Wanted {
     /// [`Wrong`].
     pub fn of(split: Split, runtime: &str) -> Result<Self, Wrong> {
         let mut wanted = Self { dashes: split.dashes, operands: split.operands, ..Self::default() };
-        let mut attach = false;
         for flag in split.flags {
             let value = flag.value.clone().unwrap_or_default();
             match flag.name.as_str() {
@@ -120,7 +121,7 @@ impl Wanted {
                         "interactive" => wanted.interactive = switch(&flag)?,
                         "tty" => wanted.tty = switch(&flag)?,
                         "rm" => wanted.auto_remove = switch(&flag)?,
-                        "attach" => attach = true,
+                        "attach" => wanted.attach.push(value.to_lowercase()),
                         _ => {}
                     }
                     wanted.pass.push(flag);
@@ -130,7 +131,7 @@ impl Wanted {
         if wanted.help {
             return Ok(wanted);
         }
-        if attach && wanted.detach {
+        if !wanted.attach.is_empty() && wanted.detach {
             return Err(Wrong::new("conflicting options: -a and -d"));
         }
         wanted.complete()
@@ -243,6 +244,11 @@ impl Wanted {
     /// Whether the container has a terminal of its own; of a recorded one the words do not tell.
     pub fn has_tty(&self) -> Option<bool> {
         self.from.is_none().then_some(self.tty)
+    }
+
+    /// Whether this one of the container's streams (`stdout`, `stderr`) is attached to.
+    pub fn attaches(&self, stream: &str) -> bool {
+        self.attach.is_empty() || self.attach.iter().any(|wanted| wanted == stream)
     }
 
     /// The words of `docker start` that attach to the container.

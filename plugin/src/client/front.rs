@@ -206,6 +206,9 @@ impl Front for Terminal {
             (true, false) => Stdio::inherit(),
         });
         command.stderr(Stdio::piped());
+        if !wanted.attaches("stdout") {
+            command.stdout(Stdio::null());
+        }
         let proxy = wanted.sig_proxy != Some(false);
         let mut child = command.spawn().map_err(|_| AskError::Refused { code: 125 })?;
         let pid = Pid::from_raw(i32::try_from(child.id()).unwrap_or_default());
@@ -227,7 +230,8 @@ impl Front for Terminal {
             };
             signals::to(pid, Arc::new(end));
         }
-        self.relay = child.stderr.take().map(Relay::start);
+        let all = wanted.attaches("stderr");
+        self.relay = child.stderr.take().map(|from| Relay::start(from, all));
         self.attached = Some(child);
         Ok(())
     }

@@ -18,9 +18,9 @@ const LONGEST: usize = 16 * 1024;
 pub(super) struct Relay(JoinHandle<Option<u8>>);
 
 impl Relay {
-    /// Begins to pass on.
-    pub(super) fn start(from: ChildStderr) -> Self {
-        Self(std::thread::spawn(move || pass_on(from, &mut std::io::stderr())))
+    /// Begins to pass on: `all`, or only what Docker itself says.
+    pub(super) fn start(from: ChildStderr, all: bool) -> Self {
+        Self(std::thread::spawn(move || pass_on(from, &mut std::io::stderr(), all)))
     }
 
     /// Waits for the end of it. The exit code that `docker run` has for the last of Docker's own
@@ -36,7 +36,7 @@ fn may_be_error(line: &[u8]) -> bool {
     line.get(..n) == ERROR.get(..n)
 }
 
-fn pass_on(mut from: impl Read, to: &mut impl Write) -> Option<u8> {
+fn pass_on(mut from: impl Read, to: &mut impl Write, all: bool) -> Option<u8> {
     let mut code = None;
     // The part of the line under way that is held back; empty while it passes.
     let mut held: Vec<u8> = Vec::new();
@@ -55,13 +55,15 @@ fn pass_on(mut from: impl Read, to: &mut impl Write) -> Option<u8> {
                 held.push(byte);
                 at_start = false;
                 if byte == b'\n' {
-                    whole_line(&mut held, &mut passing, &mut code);
+                    whole_line(&mut held, &mut passing, &mut code, all);
                     at_start = true;
                 } else if !may_be_error(&held) || held.len() > LONGEST {
-                    passing.append(&mut held);
+                    pass(&mut held, &mut passing, all);
                 }
             } else {
-                passing.push(byte);
+                if all {
+                    passing.push(byte);
+                }
                 at_start = byte == b'\n';
             }
         }
@@ -69,21 +71,30 @@ fn pass_on(mut from: impl Read, to: &mut impl Write) -> Option<u8> {
         let _ = to.write_all(&passing).and_then(|()| to.flush());
     }
     let mut rest = Vec::new();
-    whole_line(&mut held, &mut rest, &mut code);
+    whole_line(&mut held, &mut rest, &mut code, all);
     let _ = to.write_all(&rest);
     code
 }
 
+/// What was held back is the container's own.
+fn pass(held: &mut Vec<u8>, passing: &mut Vec<u8>, all: bool) {
+    if all {
+        passing.append(held);
+    }
+    held.clear();
+}
+
 /// Decides over a line that was held back.
-fn whole_line(held: &mut Vec<u8>, passing: &mut Vec<u8>, code: &mut Option<u8>) {
+fn whole_line(held: &mut Vec<u8>, passing: &mut Vec<u8>, code: &mut Option<u8>, all: bool) {
     let text = String::from_utf8_lossy(held).into_owned();
-    if may_be_error(held) && held.len() >= ERROR.len() {
+    let dockers = may_be_error(held) && held.len() >= ERROR.len();
+    if dockers {
         *code = Some(start_exit_code(&text));
     }
     if gpuctl_part(text.trim_end()).is_some() {
         held.clear();
     } else {
-        passing.append(held);
+        pass(held, passing, all || dockers);
     }
 }
 
@@ -106,9 +117,20 @@ mod tests {
     }
 
     fn relay(pieces: &[&str]) -> (String, Option<u8>) {
+        relay_some(pieces, true)
+    }
+
+    fn relay_some(pieces: &[&str], all: bool) -> (String, Option<u8>) {
         let mut out = Vec::new();
-        let code = pass_on(Pieces(pieces.iter().map(|p| p.as_bytes()).collect()), &mut out);
+        let code = pass_on(Pieces(pieces.iter().map(|p| p.as_bytes()).collect()), &mut out, all);
         (String::from_utf8(out).unwrap(), code)
+    }
+
+    #[test]
+    fn of_a_stream_that_is_not_attached_only_dockers_own_errors_pass() {
+        let error = "Error response from daemon: no such image\n";
+        let (text, code) = relay_some(&["its own\nErr", "or\n", error, "and the rest"], false);
+        assert_eq!((text.as_str(), code.is_some()), (error, true));
     }
 
     #[test]

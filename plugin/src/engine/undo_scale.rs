@@ -68,7 +68,13 @@ pub(super) fn undo(
         };
         docker.stop(data.id.as_str(), grace)?;
     }
-    for _ in 0..8 {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        if tries > 8 {
+            return Err(Failure::new("its leases are changed by others again and again")
+                .hint("docker gpuctl doctor --fix ends what was left"));
+        }
         let mut batch = Batch::new();
         if let Some(now) = ctx.ledger.binding(&data.id)? {
             let key = keys.binding(&data.id);
@@ -196,6 +202,16 @@ pub(super) fn recover(ctx: &Context, mut journal: Journal) -> Result<String, Fai
     {
         let how = undo(ctx, journal, Started::OrNot)?;
         return Ok(format!("{what} was broken off and cannot be finished ({why}): {how}"));
+    }
+    let new_name = DockerName::of(&name, data.to);
+    if let Some(other) = ctx.docker()?.inspect(new_name.as_str())?
+        && other.id().is_none_or(|id| id != data.id)
+    {
+        // Somebody has taken its name meanwhile, and may keep it for ever.
+        let how = undo(ctx, journal, Started::OrNot)?;
+        return Ok(format!(
+            "{what} was broken off, and {new_name} is another container by now: {how}"
+        ));
     }
     if journal.operation.step != "rename" {
         journal.step(ctx, "rename", &data, Batch::new())?;

@@ -118,6 +118,10 @@ pub fn refresh(config: &Config, limit: Duration) -> Result<Inventory, GpuError> 
         let previous = read_inventory(&asked).ok().flatten();
         Driver::open(&asked)?.inventory(&asked, previous.as_ref())
     })?;
-    write_inventory(config, &inventory)?;
+    // The service asks every few seconds, and hardly ever is there news.
+    let is_news = |old: Inventory| (&old.driver, &old.gpus) != (&inventory.driver, &inventory.gpus);
+    if read_inventory(config).ok().flatten().is_none_or(is_news) {
+        write_inventory(config, &inventory)?;
+    }
     Ok(inventory)
 }

@@ -86,6 +86,12 @@ pub enum Life {
     Gone,
 }
 
+/// Whether it was just now. What lies ahead by more than the grace itself is no moment to wait from:
+/// the clock was set back.
+fn is_recent(at: Timestamp, now: Timestamp) -> bool {
+    now.millis_since(at) < RESTART_GRACE_MS && at.millis_since(now) < RESTART_GRACE_MS
+}
+
 /// Whether the process of a lease is dead, leaving aside what Docker means to do next.
 fn process(state: LeaseState, facts: &Facts) -> Seen {
     if !facts.same_boot {
@@ -125,8 +131,8 @@ pub fn judge(lease: &Lease, facts: &Facts) -> Life {
     if by_hand {
         // docker restart is a stop by hand and a start within a moment. Before poststop has written
         // the end down, it is only just there: whoever sees it first writes it down.
-        let just_ended = facts.same_boot
-            && lease.evidence.ended.is_none_or(|at| facts.now.millis_since(at) < RESTART_GRACE_MS);
+        let just_ended =
+            facts.same_boot && lease.evidence.ended.is_none_or(|at| is_recent(at, facts.now));
         return if just_ended { Life::Reserved } else { Life::Gone };
     }
     if !ever_started {
