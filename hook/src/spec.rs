@@ -95,6 +95,19 @@ impl Spec {
         self.text("/linux/cgroupsPath")
     }
 
+    /// All annotations that are text.
+    pub fn annotations(&self) -> impl Iterator<Item = (&str, &str)> {
+        let all = self.0.get("annotations").and_then(Value::as_object);
+        all.into_iter().flatten().filter_map(|(key, value)| Some((key.as_str(), value.as_str()?)))
+    }
+
+    /// Takes out the annotations of which this holds, by name and text.
+    pub fn remove_annotations(&mut self, goes: impl Fn(&str, &str) -> bool) {
+        if let Some(all) = self.0.get_mut("annotations").and_then(Value::as_object_mut) {
+            all.retain(|key, value| !value.as_str().is_some_and(|text| goes(key, text)));
+        }
+    }
+
     /// One annotation.
     pub fn annotation(&self, key: &str) -> Option<&str> {
         self.0.get("annotations")?.get(key)?.as_str()

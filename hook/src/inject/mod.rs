@@ -7,7 +7,7 @@ use gpuctl_ledger::model::Gpu;
 use serde_json::Value;
 
 use crate::devices::{Meta, Node, Rule};
-use crate::request::{VISIBLE, VOLUME_DEVICES, is_legacy_hook};
+use crate::request::{CDI_ANNOTATIONS, VISIBLE, VOLUME_DEVICES, is_legacy_hook};
 use crate::spec::{STAGES, Spec, str_of};
 pub use cdi::CdiSpecs;
 pub use hooks::{add_hooks, has_gate};
@@ -68,15 +68,15 @@ pub fn inject_cdi(spec: &mut Spec, gpus: &[&Gpu], cdi: &CdiSpecs) -> Result<(), 
 
 /// Leaves it to NVIDIA's runtime to put GPUs in: names them in the environment, and keeps its hook.
 pub fn inject_env(spec: &mut Spec, uuids: &[&str]) {
-    take_volume_devices(spec);
+    take_other_names(spec);
     if uuids.is_empty() {
         return clear(spec);
     }
     spec.set_env(VISIBLE, &uuids.join(","));
 }
 
-/// Takes out what would have GPUs put in later: NVIDIA's legacy hook, the mounts that name GPUs, and
-/// the environment's word. Nodes and rules are [`crate::strip::whitelist`]'s.
+/// Takes out what would have GPUs put in later: NVIDIA's legacy hook, the mounts and annotations that
+/// name GPUs, and the environment's word. Nodes and rules are [`crate::strip::whitelist`]'s.
 pub fn clear(spec: &mut Spec) {
     let asks = spec.env(VISIBLE).is_some_and(|v| !matches!(v, "" | "none" | "void"));
     // An old CUDA image that says nothing means all.
@@ -84,7 +84,7 @@ pub fn clear(spec: &mut Spec) {
     if take_legacy_hook(spec) || asks || old {
         spec.set_env(VISIBLE, "void");
     }
-    take_volume_devices(spec);
+    take_other_names(spec);
 }
 
 /// Takes out what any device of the CDI kind would put in: nodes, rules, mounts, hooks, environment.
@@ -148,7 +148,11 @@ fn take_legacy_hook(spec: &mut Spec) -> bool {
     there
 }
 
-fn take_volume_devices(spec: &mut Spec) {
+/// What else than the environment names GPUs to NVIDIA's runtime.
+fn take_other_names(spec: &mut Spec) {
+    spec.remove_annotations(|key, text| {
+        key.starts_with(CDI_ANNOTATIONS) && text.contains("nvidia.com/")
+    });
     spec.retain(&["mounts"], |m| !str_of(m, "destination").starts_with(VOLUME_DEVICES));
 }
 

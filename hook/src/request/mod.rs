@@ -21,6 +21,8 @@ use ids::merge;
 pub const VISIBLE: &str = "NVIDIA_VISIBLE_DEVICES";
 /// Mounts below this folder name GPUs to NVIDIA's runtime, if its config lets them.
 pub const VOLUME_DEVICES: &str = "/var/run/nvidia-container-devices/";
+/// Annotations whose name begins with this name CDI devices to NVIDIA's runtime.
+pub const CDI_ANNOTATIONS: &str = "cdi.k8s.io/";
 /// The programs that are NVIDIA's legacy prestart hook.
 const LEGACY_HOOKS: [&str; 2] = ["nvidia-container-runtime-hook", "nvidia-container-toolkit"];
 /// Capabilities that dockerd's nvidia driver claims to have.
@@ -74,6 +76,8 @@ pub enum Route {
     Env,
     /// A mount below [`VOLUME_DEVICES`], and something that will honour it.
     VolumeMount,
+    /// An annotation `cdi.k8s.io/...`, where NVIDIA's runtime is around us.
+    Annotation,
     /// `--privileged`. By itself it asks for no GPU, though every node is in the spec.
     Privileged,
 }
@@ -192,6 +196,9 @@ pub fn detect(
         found.iter().any(|f| matches!(f.route, Route::DeviceRequest | Route::CdiDevice));
     if !by_request && (facts.nvidia_runtime || asked.legacy_hook) {
         found.extend(honoured_env(spec)?);
+    }
+    if facts.nvidia_runtime {
+        found.extend(annotated(spec, facts.cdi_kind)?);
     }
     if host.is_some() && !privileged {
         let explained = found.iter().any(|f| {
@@ -314,6 +321,16 @@ fn honoured_env(spec: &Spec) -> Result<Vec<Found>, AskError> {
     let both = [(Route::VolumeMount, volumes), (route, env)];
     let asking = both.into_iter().filter(|(_, request)| !request.is_none());
     Ok(asking.map(|(route, request)| Found { route, request }).collect())
+}
+
+/// The GPUs among the CDI devices that annotations name.
+fn annotated(spec: &Spec, kind: &str) -> Result<Option<Found>, AskError> {
+    let ours = spec.annotations().filter(|(key, _)| key.starts_with(CDI_ANNOTATIONS));
+    let names = ours.flat_map(|(_, value)| value.split(',')).filter_map(|device| {
+        device.trim().split_once('=').filter(|(of, _)| *of == kind).map(|(_, name)| name)
+    });
+    let request = ids::list(names)?;
+    Ok((!request.is_none()).then_some(Found { route: Route::Annotation, request }))
 }
 
 /// Whether a hook is NVIDIA's legacy one.

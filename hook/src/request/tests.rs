@@ -146,6 +146,33 @@ fn gpus_named_by_mounts_count_where_the_environment_does() {
 }
 
 #[test]
+fn annotations_count_inside_nvidias_runtime_only() {
+    let mut value = spec(&[], &[], json!([]), false).value().clone();
+    value["annotations"] = json!({
+        "cdi.k8s.io/a": "nvidia.com/gpu=1,example.com/net=9",
+        "cdi.k8s.io/b": " nvidia.com/gpu=2",
+        "cdi.k8s.io/c": "example.com/net=9",
+        "other": "nvidia.com/gpu=3"
+    });
+    let (s, h) = (Spec::from_value(value).unwrap(), host(json!({})));
+    assert!(ask(&s, Some(&h)).is_nothing());
+    let around = NodeFacts { nvidia_runtime: true, ..NodeFacts::default() };
+    let asked = detect(&s, Some(&h), &around).unwrap();
+    assert_eq!(
+        (asked.request.clone(), routes(&asked)),
+        (indexes(&[1, 2]), vec![Route::Annotation])
+    );
+    let mut injected = s;
+    crate::inject::inject_env(&mut injected, &["GPU-1"]);
+    assert_eq!(
+        detect(&injected, Some(&h), &around).unwrap().request,
+        "device=GPU-1".parse().unwrap()
+    );
+    let left: Vec<_> = injected.annotations().map(|(key, _)| key).collect();
+    assert_eq!(left, ["cdi.k8s.io/c", "other"]);
+}
+
+#[test]
 fn inside_nvidias_runtime_the_final_nodes_count() {
     let s = spec(&[], &[("/dev/nvidia2", 195, 2)], json!([rule(195, 2)]), false);
     let h = host(json!({"Runtime": "nvidia"}));
