@@ -112,12 +112,12 @@ fn create(
         Ok((_, path)) => path,
         // Of a managed container only the binding knows what it gets.
         Err(broken) if entered == MANAGED_ENTRY => return Err(broken.to_string()),
-        Err(broken) => return without_gpus(&bundle, spec, || broken.to_string()),
+        Err(broken) => return without_gpus(config, &bundle, spec, || broken.to_string()),
     };
     let Ok(id) = ContainerId::new(id) else {
         // No engine makes such an id; without one nothing can be leased.
         let why = || "the container's id is not one that GPUs can be leased to".into();
-        return without_gpus(&bundle, spec, why);
+        return without_gpus(config, &bundle, spec, why);
     };
     // Under this name daemon.json calls us for managed containers only.
     let managed_entry = entered == MANAGED_ENTRY;
@@ -127,7 +127,11 @@ fn create(
         Err(why) => {
             let why = || format!("{why}; docker gpuctl doctor tells more");
             // What they would say counts only where there is something to decide.
-            return if managed_entry { Err(why()) } else { without_gpus(&bundle, spec, why) };
+            return if managed_entry {
+                Err(why())
+            } else {
+                without_gpus(config, &bundle, spec, why)
+            };
         }
     };
     if files.is_none() && managed_entry {

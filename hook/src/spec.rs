@@ -101,11 +101,21 @@ impl Spec {
         all.into_iter().flatten().filter_map(|(key, value)| Some((key.as_str(), value.as_str()?)))
     }
 
-    /// Takes out the annotations of which this holds, by name and text.
-    pub fn remove_annotations(&mut self, goes: impl Fn(&str, &str) -> bool) {
-        if let Some(all) = self.0.get_mut("annotations").and_then(Value::as_object_mut) {
-            all.retain(|key, value| !value.as_str().is_some_and(|text| goes(key, text)));
-        }
+    /// Takes parts out of lists, as `a,b`, in annotations whose name begins with `prefix`; one of which
+    /// nothing is left goes.
+    pub fn remove_annotated(&mut self, prefix: &str, goes: impl Fn(&str) -> bool) {
+        let Some(all) = self.0.get_mut("annotations").and_then(Value::as_object_mut) else {
+            return;
+        };
+        all.retain(|key, value| {
+            let text = value.as_str().filter(|_| key.starts_with(prefix)).map(str::to_owned);
+            let Some(text) = text else { return true };
+            let left: Vec<&str> = text.split(',').filter(|part| !goes(part)).collect();
+            if left.len() != text.split(',').count() {
+                *value = Value::String(left.join(","));
+            }
+            !left.is_empty()
+        });
     }
 
     /// One annotation.

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use gpuctl_ledger::config::Config;
+use gpuctl_ledger::config::{Config, Inject};
 use gpuctl_ledger::node::files;
 
 use crate::driver::Driver;
@@ -13,16 +13,23 @@ use crate::{inject, strip};
 
 /// Lets a container start that asks for no GPU as far as its spec tells, and else says `why` not. What
 /// only opens GPUs along with everything else (`--privileged`, a wildcard rule) loses them, as by the
-/// default policy: what the config says of it, if anything, is not known here.
+/// default policy. `config` is the default one where there is none that can be read.
 ///
 /// # Errors
 /// `why`, or that the spec cannot be written.
 pub(crate) fn without_gpus(
+    config: &Config,
     bundle: &Path,
     mut spec: Spec,
     why: impl Fn() -> String,
 ) -> Result<(), String> {
-    let Ok(asked) = request::detect(&spec, None, &NodeFacts::default()) else { return Err(why()) };
+    let facts = NodeFacts {
+        // Then the environment is heeded by the real runtime.
+        nvidia_runtime: config.gpu.inject == Inject::Env,
+        cdi_kind: &config.gpu.cdi_kind,
+        ..NodeFacts::default()
+    };
+    let Ok(asked) = request::detect(&spec, None, &facts) else { return Err(why()) };
     if asked.is_nothing() {
         return Ok(());
     }
@@ -30,7 +37,7 @@ pub(crate) fn without_gpus(
         return Err(why());
     }
     inject::clear(&mut spec);
-    let caps_major = Driver::new(&Config::default()).caps_major();
+    let caps_major = Driver::new(config).caps_major();
     strip::whitelist(&mut spec, &[], caps_major).map_err(|_| why())?;
     write_spec(bundle, &spec)
 }
@@ -55,19 +62,22 @@ mod tests {
     use crate::gate::opened;
 
     /// A recorded spec in a bundle of its own, and what becomes of it where only the spec is known.
-    fn without(recorded: &str) -> (Result<(), String>, Spec, Spec) {
+    fn without(config: &Config, recorded: &str) -> (Result<(), String>, Spec, Spec) {
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/engine-29");
         let bytes = std::fs::read(format!("{folder}/{recorded}.config.json")).unwrap();
         let bundle = tempfile::tempdir().unwrap();
         let path = bundle.path().join("config.json");
         std::fs::write(&path, &bytes).unwrap();
         let before = Spec::parse(&bytes).unwrap();
-        let done = without_gpus(bundle.path(), Spec::parse(&bytes).unwrap(), || "why".into());
+        let done =
+            without_gpus(config, bundle.path(), Spec::parse(&bytes).unwrap(), || "why".into());
         (done, before, Spec::parse(&std::fs::read(&path).unwrap()).unwrap())
     }
 
     #[test]
     fn where_only_the_spec_is_known_what_opens_gpus_along_with_all_else_loses_them() {
+        let config = Config::default();
+        let without = |recorded: &str| without(&config, recorded);
         for recorded in ["privileged", "cgroup-rule-any", "cgroup-rule-wildcard"] {
             let (done, before, after) = without(recorded);
             assert_eq!(done, Ok(()), "{recorded}");
@@ -82,5 +92,14 @@ mod tests {
             assert_eq!(done, Err("why".into()), "{recorded}");
             assert_eq!(before.to_bytes(), after.to_bytes(), "{recorded}");
         }
+    }
+
+    #[test]
+    fn the_environment_counts_where_nvidias_runtime_is_the_real_one() {
+        let mut config = Config::default();
+        assert_eq!(without(&config, "image-env-all").0, Ok(()));
+        config.gpu.inject = Inject::Env;
+        assert_eq!(without(&config, "image-env-all").0, Err("why".into()));
+        assert_eq!(without(&config, "plain").0, Ok(()));
     }
 }

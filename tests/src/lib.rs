@@ -8,6 +8,7 @@ pub mod newer;
 pub mod node;
 pub mod probe;
 pub mod programs;
+pub mod served;
 pub mod state;
 
 pub use gpuctl_sim::command::Output;

@@ -1,5 +1,6 @@
 //! kill -9 of the plugin at every step of rm, on both ledgers, and of the service's client at many
-//! moments of a scale; and what becomes of a broken run whose container got another name meanwhile. What run and scale do when they are killed stands in crash.rs.
+//! moments of a scale; and what becomes of a broken change where somebody renames, removes or takes a
+//! name meanwhile. What run and scale do when they are killed stands in crash.rs.
 //! The programs must be built with `--features faults`, as `tests/run` does.
 
 use std::time::Duration;

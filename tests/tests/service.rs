@@ -1,75 +1,19 @@
 //! Ordinary users work through the service's socket: every command, who may and who may not, what
-//! comes over it that is no request, its end, and changes that meet.
+//! comes over it that is no request, its end, and changes that meet. Their runs stand in runs.rs.
 
 use std::io::{Read as _, Write as _};
-use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 use std::time::{Duration, Instant};
 
 use gpuctl_tests::node::wait_for;
-use gpuctl_tests::{Node, Options, Output, engine_runs_here, state};
-use nix::sys::signal::{Signal, kill, killpg};
-use nix::unistd::{Gid, Pid, Uid, setegid, seteuid};
-
-/// Two users that every Debian has, so that they have names.
-const DAEMON: u32 = 1;
-const NOBODY: u32 = 65534;
+use gpuctl_tests::served::{DAEMON, NOBODY, Served, ended};
+use gpuctl_tests::{Output, engine_runs_here, state};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 /// A container that takes two seconds to stop.
 const SLOW: &str = "trap 'sleep 2; exit 0' TERM; while :; do sleep 0.1; done";
-
-struct Served {
-    node: Node,
-    group: u32,
-}
-
-impl Served {
-    fn start() -> Self {
-        let node = Node::start(Options { service: true, ..Options::default() });
-        let group = std::fs::metadata(node.place().docker_socket()).unwrap().gid();
-        Self { node, group }
-    }
-
-    fn ask(&self, user: u32, line: &[&str]) -> Output {
-        self.node.gpuctl_as(user, self.group, line)
-    }
-
-    #[track_caller]
-    fn ok(&self, user: u32, line: &[&str]) -> Output {
-        let got = self.ask(user, line);
-        assert_eq!(got.code, 0, "{got}");
-        got
-    }
-
-    /// Begins a command of a user's, the first of a process group as a shell has it, its outputs
-    /// kept for [`ended`].
-    fn begin(&self, user: u32, line: &[&str]) -> Child {
-        use std::os::unix::process::CommandExt as _;
-        let mut command = self.node.gpuctl_command_as(user, self.group, line);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command.process_group(0).spawn().expect("setpriv starts")
-    }
-
-    /// Opens the socket as another user of the group.
-    fn connect_as(&self, user: u32) -> UnixStream {
-        setegid(Gid::from_raw(self.group)).and(seteuid(Uid::from_raw(user))).unwrap();
-        let stream = UnixStream::connect(self.node.place().socket());
-        seteuid(Uid::from_raw(0)).and(setegid(Gid::from_raw(0))).unwrap();
-        stream.expect("it answers")
-    }
-
-    fn pid(&self) -> i32 {
-        self.node.site().service().expect("the service runs")
-    }
-}
-
-/// How a command ended: its exit code and all that it printed.
-fn ended(child: Child) -> (i32, String) {
-    let output = child.wait_with_output().expect("it ends");
-    let text = [output.stdout, output.stderr].concat();
-    (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&text).into_owned())
-}
 
 #[track_caller]
 fn refused(got: &Output, code: i32) {
@@ -418,132 +362,5 @@ fn changes_to_one_container_are_never_interleaved() {
     assert_eq!(code, 0, "{text}");
     let seen = state::seen(node, "mule").expect("it is there");
     assert_eq!((seen.version, seen.opens.len()), (1, 2), "{seen:?}");
-    node.check();
-}
-
-#[test]
-fn an_attached_run_is_as_docker_runs() {
-    if !engine_runs_here() {
-        return;
-    }
-    let served = Served::start();
-    let node = &served.node;
-    let run = |more: &[&str]| {
-        let all = [&["run", "--rm", "--name", "job", "--gpus", "1"], more].concat();
-        served.ask(DAEMON, &all)
-    };
-    let got = run(&["busybox", "sh", "-c", "echo out; echo err >&2; exit 7"]);
-    assert_eq!((got.code, got.stdout.as_str()), (7, "out\n"), "{got}");
-    assert!(got.stderr.lines().any(|l| l == "err"), "{got}");
-    let gone = || {
-        wait_for("--rm", Duration::from_secs(10), || state::containers(node).is_empty());
-        wait_for("its GPU", Duration::from_secs(10), || node.leases().is_empty());
-        assert!(state::row(node, "job").is_none());
-    };
-    gone();
-    // Once more under the same name, and so that it is over before anybody has looked.
-    for _ in 0..5 {
-        let got = run(&["busybox", "true"]);
-        assert_eq!((got.code, got.stdout.as_str()), (0, ""), "{got}");
-        gone();
-    }
-    // Only the streams that are attached to; what Docker itself has to say is heard in any case.
-    let both = ["busybox", "sh", "-c", "echo out; echo err >&2; exit 7"];
-    let got = run(&[&["-a", "stdout"], &both[..]].concat());
-    assert_eq!((got.code, got.stdout.as_str()), (7, "out\n"), "{got}");
-    assert!(!got.stderr.lines().any(|l| l == "err"), "{got}");
-    gone();
-    let got = run(&[&["-a", "STDERR"], &both[..]].concat());
-    assert_eq!((got.code, got.stdout.as_str()), (7, ""), "{got}");
-    assert!(got.stderr.lines().any(|l| l == "err"), "{got}");
-    gone();
-    let got = run(&["-a", "stdout", "busybox", "/no/such"]);
-    assert!(got.code == 127 && got.stderr.contains("no such file"), "{got}");
-    gone();
-    let big = run(&["busybox", "sh", "-c", "seq 1 100000"]);
-    assert_eq!(big.stdout.lines().count(), 100_000, "no output is lost: exit {}", big.code);
-    gone();
-    for (code, image, program) in
-        [(127, "busybox", "/no/such"), (126, "busybox", "/etc"), (125, "no-such-image:x", "true")]
-    {
-        let got = run(&[image, program]);
-        assert_eq!(got.code, code, "{got}");
-        gone();
-    }
-    // What it reads comes from the user's terminal.
-    let line = ["run", "-i", "--rm", "--name", "job", "--gpus", "1", "busybox", "wc", "-c"];
-    let mut command: Command = node.gpuctl_command_as(DAEMON, served.group, &line);
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap();
-    child.stdin.take().unwrap().write_all(b"0123456789").unwrap();
-    let (code, text) = ended(child);
-    assert!(code == 0 && text.lines().any(|l| l.trim() == "10"), "{code}: {text}");
-    gone();
-    // It sees its GPU and no other.
-    let got = run(&["busybox", "sh", "-c", "ls /dev | grep -c '^nvidia[0-9]'"]);
-    assert_eq!(got.stdout, "1\n", "{got}");
-    gone();
-    // A signal to the whole group, as a key or a supervisor sends it, is the container's.
-    let script = "trap 'exit 42' TERM; echo ready; while :; do sleep 0.1; done";
-    let line = ["run", "--rm", "--name", "job", "--gpus", "1", "busybox", "sh", "-c", script];
-    let mut child = served.begin(DAEMON, &line);
-    let mut ready = [0; 6];
-    child.stdout.as_mut().unwrap().read_exact(&mut ready).unwrap();
-    assert_eq!(&ready, b"ready\n");
-    killpg(Pid::from_raw(i32::try_from(child.id()).unwrap()), Signal::SIGTERM).unwrap();
-    let (code, text) = ended(child);
-    assert_eq!(code, 42, "{text}");
-    gone();
-    node.check();
-}
-
-#[test]
-fn a_run_whose_id_cannot_be_shown_is_named() {
-    if !engine_runs_here() {
-        return;
-    }
-    let served = Served::start();
-    let node = &served.node;
-    let line = ["run", "-d", "--name", "job", "--gpus", "1", "busybox", "sleep", "100000"];
-    let full = std::fs::File::create("/dev/full").unwrap();
-    let mut command: Command = node.gpuctl_command_as(DAEMON, served.group, &line);
-    let output = command.stdout(full).output().unwrap();
-    let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(1), "{text}");
-    let why = "error: job-0 runs, but its id could not be written: No space left on device\n\
-               hint: docker gpuctl stop job stops it\n";
-    assert!(text.ends_with(why), "{text}");
-    assert_eq!(state::seen(node, "job").map(|seen| seen.opens.len()), Some(1));
-    node.check();
-}
-
-#[test]
-fn a_run_that_is_interrupted_says_what_became_of_it() {
-    if !engine_runs_here() {
-        return;
-    }
-    let served = Served::start();
-    let node = &served.node;
-    let line = ["run", "-d", "--name", "job", "--gpus", "1", "busybox", "sleep", "100000"];
-    // Before its start and after that was begun.
-    for (step, runs) in [("create", false), ("start", true)] {
-        let child = served.begin(DAEMON, &line);
-        let key = "operations/job";
-        wait_for(step, Duration::from_secs(20), || {
-            let ledger = state::ledger(node);
-            ledger.get(key).is_some_and(|change| change["step"] == step)
-        });
-        killpg(Pid::from_raw(i32::try_from(child.id()).unwrap()), Signal::SIGINT).unwrap();
-        let (code, text) = ended(child);
-        assert_eq!(code, 130, "{text}");
-        let named = text.contains("interrupted, but job-0 runs already")
-            && text.contains("hint: docker gpuctl stop job stops it");
-        assert_eq!(named, runs, "{step}: {text}");
-        // It is so when it is said.
-        assert_eq!(state::row(node, "job").is_some(), runs, "{step}: {text}");
-        assert_eq!(node.leases().len(), usize::from(runs), "{step}: {text}");
-        assert_eq!(node.open_changes(), [""; 0]);
-    }
-    served.ok(DAEMON, &["stop", "-t", "0", "job"]);
     node.check();
 }

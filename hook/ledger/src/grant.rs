@@ -165,8 +165,10 @@ fn node_busy(
         }
     }
     if let Some(watch) = busy::fresh_watch(&view.config.paths.watch(), Timestamp::now()) {
-        // The driver itself has said who uses its GPUs.
-        unseen.clear();
+        // The driver itself has said who uses these.
+        if free.iter().all(|(_, unit)| watch.asked.contains(*unit)) {
+            unseen.clear();
+        }
         for (unit, strangers) in &watch.strangers {
             let alive = strangers.iter().find(|(pid, _)| {
                 i32::try_from(*pid).is_ok_and(|pid| !matches!(process::find(pid), Ok(None)))
@@ -184,16 +186,16 @@ fn node_busy(
 
 /// Why no GPU is granted while somebody may use it.
 fn unseen_refusal(unseen: &[i32]) -> Refusal {
-    let first = unseen
-        .first()
-        .map_or_else(String::new, |pid| format!("process {pid} ({}) has", busy::program(*pid)));
-    let others = match unseen.len() {
-        0 | 1 => first,
-        n => format!("{} and {} others have", first.trim_end_matches(" has"), n - 1),
+    let first = unseen.first().copied().unwrap_or_default();
+    let more = match unseen.len().saturating_sub(1) {
+        0 => String::new(),
+        n => format!(" and {n} more"),
     };
     Refusal::plain(
         format!(
-            "it cannot be told in time whether the GPUs are in use: {others} too many files open"
+            "it cannot be told whether the GPUs are in use: the open files of process {first} ({}){more} \
+             could not be looked at in time",
+            busy::program(first)
         ),
         "while the service runs (docker gpuctl serve) the driver is asked instead",
     )
@@ -259,7 +261,9 @@ pub fn claim(
             note_ends(ledger, view, &seen);
             GrantError::Refused(shortage_refusal(&s, claim.request, ledger))
         })?;
-        if !units.is_empty() && !seen.unseen.is_empty() {
+        // What the container has held all along nobody else has been given meanwhile.
+        let anew = |unit: &Unit| seen.judged.get(unit).is_none_or(|j| j.life == Life::Gone);
+        if !seen.unseen.is_empty() && units.iter().any(anew) {
             return Err(GrantError::Refused(unseen_refusal(&seen.unseen)));
         }
         let (batch, binding, leases) = plan_commit(ledger, view, claim, &seen, &units)?;

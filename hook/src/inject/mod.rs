@@ -150,9 +150,7 @@ fn take_legacy_hook(spec: &mut Spec) -> bool {
 
 /// What else than the environment names GPUs to NVIDIA's runtime.
 fn take_other_names(spec: &mut Spec) {
-    spec.remove_annotations(|key, text| {
-        key.starts_with(CDI_ANNOTATIONS) && text.contains("nvidia.com/")
-    });
+    spec.remove_annotated(CDI_ANNOTATIONS, |device| device.contains("nvidia.com/"));
     spec.retain(&["mounts"], |m| !str_of(m, "destination").starts_with(VOLUME_DEVICES));
 }
 

@@ -15,7 +15,7 @@ use serde_json::Value;
 use crate::devices::{Kind, Rule, emulate};
 use crate::hostconfig::{DeviceRequest, HostConfig};
 use crate::spec::{STAGES, Spec, hook_program, str_of};
-use ids::merge;
+use ids::{merge, shown};
 
 /// The environment variable that NVIDIA's runtime obeys.
 pub const VISIBLE: &str = "NVIDIA_VISIBLE_DEVICES";
@@ -326,9 +326,15 @@ fn honoured_env(spec: &Spec) -> Result<Vec<Found>, AskError> {
 /// The GPUs among the CDI devices that annotations name.
 fn annotated(spec: &Spec, kind: &str) -> Result<Option<Found>, AskError> {
     let ours = spec.annotations().filter(|(key, _)| key.starts_with(CDI_ANNOTATIONS));
-    let names = ours.flat_map(|(_, value)| value.split(',')).filter_map(|device| {
-        device.trim().split_once('=').filter(|(of, _)| *of == kind).map(|(_, name)| name)
-    });
+    let mut names = Vec::new();
+    for device in ours.flat_map(|(_, value)| value.split(',')).map(str::trim) {
+        match device.split_once('=') {
+            Some((of, name)) if of == kind => names.push(name),
+            // Other kinds of NVIDIA's make up GPUs too, and by other names.
+            _ if device.contains("nvidia.com/") => return Err(AskError::BadId(shown(device))),
+            _ => {}
+        }
+    }
     let request = ids::list(names)?;
     Ok((!request.is_none()).then_some(Found { route: Route::Annotation, request }))
 }

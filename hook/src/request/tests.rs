@@ -168,8 +168,14 @@ fn annotations_count_inside_nvidias_runtime_only() {
         detect(&injected, Some(&h), &around).unwrap().request,
         "device=GPU-1".parse().unwrap()
     );
-    let left: Vec<_> = injected.annotations().map(|(key, _)| key).collect();
-    assert_eq!(left, ["cdi.k8s.io/c", "other"]);
+    let left: Vec<_> = injected.annotations().collect();
+    let net = "example.com/net=9";
+    let expected = [("cdi.k8s.io/a", net), ("cdi.k8s.io/c", net), ("other", "nvidia.com/gpu=3")];
+    assert_eq!(left, expected);
+    let mut value = spec(&[], &[], json!([]), false).value().clone();
+    value["annotations"] = json!({"cdi.k8s.io/x": "runtime.nvidia.com/gpu=all"});
+    let other = detect(&Spec::from_value(value).unwrap(), Some(&h), &around);
+    assert!(matches!(other, Err(AskError::BadId(_))), "{other:?}");
 }
 
 #[test]

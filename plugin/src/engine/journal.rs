@@ -24,11 +24,25 @@ const LOCK_LIMIT: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) struct Locked {
     lock: Lock,
+    name: ContainerName,
     /// The change that had been broken off and was brought to an end just now.
     pub(super) ended: Option<OperationKind>,
 }
 
 impl Locked {
+    /// Makes sure that what was found under the lock is the container that it is for: by an id, another
+    /// one may have been found meanwhile.
+    ///
+    /// # Errors
+    /// When it is another.
+    pub(super) fn is_of(&self, found: &ContainerName) -> Result<(), Failure> {
+        if *found == self.name {
+            return Ok(());
+        }
+        Err(Failure::new(format!("{} was removed meanwhile", self.name))
+            .hint("docker gpuctl ps -a shows what there is"))
+    }
+
     /// Lets go of a name that is no more: its lock goes with it. One that stays does no harm.
     pub(super) fn forget(self) {
         let _ = self.lock.remove();
@@ -59,7 +73,7 @@ pub(super) fn lock(
         front.event(Event::Note { text: said });
         ended = Some(operation.record.kind);
     }
-    Ok(Locked { lock: taken, ended })
+    Ok(Locked { lock: taken, name: name.clone(), ended })
 }
 
 /// As [`lock()`], of the container that `foo` or `foo-N` names: also of one that has no record, or
@@ -97,7 +111,7 @@ fn changing(ctx: &Context, text: &str) -> Result<Option<ContainerName>, Failure>
 /// When the lock cannot be looked at.
 pub(super) fn try_lock(ctx: &Context, name: &ContainerName) -> Result<Option<Locked>, Failure> {
     lock::take(&ctx.config.paths.locks(), name.as_str(), Duration::ZERO)
-        .map(|taken| taken.map(|lock| Locked { lock, ended: None }))
+        .map(|taken| taken.map(|lock| Locked { lock, name: name.clone(), ended: None }))
         .map_err(|e| {
             let why = gpuctl_ledger::config::plain_io_error(&e);
             Failure::new(format!("the lock of {name} cannot be taken: {why}"))

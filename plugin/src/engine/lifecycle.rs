@@ -53,8 +53,9 @@ pub(super) fn start(
     front: &mut dyn Front,
 ) -> Result<Answer, Failure> {
     Ok(each(names, front, |name, front| {
-        let _lock = journal::lock_named(ctx, name, front)?;
+        let lock = journal::lock_named(ctx, name, front)?;
         let found = names::existing(ctx, name)?;
+        lock.is_of(&found.record.record.name)?;
         if shown(ctx, &found)?.running() {
             return Ok(());
         }
@@ -85,8 +86,9 @@ pub(super) fn stop(
     front: &mut dyn Front,
 ) -> Result<Answer, Failure> {
     Ok(each(names, front, |name, front| {
-        let _lock = journal::lock_named(ctx, name, front)?;
+        let lock = journal::lock_named(ctx, name, front)?;
         let found = names::existing(ctx, name)?;
+        lock.is_of(&found.record.record.name)?;
         shown(ctx, &found)?;
         ctx.docker()?.stop(found.id.as_str(), timeout)?;
         // Stopped for good as far as we are asked: no waiting for a restart by hand.
@@ -108,8 +110,9 @@ pub(super) fn restart(
     front: &mut dyn Front,
 ) -> Result<Answer, Failure> {
     Ok(each(names, front, |name, front| {
-        let _lock = journal::lock_named(ctx, name, front)?;
+        let lock = journal::lock_named(ctx, name, front)?;
         let found = names::existing(ctx, name)?;
+        lock.is_of(&found.record.record.name)?;
         if !shown(ctx, &found)?.running() {
             check_before_start(ctx, &found)?;
         }

@@ -6,6 +6,7 @@ use gpuctl_ledger::model::{
     ContainerId, ContainerName, ContainerRecord, DockerName, OperationKind, VersionRecord,
 };
 use gpuctl_ledger::node::notes;
+use gpuctl_ledger::store::Outcome;
 use serde::{Deserialize, Serialize};
 
 use super::api::{Answer, Event, Failure, Front};
@@ -52,6 +53,7 @@ pub(super) fn remove(
             Err(_) if removed => return Ok(()),
             found => found?.record,
         };
+        lock.is_of(&record.name)?;
         let id = record.container.clone();
         if id.is_none() && !how.history && removed {
             return Ok(());
@@ -143,7 +145,7 @@ pub(super) fn forget_versions(ctx: &Context, name: &ContainerName) -> Result<(),
 ///
 /// # Errors
 /// The ledger's.
-pub(super) fn forget_run(ctx: &Context, found: &At<ContainerRecord>) -> Result<(), Failure> {
+pub(super) fn forget_run(ctx: &Context, found: &At<ContainerRecord>) -> Result<bool, Failure> {
     let At { record, revision } = found.clone();
     let keys = ctx.ledger.keys();
     let key = keys.container(&record.name);
@@ -151,7 +153,6 @@ pub(super) fn forget_run(ctx: &Context, found: &At<ContainerRecord>) -> Result<(
     batch.at(key.clone(), revision).delete(keys.version(&record.name, record.version));
     if let Some(id) = &record.container {
         ending::release_dead(ctx, id, &[])?;
-        let _ = notes::remove_binding(&ctx.config.paths, id);
         batch.delete(keys.binding(id));
     }
     let versions: Vec<At<VersionRecord>> = ctx.ledger.list(&keys.versions(&record.name))?;
@@ -159,12 +160,18 @@ pub(super) fn forget_run(ctx: &Context, found: &At<ContainerRecord>) -> Result<(
     match older {
         None => batch.delete(key),
         Some(version) => {
-            let left = ContainerRecord { version, container: None, auto_remove: false, ..record };
+            let left =
+                ContainerRecord { version, container: None, auto_remove: false, ..record.clone() };
             batch.put(key, &left)
         }
     };
-    let _ = ctx.ledger.commit(&batch)?;
-    Ok(())
+    if ctx.ledger.commit(&batch)? == Outcome::Conflict {
+        return Ok(false);
+    }
+    if let Some(id) = &record.container {
+        let _ = notes::remove_binding(&ctx.config.paths, id);
+    }
+    Ok(true)
 }
 
 /// As [`forget_run`], where that run has indeed ended and nobody is at work on its name; whether it
@@ -186,7 +193,9 @@ pub(super) fn forget_ended(
     {
         return Ok(false);
     }
-    forget_run(ctx, &found)?;
+    if !forget_run(ctx, &found)? {
+        return Ok(false);
+    }
     lock.forget();
     Ok(true)
 }

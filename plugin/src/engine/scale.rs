@@ -2,8 +2,8 @@
 //! nothing is copied.
 //!
 //! Steps of the journal: `claim` (undone: the binding and the leases are put back), `restart` (of a
-//! running container: stopped, renamed, started) and `rename` (name and records), both finished;
-//! `undo` instead of these, once undoing has begun.
+//! running container: stopped, renamed, started) and `rename` (name and records), both finished,
+//! unless somebody else has the new name; `undo` instead of these, once undoing has begun.
 
 use gpuctl_ledger::grant::{self, Claim};
 use gpuctl_ledger::ledger::{At, Batch, Ledger, LedgerError};
@@ -55,8 +55,9 @@ pub(super) fn scale(
     dry_run: bool,
     front: &mut dyn Front,
 ) -> Result<Answer, Failure> {
-    let _lock = journal::lock_named(ctx, name, front)?;
+    let lock = journal::lock_named(ctx, name, front)?;
     let found = names::existing(ctx, name)?;
+    lock.is_of(&found.record.record.name)?;
     let shown = lifecycle::shown(ctx, &found)?;
     let binding = ctx.ledger.binding(&found.id)?.ok_or_else(|| {
         Failure::new(format!("{} has no binding in the ledger", found.docker_name))

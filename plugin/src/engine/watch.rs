@@ -1,7 +1,7 @@
 //! What the service looks at every few seconds: processes on GPUs that belong to no lease, GPUs that
 //! do not answer as they should. The hook reads it where it is fresh.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use gpuctl_ledger::model::{Health, Timestamp};
 use gpuctl_ledger::node::busy::{self, Watch};
@@ -24,8 +24,12 @@ pub fn tick(ctx: &Context) -> Result<(), Failure> {
     let usage = gpu::within(NVML_LIMIT, move || gpu::Driver::open(&config)?.usage(Some(&known)))
         .map_err(refused)?;
     let leases = ctx.ledger.leases()?;
-    let mut watch =
-        Watch { at: Timestamp::now(), strangers: BTreeMap::new(), unhealthy: BTreeMap::new() };
+    let mut watch = Watch {
+        at: Timestamp::now(),
+        strangers: BTreeMap::new(),
+        unhealthy: BTreeMap::new(),
+        asked: BTreeSet::new(),
+    };
     for gpu in &inventory.gpus {
         if let Health::Bad(why) = &gpu.health {
             watch.unhealthy.insert(gpu.unit.clone(), why.clone());
@@ -34,10 +38,12 @@ pub fn tick(ctx: &Context) -> Result<(), Failure> {
     for one in usage {
         let Some(unit) = one.unit else { continue };
         let holder = leases.get(&unit).map(|at| at.record.holder.container.clone());
-        for used in one.processes.unwrap_or_default() {
+        let Some(processes) = one.processes else { continue };
+        watch.asked.insert(unit.clone());
+        for used in processes {
             let Ok(pid) = i32::try_from(used.pid) else { continue };
             let name = busy::program(pid);
-            if ctx.config.gpu.watchers.contains(&name) {
+            if busy::is_watcher(pid, &name, &ctx.config.gpu.watchers) {
                 continue;
             }
             // Docker's cgroups carry the container's id in their names.

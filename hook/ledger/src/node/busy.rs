@@ -36,6 +36,9 @@ pub struct Watch {
     pub strangers: BTreeMap<Unit, Vec<(u32, String)>>,
     /// GPUs that do not answer as they should, and why.
     pub unhealthy: BTreeMap<Unit, String>,
+    /// GPUs of which the driver has said who uses them.
+    #[serde(default)]
+    pub asked: BTreeSet<Unit>,
 }
 
 /// The service's last look, where it is fresh.
@@ -119,7 +122,7 @@ impl Look {
                 continue;
             }
             let name = program(pid);
-            if ignore.contains(&name) && is_roots_program(pid, &name) {
+            if is_watcher(pid, &name, ignore) {
                 continue;
             }
             for minor in its {
@@ -145,10 +148,14 @@ impl Round {
         let stop = Arc::new(AtomicBool::new(false));
         let (next, work) = (Arc::new(AtomicUsize::new(0)), Arc::new(pids.clone()));
         let threads = pids.len().div_ceil(PER_THREAD).min(cores()).clamp(1, MOST_THREADS);
+        // Hung ones of earlier looks, if there are so many: then nobody is seen.
+        let threads = if RUNNING.load(Ordering::Relaxed) < MOST_RUNNING { threads } else { 0 };
         for at in 0..threads {
             let (tell, stop, next, work) =
                 (tell.clone(), Arc::clone(&stop), Arc::clone(&next), Arc::clone(&work));
+            let running = Running::begin();
             let look = move || {
+                let _running = running;
                 let mut buffer = Vec::with_capacity(LISTING);
                 while let Some(pid) = work.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let Some(open) = open_gpus(*pid, below_dev, &mut buffer, &stop) else { return };
@@ -184,6 +191,27 @@ impl Round {
         self.stop.store(true, Ordering::Relaxed);
         let rest = self.pids.into_iter().filter(|pid| !done.contains(pid)).collect();
         (found, rest)
+    }
+}
+
+/// So many threads look, in this process.
+static RUNNING: AtomicUsize = AtomicUsize::new(0);
+/// With so many at it, no look starts more.
+const MOST_RUNNING: usize = 4 * MOST_THREADS;
+
+/// One of [`RUNNING`].
+struct Running;
+
+impl Running {
+    fn begin() -> Self {
+        RUNNING.fetch_add(1, Ordering::Relaxed);
+        Self
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        RUNNING.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -249,6 +277,11 @@ fn gpu_minor(dir: &OwnedFd, fd: &CStr) -> Option<u32> {
     is_gpu.then_some(device.1)
 }
 
+/// Whether a process, by its name and its file, is one of the programs that watch GPUs and use none.
+pub fn is_watcher(pid: i32, name: &str, watchers: &[String]) -> bool {
+    watchers.iter().any(|watcher| watcher == name) && is_roots_program(pid, name)
+}
+
 /// Whether a process runs a file of that name which only root can have put there: the name that a
 /// process goes by, anybody can choose.
 fn is_roots_program(pid: i32, name: &str) -> bool {
@@ -284,9 +317,9 @@ mod tests {
 
     use super::*;
 
-    struct Running(Child);
+    struct Program(Child);
 
-    impl Running {
+    impl Program {
         fn start(program: &Path) -> Self {
             Self(Command::new(program).arg("60").spawn().unwrap())
         }
@@ -295,7 +328,7 @@ mod tests {
         }
     }
 
-    impl Drop for Running {
+    impl Drop for Program {
         fn drop(&mut self) {
             let _ = self.0.kill();
             let _ = self.0.wait();
@@ -356,10 +389,12 @@ mod tests {
         let own = folder.path().join("sleep");
         std::fs::copy(real, &own).unwrap();
         std::os::unix::fs::chown(&own, Some(1000), None).unwrap();
-        let roots = Running::start(real);
+        let roots = Program::start(real);
         assert!(is_roots_program(roots.pid(), "sleep"));
+        assert!(is_watcher(roots.pid(), "sleep", &["other".into(), "sleep".into()]));
+        assert!(!is_watcher(roots.pid(), "sleep", &["other".into()]));
         assert!(!is_roots_program(roots.pid(), "nvidia-smi"));
-        let somebodys = Running::start(&own);
+        let somebodys = Program::start(&own);
         assert!(!is_roots_program(somebodys.pid(), "sleep"));
     }
 }
