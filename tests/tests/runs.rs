@@ -60,6 +60,15 @@ fn an_attached_run_is_as_docker_runs() {
         assert_eq!(got.code, code, "{got}");
         gone();
     }
+    // -t promises a terminal to whoever reads from it.
+    for asked in [
+        &["run", "-it", "--rm", "busybox", "true"][..],
+        &["gpuctl", "run", "-it", "--rm", "busybox", "true"],
+    ] {
+        let got = node.docker(asked);
+        assert!(got.code == 1 && got.stderr.contains("the input device is not a TTY"), "{got}");
+    }
+    gone();
     // What it reads comes from the user's terminal.
     let line = ["run", "-i", "--rm", "--name", "job", "--gpus", "1", "busybox", "wc", "-c"];
     let mut command: Command = node.gpuctl_command_as(DAEMON, served.group, &line);
@@ -115,25 +124,26 @@ fn a_run_that_is_interrupted_says_what_became_of_it() {
     let served = Served::start();
     let node = &served.node;
     let line = ["run", "-d", "--name", "job", "--gpus", "1", "busybox", "sleep", "100000"];
-    // Before its start and after that was begun.
-    for (step, runs) in [("create", false), ("start", true)] {
+    // At many moments: before it is created, while Docker makes it, after its start was begun, too late.
+    for moment in 0..12 {
         let child = served.begin(DAEMON, &line);
-        let key = "operations/job";
-        wait_for(step, Duration::from_secs(20), || {
-            let ledger = state::ledger(node);
-            ledger.get(key).is_some_and(|change| change["step"] == step)
-        });
+        std::thread::sleep(Duration::from_millis(40 * moment));
         killpg(Pid::from_raw(i32::try_from(child.id()).unwrap()), Signal::SIGINT).unwrap();
         let (code, text) = ended(child);
-        assert_eq!(code, 130, "{text}");
+        let at = format!("{} ms: exit {code}\n{text}", 40 * moment);
         let named = text.contains("interrupted, but job-0 runs already")
             && text.contains("hint: docker gpuctl stop job stops it");
-        assert_eq!(named, runs, "{step}: {text}");
+        // By a signal before ours could be caught, or after the id was printed.
+        assert!(matches!(code, 130 | 0 | -1) && (code == 130 || !named), "{at}");
         // It is so when it is said.
-        assert_eq!(state::row(node, "job").is_some(), runs, "{step}: {text}");
-        assert_eq!(node.leases().len(), usize::from(runs), "{step}: {text}");
-        assert_eq!(node.open_changes(), [""; 0]);
+        let runs = named || code == 0;
+        assert_eq!(state::row(node, "job").is_some(), runs, "{at}");
+        assert_eq!(node.leases().len(), usize::from(runs), "{at}");
+        assert_eq!(node.open_changes(), [""; 0], "{at}");
+        if runs {
+            served.ok(DAEMON, &["rm", "-f", "--history", "job"]);
+            wait_for("its GPU", Duration::from_secs(10), || node.leases().is_empty());
+        }
     }
-    served.ok(DAEMON, &["stop", "-t", "0", "job"]);
     node.check();
 }

@@ -1,5 +1,7 @@
 //! `docker gpuctl run`.
 
+use std::io::IsTerminal as _;
+
 use super::session::{Session, odd};
 use crate::client::argv::Globals;
 use crate::client::create::{Wanted, Wrong};
@@ -66,6 +68,11 @@ pub(super) fn make(
         return Ok(0);
     }
     let attached = run && !wanted.detach;
+    if attached && wanted.interactive && wanted.tty && !std::io::stdin().is_terminal() {
+        return Err(Failure::new("the input device is not a TTY")
+            .hint("-t is for a terminal: leave it out where there is none")
+            .code(1));
+    }
     // Of a recorded one it is not known here.
     let auto_remove = wanted.auto_remove || wanted.from.is_some();
     let request = Request::Create(wanted.request(run));
