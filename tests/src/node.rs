@@ -426,6 +426,16 @@ impl Drop for Node {
     }
 }
 
+/// `docker run -d --name NAME FLAGS` of a container that stays.
+///
+/// # Panics
+/// When the CLI cannot be started.
+#[track_caller]
+pub fn run(node: &Node, name: &str, flags: &[&str]) -> Output {
+    let program = ["busybox", "sleep", "100000"];
+    node.docker(&[&["run", "-d", "--name", name], flags, &program].concat())
+}
+
 fn inventory_of(gpus: &[gpuctl_sim::profile::Gpu]) -> Inventory {
     let unit = |uuid: &str| Unit::new(uuid).expect("a UUID");
     let mig = |m: &gpuctl_sim::profile::Mig| MigDevice {

@@ -7,14 +7,13 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use gpuctl_tests::node::wait_for;
+use gpuctl_tests::served::DAEMON;
 use gpuctl_tests::{Node, Options, engine_runs_here, state};
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::pty::openpty;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::termios::{LocalFlags, tcgetattr};
 use nix::unistd::Pid;
-
-const DAEMON: u32 = 1;
 
 /// Says by its exit code which signal it got.
 const SCRIPT: &str = "trap 'exit 41' INT; trap 'exit 42' TERM; trap 'exit 43' HUP; echo ready; \

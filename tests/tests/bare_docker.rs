@@ -4,17 +4,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use gpuctl_tests::node::wait_for;
+use gpuctl_tests::node::{run, wait_for};
 use gpuctl_tests::{Ledger, Node, Options, Output, engine_runs_here, probe};
-
-const LONG: [&str; 3] = ["busybox", "sleep", "100000"];
-
-fn run(node: &Node, name: &str, flags: &[&str]) -> Output {
-    let mut all = vec!["run", "-d", "--name", name];
-    all.extend(flags);
-    all.extend(LONG);
-    node.docker(&all)
-}
 
 /// Runs it and gives the minors that it can open, which must be those that it shows and leases.
 #[track_caller]

@@ -9,10 +9,8 @@ use std::time::Duration;
 use gpuctl_ledger::model::LeaseState;
 use gpuctl_sim::engine;
 use gpuctl_tests::newer::Debian;
-use gpuctl_tests::node::wait_for;
-use gpuctl_tests::{Node, Options, Output, engine_runs_here, probe};
-
-const LONG: [&str; 3] = ["busybox", "sleep", "100000"];
+use gpuctl_tests::node::{run, wait_for};
+use gpuctl_tests::{Node, Options, engine_runs_here, probe};
 
 #[test]
 fn the_engine_of_debian_trixie() {
@@ -60,13 +58,6 @@ fn all(node: &Node, driver: &str) {
 /// What is printed of a test that fails ends in the step that failed.
 fn step(name: &str) {
     eprintln!("step: {name}");
-}
-
-fn run(node: &Node, name: &str, flags: &[&str]) -> Output {
-    let mut all = vec!["run", "-d", "--name", name];
-    all.extend(flags);
-    all.extend(LONG);
-    node.docker(&all)
 }
 
 /// The minors that a running container has, which must be the same from all sides: what it can open

@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
-use gpuctl_tests::node::wait_for;
+use gpuctl_tests::node::{run, wait_for};
 use gpuctl_tests::{Node, Options, Output, engine_runs_here, probe};
 use serde_json::Value;
 
@@ -24,10 +24,6 @@ const TRAPS: [&str; 5] = [
 
 fn node(config: &str) -> Node {
     Node::start(Options { config: config.into(), ..Options::default() })
-}
-
-fn run(node: &Node, name: &str, flags: &[&str]) -> Output {
-    node.docker(&[&["run", "-d", "--name", name], flags, &LONG[..]].concat())
 }
 
 /// Runs it and gives the minors that it can open.

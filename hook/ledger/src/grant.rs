@@ -202,17 +202,22 @@ fn unseen_refusal(unseen: &[i32]) -> Refusal {
 }
 
 /// Who has one of these open. None of them has a holder by the ledger: whoever an early look found may
-/// have been the holder before, and has ended since, so that the look is made again.
+/// have been the holder before, and has ended since, so that he is looked at again.
 fn openers(view: &NodeView<'_>, minors: &[u32]) -> Result<busy::Found, GrantError> {
     let ignore = &view.config.gpu.watchers;
     if minors.is_empty() {
         return Ok(busy::Found::default());
     }
     if let Some(early) = view.begun_look().filter(|look| look.age() < OLDEST_LOOK) {
-        let found = early.end(minors, ignore).map_err(node_error("/proc"))?;
-        if found.open.is_empty() {
-            return Ok(found);
+        let mut found = early.end(minors, ignore).map_err(node_error("/proc"))?;
+        let pids: Vec<i32> = found.open.values().flatten().map(|(pid, _)| *pid).collect();
+        if !pids.is_empty() {
+            let again = busy::Look::at(pids).and_then(|look| look.end(minors, ignore));
+            let again = again.map_err(node_error("/proc"))?;
+            found.open = again.open;
+            found.unseen.extend(again.unseen);
         }
+        return Ok(found);
     }
     busy::Look::begin().and_then(|look| look.end(minors, ignore)).map_err(node_error("/proc"))
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use gpuctl_ledger::grant;
-use gpuctl_ledger::ledger::{At, Batch};
+use gpuctl_ledger::ledger::{At, Batch, Sight};
 use gpuctl_ledger::model::{
     Binding, ContainerId, ContainerRecord, DockerName, Lease, LeaseState, Operation, Timestamp,
 };
@@ -188,23 +188,13 @@ fn lost_leases(ctx: &Context, fix: bool, findings: &mut Vec<Finding>) -> Result<
 /// Leases whose holder is gone for good, and notes of the dead.
 fn dead_leases(ctx: &Context, fix: bool, findings: &mut Vec<Finding>) -> Result<(), Failure> {
     let view = ctx.view();
-    let seen: BTreeSet<(ContainerId, String)> = ctx
-        .ledger
-        .leases()?
+    let Sight { leases, changing } = ctx.ledger.sight()?;
+    let gone: BTreeSet<(ContainerId, String)> = leases
         .into_values()
+        .filter(|at| view.judge(&at.record, &changing, Timestamp::now()) == Life::Gone)
         .map(|at| (at.record.holder.container.clone(), at.record.holder.shown().to_owned()))
         .collect();
-    let changing = ctx.ledger.changing()?;
-    for (id, shown) in seen {
-        let gone = |lease: &Lease| view.judge(lease, &changing, Timestamp::now()) == Life::Gone;
-        let any = ctx
-            .ledger
-            .leases()?
-            .into_values()
-            .any(|at| at.record.holder.container == id && gone(&at.record));
-        if !any {
-            continue;
-        }
+    for (id, shown) in gone {
         if fix {
             grant::end(&ctx.ledger, &view, &id, None)?;
         }

@@ -91,6 +91,14 @@ impl Look {
         for entry in std::fs::read_dir("/proc")?.flatten() {
             pids.extend(entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()));
         }
+        Self::at(pids)
+    }
+
+    /// Begins one at these processes only.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn at(pids: Vec<i32>) -> std::io::Result<Self> {
         Ok(Self { round: Round::begin(pids, false)?, begun: Instant::now() })
     }
 
