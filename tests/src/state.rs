@@ -48,14 +48,24 @@ pub fn difference(before: &Records, after: &Records) -> Vec<String> {
 /// When the Engine does not answer.
 #[track_caller]
 pub fn containers(node: &Node) -> BTreeMap<String, String> {
-    let ids = node.docker_ok(&["ps", "-aq", "--no-trunc"]);
-    if ids.is_empty() {
-        return BTreeMap::new();
-    }
     let format = "{{.Id}} {{.Name}} {{.State.Status}} {{.State.StartedAt}} {{.State.Pid}}";
-    let mut words = vec!["inspect", "--format", format];
-    words.extend(ids.lines());
-    let list = node.docker_ok(&words);
+    let mut list = None;
+    // One that is removed after it was listed, as with --rm, is not there: then all are listed anew.
+    for _ in 0..10 {
+        let ids = node.docker_ok(&["ps", "-aq", "--no-trunc"]);
+        if ids.is_empty() {
+            return BTreeMap::new();
+        }
+        let mut words = vec!["inspect", "--format", format];
+        words.extend(ids.lines());
+        let got = node.docker(&words);
+        if got.code == 0 {
+            list = Some(got.stdout);
+            break;
+        }
+        assert!(got.stderr.to_lowercase().contains("no such object"), "{got}");
+    }
+    let list = list.expect("containers that stay for a moment");
     let split = |l: &str| l.split_once(' ').map(|(id, rest)| (id.to_owned(), rest.to_owned()));
     list.lines().filter_map(split).collect()
 }
