@@ -5,11 +5,14 @@ use std::collections::BTreeSet;
 use std::io::Read as _;
 use std::path::PathBuf;
 
+use gpuctl_ledger::audit::{self, Decision};
 use gpuctl_ledger::config::Config;
 use gpuctl_ledger::grant;
-use gpuctl_ledger::ledger::{Leases, Ledger};
+use gpuctl_ledger::ledger::{Leases, Ledger, LedgerError};
 use gpuctl_ledger::model::{ContainerId, GpuRef, GpuRequest, Inventory, Token, Unit};
+use gpuctl_ledger::node::docker::DockerFiles;
 use gpuctl_ledger::node::{files, notes, process};
+use gpuctl_ledger::rules::retry::WaitsFor;
 use gpuctl_ledger::view::NodeView;
 use serde::Deserialize;
 
@@ -17,6 +20,7 @@ use crate::devices::emulate;
 use crate::fault;
 use crate::request;
 use crate::spec::Spec;
+use crate::turned_away::{self, TurnedAway};
 
 /// Longest state that a runtime hands to a hook, in bytes: annotations can be long.
 const LONGEST_STATE: u64 = 16 << 20;
@@ -134,11 +138,25 @@ fn leased(leases: &Leases, id: &ContainerId, token: Option<&Token>) -> Vec<Unit>
         .collect()
 }
 
-/// Lets the container through, with its leases activated, or not.
+/// Lets the container through, with its leases activated, or not. A refusal is written down.
 ///
 /// # Errors
 /// One line for people; the runtime then kills the container before its program has run.
 pub fn gate(config: &Config, state: &State, args: &GateArgs) -> Result<(), String> {
+    let_through(config, state, args).map_err(|why| {
+        let id = ContainerId::new(state.id.clone()).ok();
+        let files = id.as_ref().and_then(|id| DockerFiles::read(&config.docker.root, id).ok());
+        let name = files.as_ref().map_or("", |files| files.container.docker_name());
+        audit::write(config, Decision::Refused, &state.id, name, &[], &why.text);
+        match id {
+            Some(id) => turned_away::line(config, &id, files.as_ref(), None, why),
+            None => why.text,
+        }
+    })
+}
+
+fn let_through(config: &Config, state: &State, args: &GateArgs) -> Result<(), TurnedAway> {
+    let out_of_reach = |e: LedgerError| TurnedAway::until(WaitsFor::Ledger, e.to_string());
     fault::here(config, "gate");
     let bytes = files::read_bounded(&state.bundle.join("config.json"), LONGEST_SPEC)
         .map_err(|_| "the bundle's config.json cannot be read")?;
@@ -151,8 +169,8 @@ pub fn gate(config: &Config, state: &State, args: &GateArgs) -> Result<(), Strin
     }
     let id = ContainerId::new(state.id.clone()).map_err(|e| e.to_string())?;
     let view = NodeView::new(config).map_err(|e| e.to_string())?;
-    let ledger = Ledger::open(config).map_err(|e| e.to_string())?.within(config.ledger.timeout());
-    let leases = ledger.leases().map_err(|e| e.to_string())?;
+    let ledger = Ledger::open(config).map_err(out_of_reach)?.within(config.ledger.timeout());
+    let leases = ledger.leases().map_err(out_of_reach)?;
     let mine = leased(&leases, &id, args.token.as_ref());
     let inventory = view.inventory().ok();
     check(opened.as_ref(), &mine, inventory.as_ref(), args.keep_rest)?;
@@ -177,7 +195,7 @@ pub fn gate(config: &Config, state: &State, args: &GateArgs) -> Result<(), Strin
     }
     fault::here(config, "noted");
     let active =
-        grant::activate(&ledger, leases, &id, token, init, cgroup).map_err(|e| e.to_string())?;
+        grant::activate(&ledger, leases, &id, token, init, cgroup).map_err(out_of_reach)?;
     if mine.iter().any(|unit| !active.contains(unit)) {
         return Err("its claim was taken away while it started".into());
     }

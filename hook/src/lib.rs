@@ -5,7 +5,6 @@
 //! and the numbers of the device nodes that these name. `runtime`, `gate` and `release` act.
 
 pub mod admit;
-pub mod audit;
 pub mod command;
 pub mod devices;
 mod driver;
@@ -22,4 +21,5 @@ pub mod runtime;
 pub mod spec;
 mod spec_alone;
 pub mod strip;
+mod turned_away;
 pub mod upper;

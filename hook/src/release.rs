@@ -8,7 +8,6 @@ use gpuctl_ledger::ledger::Ledger;
 use gpuctl_ledger::model::{ContainerId, Token};
 use gpuctl_ledger::view::NodeView;
 
-use crate::audit::{self, Decision};
 use crate::fault;
 
 /// Ends the claim of a container under `token`, or under any.
@@ -20,13 +19,5 @@ pub fn release(config: &Config, id: &str, token: Option<&Token>) -> Result<Ended
     let view = NodeView::new(config).map_err(|e| e.to_string())?;
     let ledger = Ledger::open(config).map_err(|e| e.to_string())?.within(config.ledger.timeout());
     fault::here(config, "release");
-    let ended = grant::end(&ledger, &view, &id, token).map_err(|e| e.to_string())?;
-    let why = match ended {
-        Ended::Nothing => return Ok(ended),
-        Ended::Released => "given back",
-        Ended::Reserved => "reserved for its next start",
-        Ended::Left => "left: a change is open, or its end was not seen",
-    };
-    audit::write(config, Decision::Ended, id.as_str(), "", &[], why);
-    Ok(ended)
+    grant::end(&ledger, &view, &id, token).map_err(|e| e.to_string())
 }

@@ -4,11 +4,12 @@
 //! All else is exec'd through untouched.
 
 use std::cell::OnceCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use gpuctl_ledger::audit::{Decision, Entry};
 use gpuctl_ledger::config::{AllPolicy, Config, ConfigError, Inject};
 use gpuctl_ledger::grant::{self, Claim, GrantError, Granted};
 use gpuctl_ledger::ledger::{Ledger, LedgerError};
@@ -16,20 +17,20 @@ use gpuctl_ledger::model::{
     Binding, ContainerId, DockerName, Gpu, GpuRequest, Holder, Token, Unit,
 };
 use gpuctl_ledger::node::docker::{DockerFiles, DockerFilesError};
-use gpuctl_ledger::node::{files, notes, process};
+use gpuctl_ledger::node::{files, notes, process, refused};
 use gpuctl_ledger::rules::allocate::{Supply, Want, allocate};
-use gpuctl_ledger::rules::words::Refusal;
+use gpuctl_ledger::rules::retry::WaitsFor;
 use gpuctl_ledger::store::StoreError;
 use gpuctl_ledger::view::NodeView;
 
 use crate::admit::{Admit, Bound, Who, admit};
-use crate::audit::{self, Decision};
 use crate::command::{self, Command};
 use crate::driver::{self, Driver};
 use crate::gate::LONGEST_SPEC;
 use crate::request::{self, AskError, Asked, NodeFacts};
 use crate::spec::Spec;
 use crate::spec_alone::{without_gpus, write_spec};
+use crate::turned_away::{self, TurnedAway};
 use crate::{fault, inject, real, refuse, strip, upper};
 
 /// The program name under which daemon.json enters us for managed containers.
@@ -46,6 +47,10 @@ struct Making<'a> {
     driver: Driver<'a>,
     view: OnceCell<NodeView<'a>>,
     began: Instant,
+    /// Who owns it, once its binding was read.
+    owner: Option<String>,
+    /// What it is to get, once that is known.
+    request: Option<GpuRequest>,
 }
 
 /// Entered as an OCI runtime, under the program name `entered`. The exit status; on success it does
@@ -144,12 +149,24 @@ fn create(
     let began = Instant::now();
     let driver = Driver::new(config);
     let view = OnceCell::new();
-    let mut making = Making { config, config_path, id, bundle, spec, files, driver, view, began };
-    making.start()
+    let mut making = Making {
+        config,
+        config_path,
+        id,
+        bundle,
+        spec,
+        files,
+        driver,
+        view,
+        began,
+        owner: None,
+        request: None,
+    };
+    making.start().map_err(|why| making.turned_away(why))
 }
 
 impl Making<'_> {
-    fn start(&mut self) -> Result<(), String> {
+    fn start(&mut self) -> Result<(), TurnedAway> {
         if self.entered_before() {
             // The gate in the spec will check the final one.
             return Ok(());
@@ -169,6 +186,7 @@ impl Making<'_> {
                 .map(|at| (at.record, Some(at.revision)));
             ledger = Some(open);
         }
+        self.owner = binding.as_ref().and_then(|(binding, _)| binding.owner.clone());
         let bound = match (&binding, managed) {
             (_, false) => Bound::NotManaged,
             (None, true) => Bound::Unknown,
@@ -192,7 +210,7 @@ impl Making<'_> {
             Admit::Pass => Ok(()),
             Admit::Exempt => {
                 self.audit(Decision::Exempted, &docker_name, &[], "on the exempt list");
-                self.exempt(&asked)
+                Ok(self.exempt(&asked)?)
             }
             Admit::Without => {
                 let stripped = !asked.as_ref().is_ok_and(|a| a.is_nothing());
@@ -201,10 +219,11 @@ impl Making<'_> {
                 if stripped {
                     self.audit(Decision::Stripped, &docker_name, &[], "holds no lease");
                 }
-                self.write_spec()
+                Ok(self.write_spec()?)
             }
-            Admit::Refuse(refusal) => Err(self.refused(&refusal, &docker_name)),
+            Admit::Refuse(refusal) => Err(refusal.one_line().into()),
             Admit::Claim { request, prefer, all, keep_rest } => {
+                self.request = Some(request.clone());
                 let ledger = match ledger {
                     Some(ledger) => ledger,
                     None => self.open_ledger()?,
@@ -313,7 +332,7 @@ impl Making<'_> {
     }
 
     /// The ledger, for a container that gets GPUs, or so it looks.
-    fn open_ledger(&self) -> Result<Ledger, String> {
+    fn open_ledger(&self) -> Result<Ledger, TurnedAway> {
         let view = self.view()?;
         view.look_ahead();
         let machine = process::machine_id(&self.config.paths.machine_id)
@@ -331,7 +350,7 @@ impl Making<'_> {
         self.view.get().ok_or_else(|| "the node cannot be looked at".into())
     }
 
-    fn out_of_reach(&self, error: &LedgerError) -> String {
+    fn out_of_reach(&self, error: &LedgerError) -> TurnedAway {
         let text = match error {
             LedgerError::Store(StoreError::Unreachable(_) | StoreError::Unknown(_)) => {
                 format!(
@@ -340,14 +359,18 @@ impl Making<'_> {
             }
             other => format!("{other}; docker gpuctl doctor tells more"),
         };
-        self.audit(Decision::Refused, "", &[], &text);
-        text
+        // One that is damaged or too new is mended too, one day.
+        TurnedAway::until(WaitsFor::Ledger, text)
     }
 
-    fn refused(&self, refusal: &Refusal, name: &str) -> String {
-        let line = refusal.one_line();
-        self.audit(Decision::Refused, name, &[], &line);
-        line
+    /// Writes the refusal down, and what it waits for where that passes by itself; the line for the
+    /// user.
+    fn turned_away(&self, why: TurnedAway) -> String {
+        let (_, name) = self.who();
+        let entry = Entry::new(Decision::Refused, self.id.as_str(), &name);
+        let entry = entry.user(self.owner.clone()).gpus(&why.units).why(&why.text);
+        entry.write(self.config);
+        turned_away::line(self.config, &self.id, self.files.as_ref(), self.request.as_ref(), why)
     }
 
     fn holder(&self, docker_name: &str, binding: Option<&Binding>) -> Result<Holder, String> {
@@ -370,17 +393,18 @@ impl Making<'_> {
         claim: &Claim<'_>,
         keep_rest: bool,
         docker_name: &str,
-    ) -> Result<(), String> {
+    ) -> Result<(), TurnedAway> {
         // What the ledger has taken so far counts.
         let limit = self.config.ledger.timeout().saturating_sub(self.began.elapsed());
         let granted = grant::claim(ledger, self.view()?, claim, limit).map_err(|e| match e {
-            GrantError::Refused(refusal) => self.refused(&refusal, docker_name),
+            GrantError::Refused(refusal) => TurnedAway::until(WaitsFor::Gpus, refusal.one_line()),
+            GrantError::Impossible(refusal) => refusal.one_line().into(),
             GrantError::Ledger(e) => self.out_of_reach(&e),
-            other => {
-                let text = other.to_string();
-                self.audit(Decision::Refused, docker_name, &[], &text);
-                text
+            e @ (GrantError::Slow | GrantError::Contended) => {
+                TurnedAway::until(WaitsFor::Ledger, e.to_string())
             }
+            // After a boot there may be no list of GPUs yet.
+            e @ GrantError::Node { .. } => TurnedAway::until(WaitsFor::Gpus, e.to_string()),
         })?;
         fault::here(self.config, "claimed");
         if let Some(binding) = &granted.binding {
@@ -389,20 +413,34 @@ impl Making<'_> {
         match self.inject(&granted, claim.token, keep_rest) {
             Ok(()) => {
                 fault::here(self.config, "injected");
-                self.audit(Decision::Granted, docker_name, &granted.units, "started");
+                self.tell_granted(&granted, docker_name);
                 Ok(())
             }
-            Err(why) => {
+            Err(text) => {
                 // Nothing runs yet and nothing will: the claim ends here, unless it is a change's own,
                 // whose undoing needs what was held before.
                 if !granted.changing {
                     let _ = ledger.release(&self.id, Some(claim.token), None);
                 }
                 let _ = notes::remove_grant(&self.config.paths, &self.id);
-                self.audit(Decision::Refused, docker_name, &granted.units, &why);
-                Err(why)
+                Err(TurnedAway { text, until: None, units: granted.units })
             }
         }
+    }
+
+    /// Writes down what it got; that it was refused before is of no account any more.
+    fn tell_granted(&self, granted: &Granted, docker_name: &str) {
+        let _ = refused::forget(&self.config.paths, &self.id);
+        let had: BTreeSet<&Unit> = granted.before.iter().collect();
+        let other = !had.is_empty() && had != granted.units.iter().collect();
+        let (decision, why) = if other {
+            let had: Vec<&str> = granted.before.iter().map(Unit::as_str).collect();
+            (Decision::Rebound, format!("started; before it had {}", had.join(",")))
+        } else {
+            (Decision::Granted, "started".to_owned())
+        };
+        let entry = Entry::new(decision, self.id.as_str(), docker_name);
+        entry.user(self.owner.clone()).gpus(&granted.units).why(why).write(self.config);
     }
 
     fn inject(&mut self, granted: &Granted, token: &Token, keep_rest: bool) -> Result<(), String> {
@@ -472,7 +510,7 @@ impl Making<'_> {
 
     /// Whether a claim would be granted now; why not otherwise.
     fn would_get(&self, request: &GpuRequest, all: AllPolicy) -> Result<(), String> {
-        let ledger = self.open_ledger()?;
+        let ledger = self.open_ledger().map_err(|why| why.text)?;
         let seen =
             grant::observe(&ledger, self.view()?, Some(&self.id)).map_err(|e| e.to_string())?;
         let supply = Supply { inventory: &seen.inventory, leases: &seen.judged, busy: &seen.busy };
@@ -484,6 +522,7 @@ impl Making<'_> {
     }
 
     fn audit(&self, decision: Decision, name: &str, units: &[Unit], why: &str) {
-        audit::write(self.config, decision, self.id.as_str(), name, units, why);
+        let entry = Entry::new(decision, self.id.as_str(), name).user(self.owner.clone());
+        entry.gpus(units).why(why).write(self.config);
     }
 }

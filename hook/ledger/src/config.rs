@@ -108,6 +108,8 @@ pub struct Paths {
     pub machine_id: PathBuf,
     /// The file that identifies the boot.
     pub boot_id: PathBuf,
+    /// The socket of the system's journal.
+    pub journal: PathBuf,
 }
 
 impl Default for Paths {
@@ -118,6 +120,7 @@ impl Default for Paths {
             socket: "/run/gpuctl/gpuctl.sock".into(),
             machine_id: "/etc/machine-id".into(),
             boot_id: "/proc/sys/kernel/random/boot_id".into(),
+            journal: "/run/systemd/journal/socket".into(),
         }
     }
 }
@@ -280,6 +283,8 @@ pub struct GpuConfig {
     pub nvml: String,
     /// The driver's folder of facts; its `gpus/<pci>/information` say what exists.
     pub proc: PathBuf,
+    /// The folder of the driver's kernel module: another one after it was loaded anew.
+    pub module: PathBuf,
     /// Where device nodes are.
     pub dev: PathBuf,
     /// How leased GPUs get into a container.
@@ -297,6 +302,7 @@ impl Default for GpuConfig {
         Self {
             nvml: "libnvidia-ml.so.1".into(),
             proc: "/proc/driver/nvidia".into(),
+            module: "/sys/module/nvidia".into(),
             dev: "/dev".into(),
             inject: Inject::Cdi,
             cdi_dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()],

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use crate::audit::{Decision, Entry};
 use crate::config::AllPolicy;
 use crate::ledger::{Batch, Change, Leases, Ledger, LedgerError, Sight};
 use crate::model::{
@@ -16,6 +17,7 @@ use crate::model::{
 use crate::node::{busy, lock, notes, process};
 use crate::rules::allocate::{Judged, Shortage, Supply, Want, allocate};
 use crate::rules::liveness::Life;
+use crate::rules::retry::may_pass;
 use crate::rules::words::{Refusal, refusal};
 use crate::store::{Outcome, StoreError};
 use crate::view::NodeView;
@@ -35,6 +37,9 @@ pub enum GrantError {
     /// There are not the GPUs that were asked for.
     #[error("{}", .0.headline)]
     Refused(Refusal),
+    /// The same, and waiting changes nothing: the node has no such GPUs.
+    #[error("{}", .0.headline)]
+    Impossible(Refusal),
     /// The node's own files: which, and what is the matter.
     #[error("{what} cannot be used: {why}")]
     Node {
@@ -90,6 +95,8 @@ pub struct Granted {
     pub binding: Option<Binding>,
     /// Whether a change to the container is open: then only the change gives anything back.
     pub changing: bool,
+    /// What the container held before, or had held last.
+    pub before: Vec<Unit>,
 }
 
 /// The state of the node, seen at once.
@@ -264,14 +271,20 @@ pub fn claim(
         };
         let units = allocate(&supply, &want).map_err(|s| {
             note_ends(ledger, view, &seen);
-            GrantError::Refused(shortage_refusal(&s, claim.request, ledger))
+            let refusal = shortage_refusal(&s, claim.request, ledger);
+            if may_pass(&s) {
+                GrantError::Refused(refusal)
+            } else {
+                GrantError::Impossible(refusal)
+            }
         })?;
         // What the container has held all along nobody else has been given meanwhile.
         let anew = |unit: &Unit| seen.judged.get(unit).is_none_or(|j| j.life == Life::Gone);
         if !seen.unseen.is_empty() && units.iter().any(anew) {
             return Err(GrantError::Refused(unseen_refusal(&seen.unseen)));
         }
-        let (batch, binding, leases) = plan_commit(ledger, view, claim, &seen, &units)?;
+        let Planned { batch, binding, leases, freed } =
+            plan_commit(ledger, view, claim, &seen, &units)?;
         let before = notes::read_grant(&view.config.paths, id).ok().flatten();
         if let Some(first) = leases.first() {
             let grant = notes::Grant {
@@ -310,7 +323,9 @@ pub fn claim(
         match ledger.commit_proved(&batch, proof) {
             Ok(Outcome::Done(_)) => {
                 let changing = is_changing(&seen, claim.holder);
-                return Ok(Granted { units, inventory: seen.inventory, binding, changing });
+                tell_freed(view, claim, &seen, &units, &freed);
+                let before = held_before(claim, &seen);
+                return Ok(Granted { units, inventory: seen.inventory, binding, changing, before });
             }
             Ok(Outcome::Conflict) => {
                 restore_note(view, id, before);
@@ -351,6 +366,52 @@ fn is_changing(seen: &Observed, holder: &Holder) -> bool {
     holder.name.as_ref().is_some_and(|name| seen.changing.contains(name))
 }
 
+/// What this container holds by the leases, else what its binding says that it held last.
+fn held_before(claim: &Claim<'_>, seen: &Observed) -> Vec<Unit> {
+    let own = |l: &&crate::ledger::At<Lease>| l.record.holder.container == claim.holder.container;
+    let held: Vec<Unit> = seen.leases.values().filter(own).map(|l| l.record.unit.clone()).collect();
+    match &claim.binding {
+        Some((binding, _)) if held.is_empty() => binding.last.clone(),
+        _ => held,
+    }
+}
+
+/// Writes down what a claim freed: leases of the dead that it took, and what the container itself
+/// held and did not get again.
+fn tell_freed(
+    view: &NodeView<'_>,
+    claim: &Claim<'_>,
+    seen: &Observed,
+    units: &[Unit],
+    freed: &[Unit],
+) {
+    let mut by_holder: BTreeMap<&ContainerId, (&Holder, Vec<Unit>)> = BTreeMap::new();
+    for unit in units {
+        let Some(old) = seen.leases.get(unit).map(|l| &l.record.holder) else { continue };
+        if old.container != claim.holder.container {
+            by_holder.entry(&old.container).or_insert((old, Vec::new())).1.push(unit.clone());
+        }
+    }
+    for (holder, units) in by_holder.into_values() {
+        let why =
+            format!("its process is gone; the next claim found it, for {}", claim.holder.shown());
+        Entry::of(Decision::Released, holder).gpus(&units).why(why).write(view.config);
+    }
+    if !freed.is_empty() {
+        let entry = Entry::of(Decision::Released, claim.holder).gpus(freed);
+        entry.why("its next start did not need them").write(view.config);
+    }
+}
+
+/// The commit that makes the grant, and what it comes to.
+struct Planned {
+    batch: Batch,
+    binding: Option<Binding>,
+    leases: Vec<Lease>,
+    /// What the container held and does not get again, and whose old process is gone.
+    freed: Vec<Unit>,
+}
+
 /// The commit that makes the grant.
 fn plan_commit(
     ledger: &Ledger,
@@ -358,10 +419,11 @@ fn plan_commit(
     claim: &Claim<'_>,
     seen: &Observed,
     units: &[Unit],
-) -> Result<(Batch, Option<Binding>, Vec<Lease>), GrantError> {
+) -> Result<Planned, GrantError> {
     let keys = ledger.keys();
     let mut batch = Batch::new();
     let mut leases = Vec::new();
+    let mut freed = Vec::new();
     let evidence = view.claimer()?;
     let now = Timestamp::now();
     for unit in units {
@@ -396,6 +458,7 @@ fn plan_commit(
             if matches!(life, Life::Gone | Life::Reserved) {
                 let key = keys.lease(unit);
                 batch.at(key.clone(), lease.revision).delete(key);
+                freed.push(unit.clone());
             }
         }
     }
@@ -409,7 +472,7 @@ fn plan_commit(
         batch.unchanged(key.clone(), *revision).put(key, &binding);
         binding
     });
-    Ok((batch, binding, leases))
+    Ok(Planned { batch, binding, leases, freed })
 }
 
 /// Activates the leases of a container under a token: one commit that writes down its init. `seen` are
@@ -472,7 +535,9 @@ pub fn end(
     let Sight { leases, changing } = ledger.sight()?;
     let now = Timestamp::now();
     let outcome = std::cell::Cell::new(Ended::Nothing);
-    ledger.change_leases_seen(leases, id, token, |lease| {
+    let holder = std::cell::RefCell::new(None);
+    let changed = ledger.change_leases_seen(leases, id, token, |lease| {
+        *holder.borrow_mut() = Some(lease.holder.clone());
         let mut ended = lease.clone();
         ended.evidence.ended = Some(lease.evidence.ended.unwrap_or(now));
         match view.judge(&ended, &changing, now) {
@@ -491,6 +556,16 @@ pub fn end(
             }
         }
     })?;
+    if let Some(holder) = holder.into_inner().filter(|_| !changed.is_empty()) {
+        let told = match outcome.get() {
+            Ended::Released => Some((Decision::Released, "its process is gone")),
+            Ended::Reserved => Some((Decision::Reserved, "kept for its next start")),
+            Ended::Nothing | Ended::Left => None,
+        };
+        if let Some((decision, why)) = told {
+            Entry::of(decision, &holder).gpus(&changed).why(why).write(view.config);
+        }
+    }
     if outcome.get() != Ended::Left {
         // Only the note of this very claim, and only of the dead: a later start writes its own.
         let noted = notes::read_grant(&view.config.paths, id).ok().flatten();

@@ -8,9 +8,10 @@
 //! - [`store`]: a small key-value store with revisions, on SQLite and on etcd.
 //! - [`ledger`]: the typed book on top of a store: claim, activate, release, bind, record, journal.
 //!
-//! [`config`] reads `/etc/gpuctl/config.toml` for both programs, and [`node`] what the node itself
+//! [`audit`] writes down what was decided. [`config`] reads `/etc/gpuctl/config.toml` for both programs, and [`node`] what the node itself
 //! shows of its processes and of its own notes.
 
+pub mod audit;
 pub mod config;
 pub mod grant;
 pub mod keys;

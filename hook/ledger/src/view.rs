@@ -5,12 +5,13 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use crate::config::Config;
-use crate::grant::{GrantError, node_error};
+use crate::grant::{GrantError, node_error, shown_time};
 use crate::model::{BootId, ContainerName, Evidence, Gpu, Health, Inventory, Lease, Timestamp};
 use crate::node::busy::Look;
 use crate::node::notes::{self, Grant};
-use crate::node::{docker, files, process};
+use crate::node::{docker, files, process, quarantine};
 use crate::rules::liveness::{Facts, Files, Life, Seen, judge};
+use crate::rules::quarantine::Held;
 
 /// Longest inventory, in bytes.
 const LONGEST_INVENTORY: u64 = 4 << 20;
@@ -85,6 +86,13 @@ impl<'a> NodeView<'a> {
             };
             gpu.health = Health::Bad(why.into());
         }
+        let quarantine = quarantine::read(&self.config.paths, &self.boot_id)
+            .map_err(node_error("the list of GPUs in quarantine"))?;
+        for gpu in &mut inventory.gpus {
+            if let Some(held) = quarantine.of(&gpu.unit) {
+                gpu.health = Health::Bad(quarantine_words(held));
+            }
+        }
         Ok(inventory)
     }
 
@@ -153,6 +161,11 @@ impl<'a> NodeView<'a> {
         let grants = notes::grants(&self.config.paths).map_err(node_error("a note of a grant"))?;
         Ok(grants.into_iter().filter(|grant| self.lives(grant)).collect())
     }
+}
+
+/// `quarantined since 10:02: it fell off the bus`.
+pub fn quarantine_words(held: &Held) -> String {
+    format!("quarantined since {}: {}", shown_time(held.since), held.cause.words())
 }
 
 /// What the driver shows of a GPU in /proc, where it says so.

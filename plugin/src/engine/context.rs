@@ -145,7 +145,7 @@ fn store_hint(error: &StoreError) -> String {
 impl From<GrantError> for Failure {
     fn from(error: GrantError) -> Self {
         match error {
-            GrantError::Refused(refusal) => refusal.into(),
+            GrantError::Refused(refusal) | GrantError::Impossible(refusal) => refusal.into(),
             GrantError::Ledger(error) => error.into(),
             GrantError::Slow => Self::new(error.to_string())
                 .hint("docker gpuctl doctor tells more; running containers are not touched"),

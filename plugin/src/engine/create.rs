@@ -92,6 +92,7 @@ pub(super) fn create(
         StartMode::Detached | StartMode::Attached => supply::now(ctx, None, &gpus, &[])?,
     };
     if let Some(refusal) = refusal {
+        supply::tell_refused(ctx, None, docker_name.as_str(), front.user(), &refusal);
         return Err(refusal.into());
     }
 

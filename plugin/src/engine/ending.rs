@@ -4,6 +4,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use gpuctl_ledger::audit::{Decision, Entry};
 use gpuctl_ledger::grant;
 use gpuctl_ledger::ledger::{Change, LedgerError};
 use gpuctl_ledger::model::{Cgroup, ContainerId, Lease, LeaseState, Timestamp, Unit};
@@ -32,13 +33,19 @@ pub(super) fn release_dead(
 ) -> Result<Vec<Unit>, LedgerError> {
     let view = ctx.view();
     let now = Timestamp::now();
+    let holder = std::cell::RefCell::new(None);
     let freed = ctx.ledger.change_leases(id, None, |lease| {
+        *holder.borrow_mut() = Some(lease.holder.clone());
         // Reserved means: dead, and would be waited for.
         let dead = matches!(view.judge(lease, &[], now), Life::Gone | Life::Reserved)
             // Claimed by this very process for a change that is over: we have the lock.
             || (lease.state == LeaseState::Claimed && lease.evidence.claimer == ctx.me);
         if dead && !keep.contains(&lease.unit) { Change::Delete } else { Change::Keep }
     })?;
+    if let Some(holder) = holder.into_inner().filter(|_| !freed.is_empty()) {
+        let entry = Entry::of(Decision::Released, &holder).gpus(&freed);
+        entry.why("stopped, removed or changed: given back").write(&ctx.config);
+    }
     let left = ctx.ledger.leases()?.values().any(|l| l.record.holder.container == *id);
     if !left && !view.living_grants().is_ok_and(|g| g.iter().any(|g| g.holder.container == *id)) {
         let _ = notes::remove_grant(&ctx.config.paths, id);

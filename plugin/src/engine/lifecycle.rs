@@ -2,6 +2,7 @@
 //! the Engine, and the claim and its end are the runtime's and the hooks' own.
 
 use gpuctl_ledger::model::Binding;
+use gpuctl_ledger::node::refused;
 
 use super::api::{Answer, Event, Failure, Front};
 use super::context::Context;
@@ -59,17 +60,18 @@ pub(super) fn start(
         if shown(ctx, &found)?.running() {
             return Ok(());
         }
-        check_before_start(ctx, &found)?;
+        check_before_start(ctx, &found, front.user())?;
         Ok(ctx.docker()?.start(found.id.as_str())?)
     }))
 }
 
 /// Says a shortage in full before Docker is asked: the runtime has only one line for it.
-fn check_before_start(ctx: &Context, found: &Found) -> Result<(), Failure> {
+fn check_before_start(ctx: &Context, found: &Found, user: Option<String>) -> Result<(), Failure> {
     let Some(binding) = ctx.ledger.binding(&found.id)? else { return Ok(()) };
     let Binding { gpus, last, .. } = &binding.record;
     let Some(refusal) = supply::now(ctx, Some(&found.id), gpus, last)? else { return Ok(()) };
     let name = &found.record.record.name;
+    supply::tell_refused(ctx, Some(&found.id), found.docker_name.as_str(), user, &refusal);
     Err(Failure::new(format!("{name}: {}", refusal.headline)).details(refusal.rows).hint(format!(
         "docker gpuctl scale {name} --gpus N takes fewer; docker gpuctl gpus shows all of them"
     )))
@@ -91,6 +93,8 @@ pub(super) fn stop(
         lock.is_of(&found.record.record.name)?;
         shown(ctx, &found)?;
         ctx.docker()?.stop(found.id.as_str(), timeout)?;
+        // Refused before, it is not started again after this.
+        let _ = refused::forget(&ctx.config.paths, &found.id);
         // Stopped for good as far as we are asked: no waiting for a restart by hand.
         if let Some(text) = ending::release_all(ctx, &found.id, found.docker_name.as_str())? {
             front.event(Event::Warning { text });
@@ -114,7 +118,7 @@ pub(super) fn restart(
         let found = names::existing(ctx, name)?;
         lock.is_of(&found.record.record.name)?;
         if !shown(ctx, &found)?.running() {
-            check_before_start(ctx, &found)?;
+            check_before_start(ctx, &found, front.user())?;
         }
         Ok(ctx.docker()?.restart(found.id.as_str(), timeout)?)
     }))

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use gpuctl_ledger::audit::{Decision, Entry};
 use gpuctl_ledger::grant;
 use gpuctl_ledger::ledger::{At, Batch, Sight};
 use gpuctl_ledger::model::{
@@ -179,6 +180,10 @@ fn lost_leases(ctx: &Context, fix: bool, findings: &mut Vec<Finding>) -> Result<
         }
         if !batch.is_empty() {
             let done = fix && matches!(ctx.ledger.commit(&batch)?, Outcome::Done(_));
+            if done {
+                let entry = Entry::of(Decision::Granted, &grant.holder).gpus(&grant.units);
+                entry.why("it runs, and the ledger had lost its lease").write(&ctx.config);
+            }
             found(findings, done, format!("the ledger had lost leases of {shown}, which runs"));
         }
     }

@@ -5,6 +5,7 @@
 //! running container: stopped, renamed, started) and `rename` (name and records), both finished,
 //! unless somebody else has the new name; `undo` instead of these, once undoing has begun.
 
+use gpuctl_ledger::audit::{Decision, Entry};
 use gpuctl_ledger::grant::{self, Claim};
 use gpuctl_ledger::ledger::{At, Batch, Ledger, LedgerError};
 use gpuctl_ledger::model::{
@@ -78,9 +79,16 @@ pub(super) fn scale(
     let running = shown.running();
     if running {
         check_patience(&found, &shown, timeout)?;
-        check_claim(ctx, &found, &binding.record, gpus)?;
-    } else {
-        supply::ever(ctx, gpus)?.map_or(Ok(()), |refusal| Err(Failure::from(refusal)))?;
+        check_claim(ctx, &found, &binding.record, gpus, front)?;
+    } else if let Some(refusal) = supply::ever(ctx, gpus)? {
+        supply::tell_refused(
+            ctx,
+            Some(&found.id),
+            found.docker_name.as_str(),
+            front.user(),
+            &refusal,
+        );
+        return Err(refusal.into());
     }
     let to = found.record.record.version.next();
     let new_name = DockerName::of(&found.record.record.name, to);
@@ -200,10 +208,13 @@ fn check_claim(
     found: &Found,
     binding: &Binding,
     gpus: &GpuRequest,
+    front: &dyn Front,
 ) -> Result<(), Failure> {
     let Some(refusal) = supply::now(ctx, Some(&found.id), gpus, &binding.last)? else {
         return Ok(());
     };
+    let name = found.docker_name.as_str();
+    supply::tell_refused(ctx, Some(&found.id), name, front.user(), &refusal);
     let kept = format!("{} keeps running with {}", found.docker_name, words(&binding.gpus));
     Err(Failure::new(refusal.headline)
         .details(refusal.rows)
@@ -346,6 +357,13 @@ pub(super) fn finish(ctx: &Context, journal: Journal) -> Result<bool, Failure> {
         batch.at(key.clone(), revision).put(key, &record);
     }
     journal.finish_with(ctx, &batch, &version_record(&name, &data, &shown))?;
+    let units =
+        binding.map(|at| at.record.last).filter(|_| shown.running() && !data.gpus.is_none());
+    Entry::new(Decision::Rebound, data.id.as_str(), new_name.as_str())
+        .user(data.by.clone().or(data.before.owner.clone()))
+        .gpus(&units.unwrap_or_default())
+        .why(format!("scale {} -> {}", words(&data.before.gpus), words(&data.gpus)))
+        .write(&ctx.config);
     ending::settle(ctx, &data.id);
     Ok(true)
 }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use gpuctl_ledger::audit::{Decision, Entry};
 use gpuctl_ledger::config::AllPolicy;
 use gpuctl_ledger::grant::{observe, shortage_refusal};
 use gpuctl_ledger::model::{ContainerId, GpuRequest, Unit};
@@ -45,6 +46,18 @@ pub(super) fn ever(ctx: &Context, request: &GpuRequest) -> Result<Option<Refusal
     let want = Want { request, container: None, prefer: &[], all: AllPolicy::Free };
     let shortage = allocate(&supply, &want).err();
     Ok(shortage.map(|shortage| shortage_refusal(&shortage, request, &ctx.ledger)))
+}
+
+/// Writes down that this was refused to a user, before Docker was asked.
+pub(super) fn tell_refused(
+    ctx: &Context,
+    container: Option<&ContainerId>,
+    name: &str,
+    user: Option<String>,
+    refusal: &Refusal,
+) {
+    let id = container.map_or("", ContainerId::as_str);
+    Entry::new(Decision::Refused, id, name).user(user).why(refusal.one_line()).write(&ctx.config);
 }
 
 impl From<Refusal> for Failure {

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use gpuctl_ledger::audit::{Decision, Entry};
 use gpuctl_ledger::ledger::Batch;
 use gpuctl_ledger::model::{ContainerId, ContainerName, DockerName, Holder, Lease};
 use gpuctl_ledger::node::notes;
@@ -76,6 +77,7 @@ pub(super) fn undo(
                 .hint("docker gpuctl doctor --fix ends what was left"));
         }
         let mut batch = Batch::new();
+        let mut freed = Vec::new();
         if let Some(now) = ctx.ledger.binding(&data.id)? {
             let key = keys.binding(&data.id);
             batch.at(key.clone(), now.revision).put(key, &data.before);
@@ -98,11 +100,20 @@ pub(super) fn undo(
                 }
                 None => {
                     batch.at(key.clone(), lease.revision).delete(key);
+                    freed.push(unit);
                 }
             }
         }
         if batch.is_empty() || matches!(ctx.ledger.commit(&batch)?, Outcome::Done(_)) {
             keep_copy(ctx, &data.before);
+            if !freed.is_empty() {
+                let name = DockerName::of(&journal.operation.name, data.from);
+                Entry::new(Decision::Released, data.id.as_str(), name.as_str())
+                    .user(data.by.clone().or(data.before.owner.clone()))
+                    .gpus(&freed)
+                    .why("its scale was undone")
+                    .write(&ctx.config);
+            }
             break;
         }
     }

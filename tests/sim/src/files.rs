@@ -250,6 +250,7 @@ pub fn config(place: &Place, settings: &Settings) -> Result<()> {
             ("socket", at(place.socket())),
             ("machine_id", at(place.machine_id())),
             ("boot_id", at(place.boot_id())),
+            ("journal", at(place.journal())),
         ],
     );
     section("docker", &[("root", at(place.data())), ("host", place.docker_host())]);

@@ -95,6 +95,10 @@ impl Place {
     pub fn boot_id(&self) -> PathBuf {
         self.at("boot_id")
     }
+    /// Where the system's journal would listen; a test that wants to hear it binds here.
+    pub fn journal(&self) -> PathBuf {
+        self.at("run/journal")
+    }
     /// The node's machine id.
     pub fn machine_id(&self) -> PathBuf {
         self.at("machine_id")

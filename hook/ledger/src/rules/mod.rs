@@ -2,6 +2,8 @@
 
 pub mod allocate;
 pub mod liveness;
+pub mod quarantine;
+pub mod retry;
 pub mod words;
 
 #[cfg(test)]

@@ -1,62 +1,228 @@
-//! One line for each decision about GPUs, appended to `audit.log` in the state folder. A full log
-//! becomes `audit.log.1`, in the place of the one before.
+//! One line for each decision about GPUs: appended to `audit.log` in the state folder, and sent to
+//! the system's journal. A full log becomes `audit.log.1`, in the place of the one before.
 
 use std::fs::{File, Metadata};
 use std::io::{ErrorKind, Result, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use gpuctl_ledger::config::Config;
-use gpuctl_ledger::model::{Timestamp, Unit};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
 
-use crate::refuse::presentable;
+use crate::config::{Config, Paths};
+use crate::model::{Holder, Timestamp, Unit};
+use crate::node::journald;
 
 /// The size at which a log is full, in bytes: some 30 000 decisions. What is kept is never more than
 /// twice this, and the lines that a crowd writes while one of it rotates.
 const LARGEST: u64 = 10 << 20;
+/// Longest text of a line's field, in characters.
+const LONGEST_TEXT: usize = 1500;
+/// Longest line that this program writes, in bytes, with room: 128 GPUs and the longest texts.
+pub const LONGEST_LINE: usize = 64 << 10;
 
 /// What was decided.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Decision {
     /// GPUs were granted.
     Granted,
-    /// A start was refused.
+    /// A start or a change gave other GPUs than the container had before.
+    Rebound,
+    /// A start or a change was refused.
     Refused,
     /// GPUs were taken out of a spec that named or opened them without a request.
     Stripped,
     /// The exempt list let it through.
     Exempted,
-    /// GPUs were given back, or reserved, at the container's end.
-    Ended,
+    /// GPUs were given back.
+    Released,
+    /// The process is gone, and the GPUs wait for the container's next start.
+    Reserved,
+    /// A GPU is not granted until it is clean.
+    Quarantined,
+    /// A quarantine is over.
+    Cleared,
 }
 
 impl Decision {
-    fn word(self) -> &'static str {
+    /// All of them.
+    pub const ALL: [Self; 9] = [
+        Self::Granted,
+        Self::Rebound,
+        Self::Refused,
+        Self::Stripped,
+        Self::Exempted,
+        Self::Released,
+        Self::Reserved,
+        Self::Quarantined,
+        Self::Cleared,
+    ];
+
+    /// The word for it, in the log and for people.
+    pub fn word(self) -> &'static str {
         match self {
             Self::Granted => "granted",
+            Self::Rebound => "rebound",
             Self::Refused => "refused",
             Self::Stripped => "stripped",
             Self::Exempted => "exempted",
-            Self::Ended => "ended",
+            Self::Released => "released",
+            Self::Reserved => "reserved",
+            Self::Quarantined => "quarantined",
+            Self::Cleared => "cleared",
         }
+    }
+
+    /// The decision with this word.
+    pub fn of_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|decision| decision.word() == word)
     }
 }
 
-/// Appends a line. A full or read-only disk keeps nobody from starting a container.
+/// One decision, as a line of the log has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// When.
+    pub time: Timestamp,
+    /// What was decided.
+    pub decision: Decision,
+    /// Whether it was only looked on: `policy.observe`.
+    #[serde(default)]
+    pub observe: bool,
+    /// The container's id; empty where there is none.
+    #[serde(default)]
+    pub container: String,
+    /// Its name in Docker; the managed name where it is not made yet; empty where neither is known.
+    #[serde(default)]
+    pub name: String,
+    /// Who owns the container, or asked; absent where it is not known.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// The GPUs.
+    #[serde(default)]
+    pub gpus: Vec<Unit>,
+    /// Why.
+    #[serde(default)]
+    pub reason: String,
+}
+
+impl Entry {
+    /// A decision of now about a container, of which nothing else is known yet.
+    pub fn new(decision: Decision, container: &str, name: &str) -> Self {
+        Self {
+            time: Timestamp::now(),
+            decision,
+            observe: false,
+            container: container.to_owned(),
+            name: name.to_owned(),
+            user: None,
+            gpus: Vec::new(),
+            reason: String::new(),
+        }
+    }
+
+    /// The same about the holder of a lease.
+    pub fn of(decision: Decision, holder: &Holder) -> Self {
+        Self::new(decision, holder.container.as_str(), holder.shown()).user(holder.owner.clone())
+    }
+
+    /// With who owns it, or asked.
+    #[must_use]
+    pub fn user(mut self, user: Option<String>) -> Self {
+        self.user = user;
+        self
+    }
+
+    /// With the GPUs.
+    #[must_use]
+    pub fn gpus(mut self, units: &[Unit]) -> Self {
+        self.gpus = units.to_vec();
+        self
+    }
+
+    /// With the reason.
+    #[must_use]
+    pub fn why(mut self, why: impl Into<String>) -> Self {
+        self.reason = why.into();
+        self
+    }
+
+    /// Writes it to log and journal. A full or read-only disk, or a journal that does not listen,
+    /// keeps nobody from starting a container.
+    pub fn write(mut self, config: &Config) {
+        self.observe = config.policy.observe;
+        for text in [&mut self.container, &mut self.name, &mut self.reason] {
+            *text = printable(text);
+        }
+        self.user = self.user.as_deref().map(printable);
+        if let Ok(mut line) = serde_json::to_vec(&self) {
+            line.push(b'\n');
+            let _ = append(&path(&config.paths), &line, LARGEST);
+        }
+        let _ = journald::send(&config.paths.journal, &self.fields());
+    }
+
+    /// What the journal is told.
+    fn fields(&self) -> Vec<(&'static str, String)> {
+        let units: Vec<&str> = self.gpus.iter().map(Unit::as_str).collect();
+        let units = units.join(",");
+        // As syslog has them: 6 is informational, 5 a notice, 4 a warning.
+        let priority = match self.decision {
+            Decision::Refused | Decision::Quarantined => "4",
+            Decision::Rebound | Decision::Stripped | Decision::Exempted | Decision::Cleared => "5",
+            Decision::Granted | Decision::Released | Decision::Reserved => "6",
+        };
+        vec![
+            ("MESSAGE", self.message(&units)),
+            ("PRIORITY", priority.to_owned()),
+            ("SYSLOG_IDENTIFIER", "gpuctl".to_owned()),
+            ("GPUCTL_DECISION", self.decision.word().to_owned()),
+            ("GPUCTL_OBSERVE", u8::from(self.observe).to_string()),
+            ("GPUCTL_CONTAINER", self.container.clone()),
+            ("GPUCTL_NAME", self.name.clone()),
+            ("GPUCTL_USER", self.user.clone().unwrap_or_else(|| "-".into())),
+            ("GPUCTL_GPUS", units),
+            ("GPUCTL_REASON", self.reason.clone()),
+        ]
+    }
+
+    /// `granted train-1 (4e530d075be1) user root GPUs GPU-..,GPU-..: started`.
+    fn message(&self, units: &str) -> String {
+        let or_dash = |text: &str| if text.is_empty() { "-".to_owned() } else { text.to_owned() };
+        let short: String = self.container.chars().take(12).collect();
+        let observed = if self.observe { " (only observed)" } else { "" };
+        format!(
+            "{}{observed} {} ({}) user {} GPUs {}: {}",
+            self.decision.word(),
+            or_dash(&self.name),
+            or_dash(&short),
+            self.user.as_deref().unwrap_or("-"),
+            or_dash(units),
+            self.reason
+        )
+    }
+}
+
+/// The log.
+pub fn path(paths: &Paths) -> PathBuf {
+    paths.state.join("audit.log")
+}
+
+/// The log before it.
+pub fn older_path(paths: &Paths) -> PathBuf {
+    path(paths).with_extension("log.1")
+}
+
+/// Writes a decision of which no user is known.
 pub fn write(config: &Config, decision: Decision, id: &str, name: &str, units: &[Unit], why: &str) {
-    let line = serde_json::json!({
-        "time": Timestamp::now(),
-        "decision": decision.word(),
-        "observe": config.policy.observe,
-        "container": presentable(id),
-        "name": presentable(name),
-        "gpus": units,
-        "reason": presentable(why),
-    });
-    let path = config.paths.state.join("audit.log");
-    let _ = append(&path, format!("{line}\n").as_bytes(), LARGEST);
+    Entry::new(decision, id, name).gpus(units).why(why).write(config);
+}
+
+/// On one line, without control characters, and not too long.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LONGEST_TEXT).collect()
 }
 
 /// Appends to the log, which is begun anew first where it has reached so many bytes.
@@ -117,8 +283,9 @@ mod tests {
     fn a_full_log_becomes_the_older_one_and_the_one_before_goes() {
         let dir = tempfile::tempdir().unwrap();
         let config = Config {
-            paths: gpuctl_ledger::config::Paths {
+            paths: Paths {
                 state: dir.path().to_owned(),
+                journal: dir.path().join("journal"),
                 ..Default::default()
             },
             ..Default::default()
@@ -138,6 +305,34 @@ mod tests {
         assert_eq!((&line["name"], &line["decision"]), (&"late".into(), &"refused".into()));
         let mode = std::fs::metadata(&log).unwrap().mode() & 0o777;
         assert_eq!(mode, 0o600);
+    }
+
+    #[test]
+    fn every_decision_has_a_word_and_is_read_back() {
+        for decision in Decision::ALL {
+            assert_eq!(Decision::of_word(decision.word()), Some(decision));
+            assert_eq!(
+                serde_json::to_value(decision).unwrap(),
+                serde_json::Value::from(decision.word())
+            );
+        }
+        let entry = Entry::new(Decision::Refused, "ab12", "train").why("none is free");
+        let line = serde_json::to_string(&entry).unwrap();
+        assert_eq!(serde_json::from_str::<Entry>(&line).unwrap(), entry);
+    }
+
+    #[test]
+    fn the_longest_line_fits() {
+        let units: Vec<Unit> =
+            (0..128).map(|n| Unit::new(format!("GPU-{n:0>96}")).unwrap()).collect();
+        let long = "\u{10ffff}\"".repeat(LONGEST_TEXT);
+        let entry = Entry::new(Decision::Granted, &long, &long).user(Some(long.clone()));
+        let mut entry = entry.gpus(&units).why(&long);
+        entry.reason = printable(&entry.reason);
+        entry.name = printable(&entry.name);
+        entry.container = printable(&entry.container);
+        entry.user = entry.user.as_deref().map(printable);
+        assert!(serde_json::to_vec(&entry).unwrap().len() < LONGEST_LINE);
     }
 
     #[test]
