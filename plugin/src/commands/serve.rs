@@ -91,6 +91,8 @@ pub(super) fn serve(args: &Args) -> Result<u8, Failure> {
     let (watched, tended) = (Arc::clone(&engine), Arc::clone(&engine));
     std::thread::spawn(move || watch(&watched));
     std::thread::spawn(move || tend(&tended));
+    let heard = engine.config.clone();
+    std::thread::spawn(move || engine::listen(&heard, signals::interrupted));
     let perform: Arc<Perform> = Arc::new(move |request: Request, front: &mut dyn Front| {
         engine::perform(engine.context()?, request, front)
     });

@@ -4,13 +4,16 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use gpuctl_ledger::config::Inject;
-use gpuctl_ledger::model::Health;
+use gpuctl_ledger::config::{Inject, plain_io_error};
+use gpuctl_ledger::model::{Health, Unit};
+use gpuctl_ledger::node::{busy, quarantine};
+use gpuctl_ledger::rules::quarantine::Cause;
+use gpuctl_ledger::view;
 
 use super::api::{Answer, Check, Failure, Verdict};
 use super::context::Context;
 use super::node::{self, NVML_LIMIT};
-use super::{bypass, links, reconcile};
+use super::{bypass, links, look, reconcile, watch};
 use crate::gpu;
 
 struct Checks(Vec<Check>);
@@ -31,12 +34,13 @@ impl Checks {
 ///
 /// # Errors
 /// None: what cannot be looked at is a problem in the answer.
-pub(super) fn doctor(ctx: &Context, fix: bool) -> Result<Answer, Failure> {
+pub(super) fn doctor(ctx: &Context, fix: bool, user: Option<String>) -> Result<Answer, Failure> {
     let mut checks = Checks(Vec::new());
     let cgroup_driver = engine(ctx, &mut checks);
     programs(ctx, &mut checks);
     ledger(ctx, &mut checks);
     gpus(ctx, fix, &mut checks);
+    quarantined(ctx, fix, user.as_deref(), &mut checks);
     cdi(ctx, &mut checks);
     if let Some(driver) = cgroup_driver {
         if let Ok(inventory) = ctx.view().inventory() {
@@ -167,6 +171,63 @@ fn gpus(ctx: &Context, fix: bool, checks: &mut Checks) {
             }
         }
         Err((why, hint)) => checks.add("driver", Verdict::Problem, why, Some(hint)),
+    }
+}
+
+/// GPUs in quarantine, and processes on GPUs that belong to no lease. `fix` clears by hand what can be
+/// so cleared.
+fn quarantined(ctx: &Context, fix: bool, user: Option<&str>, checks: &mut Checks) {
+    const NAME: &str = "quarantine";
+    let inventory = ctx.view().inventory().ok();
+    let gpu = |unit: &Unit| {
+        let known = inventory.as_ref().and_then(|inventory| inventory.by_unit(unit));
+        known.map_or_else(|| format!("GPU {unit}"), |gpu| format!("GPU {} ({unit})", gpu.index))
+    };
+    // Also with --fix it is first seen what is over by itself.
+    let before = busy::last_watch(&ctx.config.paths.watch());
+    let seen = if fix { watch::seen(ctx) } else { look::look(ctx, before.as_ref()) };
+    let cleared = if fix { watch::pardon(ctx, user) } else { Ok(Vec::new()) };
+    match cleared {
+        Ok(cleared) => {
+            for held in cleared {
+                let text = format!("{}: cleared by hand: {}", gpu(&held.unit), held.cause.words());
+                checks.add(NAME, Verdict::Fixed, text, None);
+            }
+        }
+        Err(why) => checks.add(NAME, Verdict::Problem, why.message, why.hint),
+    }
+    match quarantine::read(&ctx.config.paths, &ctx.boot_id) {
+        Ok(now) => {
+            for held in &now.held {
+                let text = format!("{}: {}", gpu(&held.unit), view::quarantine_words(held));
+                let by_hand = match held.cause {
+                    Cause::Card { .. } => {
+                        "nvidia-smi and dmesg say more; it comes back once it answers"
+                    }
+                    _ => {
+                        "it comes back once it is clean; docker gpuctl doctor --fix clears it by hand"
+                    }
+                };
+                checks.add(NAME, Verdict::Problem, text, Some(by_hand.into()));
+            }
+        }
+        Err(e) => {
+            let text = format!("the list of GPUs in quarantine: {}", plain_io_error(&e));
+            let fix = Some("docker gpuctl doctor --fix".into());
+            checks.add(NAME, Verdict::Problem, text, fix);
+        }
+    }
+    // That the driver does not answer has been said already.
+    for (unit, on) in seen.map(|seen| seen.on).unwrap_or_default() {
+        if !on.strangers.is_empty() {
+            let text = format!(
+                "{}: {} without a lease: it is not granted to anybody",
+                gpu(&unit),
+                look::strangers_words(&on.strangers)
+            );
+            let fix = "nothing is killed here: see whose it is, and end it, or give it a lease";
+            checks.add("processes", Verdict::Warning, text, Some(fix.into()));
+        }
     }
 }
 

@@ -14,10 +14,10 @@ use serde_json::{Value, json};
 
 use super::api::{Answer, Failure, GpuRow, HistoryRow, PsRow};
 use super::context::Context;
-use super::node::{self, NVML_LIMIT};
-use super::{lifecycle, names};
+use super::look::{On, Seen, strangers_words};
+use super::{lifecycle, names, watch};
 use crate::docker::Summary;
-use crate::gpu::{self, Usage};
+use crate::gpu::Usage;
 
 /// ps.
 ///
@@ -81,47 +81,48 @@ fn indexes(inventory: Option<&Inventory>, units: Option<&Vec<Unit>>) -> Vec<u32>
 /// # Errors
 /// The ledger's; a driver that does not answer leaves its columns empty.
 pub(super) fn gpus(ctx: &Context) -> Result<Answer, Failure> {
-    // Asking the driver also brings the inventory up to date.
-    let asked = node::refresh(ctx);
-    let usage: Vec<Usage> = match &asked {
-        Ok(inventory) => usage(ctx, inventory),
-        Err(_) => Vec::new(),
+    // Asking the driver also brings the inventory and the quarantine up to date.
+    let asked = watch::seen(ctx);
+    let now = match asked {
+        Ok(now) => now,
+        Err(error) if ctx.view().inventory().is_err() => return Err(error),
+        Err(_) => Seen::default(),
     };
-    if let Err(error) = &asked
-        && ctx.view().inventory().is_err()
-    {
-        return Err(Failure::new(error.to_string()).hint(error.hint()));
-    }
     let seen = observe(&ctx.ledger, &ctx.view(), None)?;
     let rows = seen
         .inventory
         .gpus
         .iter()
         .map(|gpu| {
-            let usage =
-                usage.iter().find(|u| u.mig.is_none() && u.unit.as_ref() == Some(&gpu.unit));
-            row(gpu, seen.judged.get(&gpu.unit), usage, seen.busy.get(&gpu.unit))
+            let unit = &gpu.unit;
+            let usage = now.usage.iter().find(|u| u.mig.is_none() && u.unit.as_ref() == Some(unit));
+            row(gpu, seen.judged.get(unit), usage, seen.busy.get(unit), now.on.get(unit))
         })
         .collect();
     Ok(Answer::Gpus(rows))
 }
 
-fn usage(ctx: &Context, inventory: &Inventory) -> Vec<Usage> {
-    let config = ctx.config.clone();
-    let known = inventory.clone();
-    gpu::within(NVML_LIMIT, move || gpu::Driver::open(&config)?.usage(Some(&known)))
-        .unwrap_or_default()
-}
-
-fn row(gpu: &Gpu, judged: Option<&Judged>, usage: Option<&Usage>, busy: Option<&String>) -> GpuRow {
+fn row(
+    gpu: &Gpu,
+    judged: Option<&Judged>,
+    usage: Option<&Usage>,
+    busy: Option<&String>,
+    on: Option<&On>,
+) -> GpuRow {
     // A lease whose holder is gone for good is as good as none: the next claim takes it.
     let lease = judged.filter(|j| j.life != Life::Gone).map(|j| &j.lease);
     let fault = usage.and_then(|u| u.fault.clone());
     let health = match (&gpu.health, fault, busy) {
         (Health::Bad(why), _, _) => why.clone(),
         (Health::Ok, Some(fault), _) => fault,
-        (Health::Ok, None, Some(busy)) if lease.is_none() => format!("busy: {busy}"),
-        (Health::Ok, None, _) => "ok".into(),
+        (Health::Ok, None, busy) => match (on.filter(|on| !on.strangers.is_empty()), busy, lease) {
+            (Some(on), _, None) => format!("busy: {}", strangers_words(&on.strangers)),
+            (Some(on), _, Some(_)) => {
+                format!("ok; without a lease: {}", strangers_words(&on.strangers))
+            }
+            (None, Some(busy), None) => format!("busy: {busy}"),
+            (None, ..) => "ok".into(),
+        },
     };
     GpuRow {
         index: gpu.index,

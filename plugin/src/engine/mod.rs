@@ -14,6 +14,7 @@ mod leftovers;
 mod lifecycle;
 mod links;
 mod list;
+mod look;
 mod names;
 mod node;
 mod reconcile;
@@ -29,7 +30,7 @@ mod watch;
 
 pub use context::Context;
 pub use reconcile::tend;
-pub use watch::tick;
+pub use watch::{listen, tick};
 
 use api::{Answer, Failure, Front, Request, VersionInfo};
 
@@ -63,7 +64,7 @@ pub fn perform(ctx: &Context, request: Request, front: &mut dyn Front) -> Result
             let found = names::existing(ctx, &name)?;
             Ok(Answer::Resolved { docker_name: found.docker_name, id: found.id })
         }
-        Request::Doctor { fix } => doctor::doctor(ctx, fix),
+        Request::Doctor { fix } => doctor::doctor(ctx, fix, front.user()),
         Request::Version => versions(ctx),
     }
 }

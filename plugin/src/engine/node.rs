@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use gpuctl_ledger::ledger::Batch;
-use gpuctl_ledger::model::{Inventory, NodeRecord};
+use gpuctl_ledger::model::{Health, Inventory, NodeRecord};
+use gpuctl_ledger::node::quarantine;
 
 use super::context::Context;
 use crate::gpu::{self, GpuError};
@@ -18,7 +19,16 @@ pub(super) const NVML_LIMIT: Duration = Duration::from_secs(20);
 /// When the driver does not answer or the node's file cannot be written.
 pub(super) fn refresh(ctx: &Context) -> Result<Inventory, GpuError> {
     let inventory = gpu::refresh(&ctx.config, NVML_LIMIT)?;
-    publish(ctx, &inventory);
+    // Readers elsewhere see what is not granted; what the driver itself says is the look's affair.
+    let mut published = inventory.clone();
+    if let Ok(quarantine) = quarantine::read(&ctx.config.paths, &ctx.boot_id) {
+        for gpu in &mut published.gpus {
+            if let Some(held) = quarantine.of(&gpu.unit) {
+                gpu.health = Health::Bad(held.cause.words());
+            }
+        }
+    }
+    publish(ctx, &published);
     Ok(inventory)
 }
 

@@ -1,28 +1,19 @@
 //! XIDs: the driver's numbers for what goes wrong on a card. NVML tells of one only while somebody
-//! listens, so what was heard is noted in a file of this boot (/run), and the inventory reads it.
+//! listens: the service does, and puts the card into quarantine.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::time::Duration;
 
-use gpuctl_ledger::config::Config;
-use gpuctl_ledger::model::{SCHEMA, Timestamp, Unit};
+use gpuctl_ledger::model::Unit;
+use gpuctl_ledger::rules::quarantine::{Weight, weigh};
 use nvml_wrapper::EventSet;
 use nvml_wrapper::bitmasks::event::EventTypes;
 use nvml_wrapper::enums::event::XidError;
 use nvml_wrapper::error::NvmlError;
-use serde::{Deserialize, Serialize};
 
 use super::nvml::general;
-use super::{Driver, GpuError, file};
+use super::{Driver, GpuError};
 
-/// The longest file of faults that is read, in bytes.
-const LONGEST: u64 = 64 * 1024;
-/// XIDs that a program's own fault brings about: the card is sound. The list is that of NVIDIA's
-/// device plugin for Kubernetes.
-const OF_PROGRAMS: [u64; 6] = [13, 31, 43, 45, 68, 109];
-
-/// An XID that says that a card is broken.
+/// A fatal XID: it says that a card is broken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
     /// The card.
@@ -79,7 +70,7 @@ impl Driver {
 }
 
 impl Watch<'_> {
-    /// Waits for news, for at most `limit`. What is only a program's fault is passed over.
+    /// Waits for news, for at most `limit`. What leaves the card sound is passed over.
     ///
     /// # Errors
     /// [`GpuError`] where the driver no longer answers.
@@ -96,90 +87,10 @@ impl Watch<'_> {
             Some(XidError::Unknown) => 0,
             None => return Ok(Wake::Quiet),
         };
-        if OF_PROGRAMS.contains(&xid) {
+        if weigh(xid) != Weight::Fatal {
             return Ok(Wake::Quiet);
         }
         let unit = event.device.uuid().ok().and_then(|u| Unit::new(u).ok());
         Ok(unit.map_or(Wake::Changed, |unit| Wake::Fault(Fault { unit, xid })))
     }
-}
-
-/// One noted fault.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Noted {
-    xid: u64,
-    at: Timestamp,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Notes {
-    schema: u32,
-    faults: BTreeMap<Unit, Noted>,
-}
-
-impl Noted {
-    /// The reason for people.
-    pub(super) fn words(&self) -> String {
-        let meaning = match self.xid {
-            0 => return format!("an XID without a number at {}", self.at),
-            48 => ": memory error that could not be corrected",
-            62 => ": its microcontroller halted",
-            64 | 63 => ": bad memory rows",
-            74 => ": NVLink error",
-            79 => ": it fell off the bus",
-            92 => ": many memory errors",
-            94 | 95 => ": memory error",
-            119 | 120 => ": its firmware does not answer",
-            _ => "",
-        };
-        format!("XID {}{meaning}, at {}", self.xid, self.at)
-    }
-}
-
-fn path(config: &Config) -> PathBuf {
-    config.paths.run.join("faults.json")
-}
-
-/// The faults noted since boot, one a card.
-pub(super) fn read(config: &Config) -> Result<BTreeMap<Unit, Noted>, GpuError> {
-    let path = path(config);
-    let Some(bytes) = file::read_own(&path, LONGEST)? else { return Ok(BTreeMap::new()) };
-    let notes: Notes = serde_json::from_slice(&bytes)
-        .map_err(|_| GpuError::Wrong(path.clone(), "it is no list of faults".into()))?;
-    if notes.schema > SCHEMA {
-        return Err(GpuError::Wrong(path, "a later version of gpuctl wrote it".into()));
-    }
-    Ok(notes.faults)
-}
-
-fn write(config: &Config, faults: BTreeMap<Unit, Noted>) -> Result<(), GpuError> {
-    let path = path(config);
-    let bytes = serde_json::to_vec(&Notes { schema: SCHEMA, faults })
-        .map_err(|_| GpuError::Unwritable(path.clone(), "it cannot be put as JSON"))?;
-    file::write_own(&path, &bytes)
-}
-
-/// Notes a fault, so that every later inventory of this boot calls the card bad. One process alone
-/// notes: the service.
-///
-/// # Errors
-/// [`GpuError`] where the file cannot be read or written.
-pub fn note_fault(config: &Config, fault: &Fault) -> Result<(), GpuError> {
-    let mut faults = read(config)?;
-    faults.insert(fault.unit.clone(), Noted { xid: fault.xid, at: Timestamp::now() });
-    write(config, faults)
-}
-
-/// Forgets what was noted of a card, after it was reset or found sound. Says whether there was
-/// anything to forget.
-///
-/// # Errors
-/// [`GpuError`] where the file cannot be read or written.
-pub fn forget_faults(config: &Config, unit: &Unit) -> Result<bool, GpuError> {
-    let mut faults = read(config)?;
-    let there = faults.remove(unit).is_some();
-    if there {
-        write(config, faults)?;
-    }
-    Ok(there)
 }

@@ -9,7 +9,7 @@ use nvml_wrapper::Device;
 
 use super::nvml::{answer, general};
 use super::proc::{self, Fact};
-use super::{Driver, GpuError, faults, file, links, mig};
+use super::{Driver, GpuError, file, links, mig};
 
 /// The longest inventory that is read, in bytes: some 1000 cards.
 const LONGEST: u64 = 1024 * 1024;
@@ -30,20 +30,18 @@ struct Seen<'n> {
 }
 
 impl Driver {
-    /// Asks for every card. One that answers with an error, or of which an XID was noted, is
-    /// [`Health::Bad`] with the reason. Its name then comes from what it still answers, from
+    /// Asks for every card. One that answers with an error is [`Health::Bad`] with the reason. Its name then comes from what it still answers, from
     /// /proc, or from `previous`, the inventory before; one that nothing names any more is left out
     /// (it still has its row in [`Driver::usage`]). Memory is 0 where the driver is too old to say.
     ///
     /// # Errors
-    /// [`GpuError`] where the driver as a whole does not answer, or the noted faults cannot be read.
+    /// [`GpuError`] where the driver as a whole does not answer.
     pub fn inventory(
         &self,
         config: &Config,
         previous: Option<&Inventory>,
     ) -> Result<Inventory, GpuError> {
         let driver = self.version()?;
-        let noted = faults::read(config)?;
         let count = self.count()?.min(MOST_CARDS);
         let facts = proc::cards(&config.gpu.proc);
         let mut seen = (0..count).map(|index| self.look(index)).collect::<Result<Vec<_>, _>>()?;
@@ -55,7 +53,7 @@ impl Driver {
             let Some((mut gpu, device)) = card.into_gpu() else { continue };
             let mut why = match &gpu.health {
                 Health::Bad(why) => Some(why.clone()),
-                Health::Ok => noted.get(&gpu.unit).map(faults::Noted::words),
+                Health::Ok => None,
             };
             if let Some(device) = &device {
                 let folder = &config.gpu.proc;

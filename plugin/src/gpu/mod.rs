@@ -24,7 +24,7 @@ use std::time::Duration;
 use gpuctl_ledger::config::Config;
 use gpuctl_ledger::model::Inventory;
 
-pub use faults::{Fault, Wake, Watch, forget_faults, note_fault};
+pub use faults::{Fault, Wake, Watch};
 pub use inventory::{read_inventory, write_inventory};
 pub use nvml::Driver;
 pub use usage::{GpuProcess, Usage};

@@ -39,11 +39,29 @@ pub struct Watch {
     /// GPUs of which the driver has said who uses them.
     #[serde(default)]
     pub asked: BTreeSet<Unit>,
+    /// Processes of the container that has the lease on the GPU: should they be left over, it is known
+    /// of whom.
+    #[serde(default)]
+    pub inside: BTreeMap<Unit, Inside>,
+}
+
+/// A container's processes on a GPU.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inside {
+    /// The container's name in Docker.
+    pub of: String,
+    /// Their pids.
+    pub pids: BTreeSet<u32>,
+}
+
+/// The service's last look, however old it is.
+pub fn last_watch(path: &Path) -> Option<Watch> {
+    files::read_json(path, LONGEST).ok()?
 }
 
 /// The service's last look, where it is fresh.
 pub fn fresh_watch(path: &Path, now: Timestamp) -> Option<Watch> {
-    let watch: Watch = files::read_json(path, LONGEST).ok()??;
+    let watch = last_watch(path)?;
     (now.millis_since(watch.at) <= FRESH_MS && watch.at.millis_since(now) <= FRESH_MS)
         .then_some(watch)
 }
