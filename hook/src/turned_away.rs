@@ -4,6 +4,7 @@ use gpuctl_ledger::config::Config;
 use gpuctl_ledger::model::{ContainerId, GpuRequest, Unit};
 use gpuctl_ledger::node::docker::DockerFiles;
 use gpuctl_ledger::node::refused::{self, Refused};
+use gpuctl_ledger::rules::liveness::Files;
 use gpuctl_ledger::rules::retry::{WaitsFor, would_restart};
 
 /// Why a container may not start.
@@ -45,7 +46,13 @@ pub(crate) fn line(
     request: Option<&GpuRequest>,
     why: TurnedAway,
 ) -> String {
-    let waits = why.until.zip(files.filter(|files| would_restart(files.facts())));
+    // One of ours that never ran is being made: who makes it is told, and removes it.
+    let being_made = |files: &DockerFiles| {
+        let started = matches!(files.facts(), Files::Present { ever_started: true, .. });
+        files.host.runtime == config.runtime.managed_name && !started
+    };
+    let files = files.filter(|files| would_restart(files.facts()) && !being_made(files));
+    let waits = why.until.zip(files);
     let Some((waits_for, files)) = waits else {
         let _ = refused::forget(&config.paths, id);
         return why.text;

@@ -154,6 +154,8 @@ impl Front for Terminal {
         match event {
             Event::Note { text } => ui::tell(&text),
             Event::Warning { text } => ui::tell(&format!("warning: {text}")),
+            // Only events asks for these, and prints them itself.
+            Event::Decision { .. } => {}
         }
     }
 

@@ -9,3 +9,4 @@ mod foreground;
 pub mod front;
 mod relay;
 pub mod signals;
+pub mod when;

@@ -36,7 +36,10 @@ fn proposal(name: &str, about: &str) -> String {
 fn containers() -> Vec<(String, String)> {
     let rows = Session::open(&Globals::default()).and_then(|s| s.look(Request::Ps { all: true }));
     match rows {
-        Ok(Answer::Ps(rows)) => rows.into_iter().map(|r| (r.name.to_string(), r.status)).collect(),
+        Ok(Answer::Ps(rows)) => {
+            let managed = rows.into_iter().filter(|r| r.version.is_some());
+            managed.map(|r| (r.name.to_string(), r.status)).collect()
+        }
         _ => Vec::new(),
     }
 }

@@ -3,6 +3,7 @@
 pub mod complete;
 mod create;
 mod doctor;
+mod events;
 mod exec;
 mod gpus;
 mod history;
@@ -59,6 +60,7 @@ enum Command {
     Exec(exec::Args),
     Logs(logs::Args),
     Gpus(gpus::Args),
+    Events(events::Args),
     Doctor(doctor::Args),
     Version(version::Args),
     Serve(serve::Args),
@@ -123,6 +125,7 @@ fn parsed(globals: Globals, words: &[String]) -> Result<u8, Failure> {
         Command::Scale(args) => scale::scale(&Session::open(&globals)?, args),
         Command::History(args) => history::history(&Session::open(&globals)?, args),
         Command::Gpus(args) => gpus::gpus(&Session::open(&globals)?, &args),
+        Command::Events(args) => events::events(&Session::open(&globals)?, &args),
         Command::Doctor(args) => doctor::doctor(&Session::open(&globals)?, &args),
         Command::Version(args) => version::version(&globals, &args),
     }
@@ -160,7 +163,7 @@ mod tests {
         for name in ["run", "create", "start", "stop", "restart", "rm", "ps", "inspect", "scale"] {
             assert!(names().iter().any(|(n, about)| n == name && !about.is_empty()), "{name}");
         }
-        assert_eq!(names().len(), 16);
+        assert_eq!(names().len(), 17);
     }
 
     #[test]
@@ -183,6 +186,8 @@ mod tests {
             "history a",
             "gpus -q --no-trunc",
             "doctor --fix",
+            "events",
+            "events --since 10m --until 0s -f gpu=2 -f container=a -n 5 --format json",
             "inspect a b --format json",
             "serve",
         ] {

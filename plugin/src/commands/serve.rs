@@ -76,6 +76,20 @@ fn tend(engine: &Engine) {
     }
 }
 
+/// Tries refused starts again until the service ends. In a thread of its own: a start may take long.
+fn retry(engine: &Engine) {
+    let mut told = Vec::new();
+    while !signals::interrupted() {
+        std::thread::sleep(TICK);
+        // What it cannot reach now it finds the next time.
+        let now = engine.context().and_then(engine::retry).unwrap_or_default();
+        for text in now.iter().filter(|text| !told.contains(*text)) {
+            ui::tell(text);
+        }
+        told = now;
+    }
+}
+
 pub(super) fn serve(args: &Args) -> Result<u8, Failure> {
     if !nix::unistd::geteuid().is_root() {
         return Err(
@@ -91,6 +105,8 @@ pub(super) fn serve(args: &Args) -> Result<u8, Failure> {
     let (watched, tended) = (Arc::clone(&engine), Arc::clone(&engine));
     std::thread::spawn(move || watch(&watched));
     std::thread::spawn(move || tend(&tended));
+    let retried = Arc::clone(&engine);
+    std::thread::spawn(move || retry(&retried));
     let heard = engine.config.clone();
     std::thread::spawn(move || engine::listen(&heard, signals::interrupted));
     let perform: Arc<Perform> = Arc::new(move |request: Request, front: &mut dyn Front| {

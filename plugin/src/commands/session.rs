@@ -11,7 +11,7 @@ use crate::client::front::{Terminal, this_user};
 use crate::client::signals;
 use crate::engine::{
     self,
-    api::{Answer, Failure, Request},
+    api::{Answer, Failure, Front, Request},
 };
 use crate::service::client;
 use crate::ui;
@@ -81,7 +81,16 @@ impl Session {
         self.ask(request, front)
     }
 
-    fn ask(&self, request: Request, front: &mut Terminal) -> Result<Answer, Failure> {
+    /// Has a request done that shows things as they come, until nobody looks on: an interrupt ends it
+    /// at once.
+    ///
+    /// # Errors
+    /// As for look.
+    pub fn follow(&self, request: Request, front: &mut dyn Front) -> Result<Answer, Failure> {
+        self.ask(request, front)
+    }
+
+    fn ask(&self, request: Request, front: &mut dyn Front) -> Result<Answer, Failure> {
         let via = std::env::var(VIA).unwrap_or_default();
         let here = match via.as_str() {
             "service" => false,
@@ -101,7 +110,9 @@ impl Session {
         }
         let socket = std::env::var_os(SOCKET).filter(|s| !s.is_empty());
         let socket = socket.map_or_else(|| self.config.paths.socket.clone(), PathBuf::from);
-        client::perform(&socket, request, front, &signals::interrupted)
+        // What is shown to nobody need not go on.
+        let over = || signals::interrupted() || ui::is_unwritten();
+        client::perform(&socket, request, front, &over)
     }
 }
 

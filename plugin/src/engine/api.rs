@@ -1,9 +1,11 @@
 //! Operations and what comes of them, as plain data: the same behind a terminal, the service's
 //! socket and, later, HTTP. Nothing here acts.
 
+use gpuctl_ledger::audit::{Decision, Entry};
 use gpuctl_ledger::model::{
     ContainerId, ContainerName, DockerName, GpuRequest, Timestamp, Unit, Version,
 };
+use gpuctl_ledger::rules::retry::WaitsFor;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -88,8 +90,29 @@ pub enum Request {
         /// Mend what can be mended safely.
         fix: bool,
     },
+    /// events: what was decided, and what is.
+    Events(EventsRequest),
     /// version: of the service.
     Version,
+}
+
+/// events. Lists that are empty ask for nothing in particular.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventsRequest {
+    /// From then on.
+    pub since: Option<Timestamp>,
+    /// Up to then, and no longer; else until nobody looks on.
+    pub until: Option<Timestamp>,
+    /// Of those that there are only so many, the last.
+    pub tail: Option<u32>,
+    /// Containers: managed names, names in Docker, ids or beginnings of them.
+    pub containers: Vec<String>,
+    /// GPUs: indexes, UUIDs or beginnings of them.
+    pub gpus: Vec<String>,
+    /// Decisions.
+    pub decisions: Vec<Decision>,
+    /// Users.
+    pub users: Vec<String>,
 }
 
 /// run and create.
@@ -148,6 +171,13 @@ pub enum Event {
         /// One line.
         text: String,
     },
+    /// Of events, for stdout: a decision.
+    Decision {
+        /// As the audit log has it.
+        entry: Box<Entry>,
+        /// Indexes of its GPUs, where the node has them.
+        indexes: Vec<u32>,
+    },
 }
 
 /// What came of a request.
@@ -202,6 +232,8 @@ pub enum Answer {
     },
     /// Of doctor.
     Doctor(Vec<Check>),
+    /// Of events: the end of them.
+    Events,
     /// Of version.
     Version(VersionInfo),
 }
@@ -254,10 +286,10 @@ impl Failure {
 /// A row of ps.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PsRow {
-    /// Managed name.
-    pub name: ContainerName,
-    /// Its version.
-    pub version: Version,
+    /// Managed name; of a container that `docker run` made, its name in Docker.
+    pub name: DockerName,
+    /// Its version; only managed ones have one.
+    pub version: Option<Version>,
     /// Its id in Docker; absent once removed.
     pub id: Option<ContainerId>,
     /// Its image, as Docker shows it.
@@ -276,6 +308,24 @@ pub struct PsRow {
     pub ports: String,
     /// Whether it runs.
     pub running: bool,
+    /// Its start was refused, and is tried again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<RefusedRow>,
+}
+
+/// A refused start, in ps.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedRow {
+    /// How often it was refused.
+    pub tries: u32,
+    /// Why, the last time it was looked at.
+    pub reason: String,
+    /// What it waits for.
+    pub waits_for: WaitsFor,
+    /// When it was first refused.
+    pub since: Timestamp,
+    /// When it is tried again, at the earliest.
+    pub next: Timestamp,
 }
 
 /// A row of gpus.
@@ -397,6 +447,11 @@ pub trait Front {
     /// Who asks: the user's name, from the socket's credentials or our own uid (through sudo:
     /// SUDO_USER).
     fn user(&self) -> Option<String>;
+
+    /// Whether somebody still looks on: asked by what goes on until nobody does.
+    fn listens(&mut self) -> bool {
+        true
+    }
 }
 
 /// Why a client did not do what it was asked to.

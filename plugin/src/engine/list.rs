@@ -5,17 +5,19 @@ use std::collections::BTreeMap;
 use gpuctl_ledger::grant::observe;
 use gpuctl_ledger::ledger::At;
 use gpuctl_ledger::model::{
-    Binding, ContainerId, ContainerRecord, DockerName, Gpu, Health, Inventory, LeaseState, Unit,
-    VersionRecord,
+    Binding, ContainerId, ContainerRecord, DockerName, Gpu, Health, Inventory, LeaseState,
+    Timestamp, Unit, VersionRecord,
 };
+use gpuctl_ledger::node::refused::{self, RefusedStart};
 use gpuctl_ledger::rules::allocate::Judged;
 use gpuctl_ledger::rules::liveness::Life;
+use gpuctl_ledger::rules::retry::due;
 use serde_json::{Value, json};
 
-use super::api::{Answer, Failure, GpuRow, HistoryRow, PsRow};
+use super::api::{Answer, Failure, GpuRow, HistoryRow, PsRow, RefusedRow};
 use super::context::Context;
 use super::look::{On, Seen, strangers_words};
-use super::{lifecycle, names, watch};
+use super::{lifecycle, names, retry, watch};
 use crate::docker::Summary;
 use crate::gpu::Usage;
 
@@ -26,7 +28,9 @@ use crate::gpu::Usage;
 pub(super) fn ps(ctx: &Context, all: bool) -> Result<Answer, Failure> {
     let keys = ctx.ledger.keys();
     let records: Vec<At<ContainerRecord>> = ctx.ledger.list(&keys.containers())?;
-    if records.iter().all(|at| at.record.container.is_none()) {
+    let mut refused: BTreeMap<ContainerId, RefusedStart> =
+        refused::all(&ctx.config.paths).into_iter().map(|n| (n.container.clone(), n)).collect();
+    if refused.is_empty() && records.iter().all(|at| at.record.container.is_none()) {
         return Ok(Answer::Ps(Vec::new()));
     }
     let bindings: Vec<At<Binding>> = ctx.ledger.list(&keys.bindings())?;
@@ -41,29 +45,74 @@ pub(super) fn ps(ctx: &Context, all: bool) -> Result<Answer, Failure> {
         ctx.docker()?.list(true)?.into_iter().map(|s| (s.id.clone(), s)).collect();
     let mut rows = Vec::new();
     for record in records.into_iter().map(|at| at.record) {
-        let Some(id) = &record.container else { continue };
+        let Some(id) = record.container else { continue };
         let summary = shown.get(id.as_str());
         let running = summary.is_some_and(|s| s.running);
-        // One that Docker no longer has is shown with -a, unless --rm took it.
-        if !running && (!all || (summary.is_none() && record.auto_remove)) {
+        let note = refused.remove(&id).filter(|_| !running && summary.is_some());
+        // One that Docker no longer has is shown with -a, unless --rm took it; one whose start is
+        // tried again is shown as docker ps shows one that restarts.
+        let hidden = !all || (summary.is_none() && record.auto_remove);
+        if !running && hidden && note.is_none() {
             continue;
         }
-        let held = if running { indexes(inventory.as_ref(), held.get(id)) } else { Vec::new() };
+        let held = if running { indexes(inventory.as_ref(), held.get(&id)) } else { Vec::new() };
+        let status = summary.map_or("Removed outside gpuctl", |s| s.status.as_str());
         rows.push(PsRow {
-            gpus: bindings.get(id).map(|b| b.gpus.clone()).unwrap_or_default(),
+            gpus: bindings.get(&id).map(|b| b.gpus.clone()).unwrap_or_default(),
             held,
             image: summary.map(|s| s.image.clone()).unwrap_or_default(),
-            status: summary.map_or_else(|| "Removed outside gpuctl".into(), |s| s.status.clone()),
+            status: with_refusal(status, note.as_ref()),
             ports: summary.map(|s| s.ports.clone()).unwrap_or_default(),
             owner: record.owner,
             since: Some(record.at),
-            id: record.container,
-            name: record.name,
-            version: record.version,
+            id: Some(id),
+            name: DockerName::new(record.name.as_str()).map_err(|e| Failure::new(e.to_string()))?,
+            version: Some(record.version),
             running,
+            refused: note.as_ref().map(refused_row),
+        });
+    }
+    // Of what docker run made, only these: docker ps -a shows them as ended, and not that they wait.
+    for note in refused.into_values() {
+        let Some(summary) = shown.get(note.container.as_str()).filter(|s| !s.running) else {
+            continue;
+        };
+        let name = summary.names.first().unwrap_or(&note.docker_name);
+        let Ok(name) = DockerName::new(name.as_str()) else { continue };
+        rows.push(PsRow {
+            name,
+            version: None,
+            image: summary.image.clone(),
+            gpus: note.request.clone().unwrap_or_default(),
+            held: Vec::new(),
+            owner: None,
+            since: None,
+            status: with_refusal(&summary.status, Some(&note)),
+            ports: summary.ports.clone(),
+            running: false,
+            refused: Some(refused_row(&note)),
+            id: Some(note.container),
         });
     }
     Ok(Answer::Ps(rows))
+}
+
+/// `Exited (137) 3 minutes ago, refused 3 times: ...`.
+fn with_refusal(status: &str, note: Option<&RefusedStart>) -> String {
+    match note {
+        Some(note) => format!("{status}, {}", retry::words(note, Timestamp::now())),
+        None => status.to_owned(),
+    }
+}
+
+fn refused_row(note: &RefusedStart) -> RefusedRow {
+    RefusedRow {
+        tries: note.tries,
+        reason: note.reason.clone(),
+        waits_for: note.waits_for,
+        since: note.first,
+        next: due(note.last, note.tries),
+    }
 }
 
 fn indexes(inventory: Option<&Inventory>, units: Option<&Vec<Unit>>) -> Vec<u32> {

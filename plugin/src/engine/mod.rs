@@ -9,6 +9,7 @@ mod context;
 mod create;
 mod doctor;
 mod ending;
+mod events;
 mod journal;
 mod leftovers;
 mod lifecycle;
@@ -20,8 +21,10 @@ mod node;
 mod reconcile;
 mod recover;
 mod remove;
+mod retry;
 mod scale;
 mod supply;
+mod tail;
 mod under_way;
 mod undo_create;
 mod undo_scale;
@@ -30,6 +33,7 @@ mod watch;
 
 pub use context::Context;
 pub use reconcile::tend;
+pub use retry::retry;
 pub use watch::{listen, tick};
 
 use api::{Answer, Failure, Front, Request, VersionInfo};
@@ -65,6 +69,7 @@ pub fn perform(ctx: &Context, request: Request, front: &mut dyn Front) -> Result
             Ok(Answer::Resolved { docker_name: found.docker_name, id: found.id })
         }
         Request::Doctor { fix } => doctor::doctor(ctx, fix, front.user()),
+        Request::Events(request) => events::events(ctx, &request, front),
         Request::Version => versions(ctx),
     }
 }

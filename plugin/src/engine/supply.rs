@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use gpuctl_ledger::audit::{Decision, Entry};
 use gpuctl_ledger::config::AllPolicy;
-use gpuctl_ledger::grant::{observe, shortage_refusal};
+use gpuctl_ledger::grant::{Observed, observe, shortage_refusal};
 use gpuctl_ledger::model::{ContainerId, GpuRequest, Unit};
 use gpuctl_ledger::rules::allocate::{Supply, Want, allocate};
 use gpuctl_ledger::rules::words::Refusal;
@@ -27,10 +27,21 @@ pub(super) fn now(
         return Ok(None);
     }
     let seen = observe(&ctx.ledger, &ctx.view(), container)?;
+    Ok(by(ctx, &seen, container, request, prefer))
+}
+
+/// The same by what was seen already.
+pub(super) fn by(
+    ctx: &Context,
+    seen: &Observed,
+    container: Option<&ContainerId>,
+    request: &GpuRequest,
+    prefer: &[Unit],
+) -> Option<Refusal> {
     let supply = Supply { inventory: &seen.inventory, leases: &seen.judged, busy: &seen.busy };
     let want = Want { request, container, prefer, all: ctx.config.policy.all };
     let shortage = allocate(&supply, &want).err();
-    Ok(shortage.map(|shortage| shortage_refusal(&shortage, request, &ctx.ledger)))
+    shortage.map(|shortage| shortage_refusal(&shortage, request, &ctx.ledger))
 }
 
 /// Why the node never could, whoever holds what; `None` where it could one day.

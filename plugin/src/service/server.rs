@@ -16,6 +16,7 @@ use super::lines::{Lines, NoLine, write};
 use super::places::{Bounds, Full, Places};
 use super::protocol::{Ask, FromClient, FromServer, Hello, LONGEST_TO_SERVER, PROTOCOL};
 use crate::client::front::user_name;
+use crate::client::signals;
 use crate::engine::api::{Answer, AskError, CreateAsk, Event, Failure, Front, Request};
 
 /// What is served; injected, so that the transport is tested by itself.
@@ -281,5 +282,10 @@ impl Front for SocketFront {
 
     fn user(&self) -> Option<String> {
         self.user.clone()
+    }
+
+    fn listens(&mut self) -> bool {
+        // A service that is to end waits for nobody who only looks on.
+        !self.gone.load(Ordering::Acquire) && !signals::interrupted()
     }
 }

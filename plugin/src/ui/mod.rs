@@ -14,7 +14,7 @@ use crate::engine::api::Failure;
 
 pub use human::{ago, mebibytes};
 pub use table::{Table, visible};
-pub use views::{Format, checks, gpus, history, inspect, ps, version};
+pub use views::{Format, checks, decision, gpus, history, inspect, ps, version};
 
 /// The exit code of a program that wrote to a reader who had gone: that of SIGPIPE.
 const CLOSED_CODE: u8 = 141;
@@ -47,6 +47,11 @@ fn wrote(outcome: std::io::Result<()>) {
 /// Why data that was printed did not get to stdout, if it did not; said once.
 pub fn unwritten() -> Option<Unwritten> {
     UNWRITTEN.lock().unwrap_or_else(PoisonError::into_inner).take()
+}
+
+/// Whether data that was printed did not get to stdout; said as often as asked.
+pub fn is_unwritten() -> bool {
+    UNWRITTEN.lock().unwrap_or_else(PoisonError::into_inner).is_some()
 }
 
 /// The exit code of a program that would end with this one, had its data been written; says why not.

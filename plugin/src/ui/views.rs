@@ -1,5 +1,6 @@
 //! What each command shows of its answer. All return text; nothing here prints.
 
+use gpuctl_ledger::audit::Entry;
 use gpuctl_ledger::model::{GpuRequest, Timestamp};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -48,7 +49,9 @@ pub fn ps(rows: &[PsRow], format: Format, quiet: bool, whole: bool, now: Timesta
         Some(if whole { id.as_str() } else { id.short() }.to_owned())
     };
     if quiet {
-        return rows.iter().filter_map(id).map(|i| i + "\n").collect();
+        // What takes ids takes those of managed ones only.
+        let managed = rows.iter().filter(|r| r.version.is_some());
+        return managed.filter_map(id).map(|i| i + "\n").collect();
     }
     if format == Format::Json {
         return json_lines(rows.iter().map(|r| {
@@ -56,6 +59,7 @@ pub fn ps(rows: &[PsRow], format: Format, quiet: bool, whole: bool, now: Timesta
                 "name": r.name, "version": r.version, "id": r.id, "image": r.image,
                 "gpus": r.gpus.to_string(), "held": r.held, "owner": r.owner, "since": r.since,
                 "status": r.status, "ports": r.ports, "running": r.running,
+                "refused": r.refused,
             })
         }));
     }
@@ -63,7 +67,7 @@ pub fn ps(rows: &[PsRow], format: Format, quiet: bool, whole: bool, now: Timesta
     for r in rows {
         table.row(vec![
             r.name.to_string(),
-            r.version.to_string(),
+            r.version.map_or_else(|| NOTHING.to_owned(), |v| v.to_string()),
             gpus_cell(&r.gpus, &r.held),
             or_dash(r.owner.as_deref()),
             r.since.map_or_else(|| NOTHING.to_owned(), |s| ago(s, now)),
@@ -162,6 +166,41 @@ pub fn checks(rows: &[Check], format: Format) -> String {
         }
     }
     table.to_string()
+}
+
+/// A line of events, as docker events writes one.
+pub fn decision(entry: &Entry, indexes: &[u32], format: Format) -> String {
+    if format == Format::Json {
+        let mut object = json!(entry);
+        if let Some(fields) = object.as_object_mut() {
+            fields.insert("indexes".into(), json!(indexes));
+        }
+        return object.to_string();
+    }
+    let time = jiff::Timestamp::from_millisecond(entry.time.millis()).map_or_else(
+        |_| entry.time.to_string(),
+        |time| {
+            let time = time.to_zoned(jiff::tz::TimeZone::system());
+            time.strftime("%Y-%m-%dT%H:%M:%S%.3f%:z").to_string()
+        },
+    );
+    let gpus = if indexes.len() == entry.gpus.len() {
+        joined(indexes)
+    } else {
+        joined(&entry.gpus.iter().map(|unit| unit.as_str()).collect::<Vec<_>>())
+    };
+    let id: String = entry.container.chars().take(12).collect();
+    let line = format!(
+        "{time} {}{} {} (id={}, user={}, gpus={}, reason={})",
+        entry.decision.word(),
+        if entry.observe { " (only observed)" } else { "" },
+        or_dash(Some(&entry.name)),
+        or_dash(Some(&id)),
+        or_dash(entry.user.as_deref()),
+        or_dash(Some(&gpus)),
+        or_dash(Some(&entry.reason)),
+    );
+    super::visible(&line)
 }
 
 /// version.

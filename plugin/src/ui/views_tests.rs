@@ -1,10 +1,14 @@
 use super::*;
-use gpuctl_ledger::model::{ContainerId, ContainerName, Unit, Version};
+use gpuctl_ledger::audit::Decision;
+use gpuctl_ledger::model::{ContainerId, DockerName, Unit, Version};
+use gpuctl_ledger::rules::retry::WaitsFor;
+
+use crate::engine::api::RefusedRow;
 
 fn row() -> PsRow {
     PsRow {
-        name: ContainerName::new("train").unwrap(),
-        version: Version(2),
+        name: DockerName::new("train").unwrap(),
+        version: Some(Version(2)),
         id: Some(ContainerId::new("0123456789abcdef").unwrap()),
         image: "busybox".into(),
         gpus: GpuRequest::Count(3),
@@ -14,6 +18,7 @@ fn row() -> PsRow {
         status: "Up 5 minutes".into(),
         ports: "80/tcp".into(),
         running: true,
+        refused: None,
     }
 }
 
@@ -81,4 +86,41 @@ fn doctor_shows_what_mends_only_where_something_is_wrong() {
     };
     assert!(!checks(&[check(Verdict::Ok)], Format::Table).contains("fix:"));
     assert!(checks(&[check(Verdict::Problem)], Format::Table).contains("fix: systemctl"));
+}
+
+#[test]
+fn a_refused_start_that_waits_is_shown_and_a_bare_one_has_no_version() {
+    let refused = RefusedRow {
+        tries: 3,
+        reason: "1 GPU asked for, 0 free".into(),
+        waits_for: WaitsFor::Gpus,
+        since: Timestamp::from_millis(0),
+        next: Timestamp::from_millis(8000),
+    };
+    let status = "Exited (137) 3 minutes ago, refused 3 times: 1 GPU asked for, 0 free".to_owned();
+    let bare = PsRow { version: None, status, running: false, refused: Some(refused), ..row() };
+    let rows = [bare];
+    let text = ps(&rows, Format::Table, false, false, NOW());
+    assert!(text.contains("train   -  ") && text.contains("refused 3 times"), "{text}");
+    assert_eq!(ps(&rows, Format::Table, true, false, NOW()), "");
+    let one: Value = serde_json::from_str(&ps(&rows, Format::Json, false, false, NOW())).unwrap();
+    assert_eq!((&one["refused"]["tries"], &one["version"]), (&json!(3), &Value::Null));
+}
+
+#[test]
+fn a_decision_is_one_line_whatever_is_in_it() {
+    let units = [Unit::new("GPU-a").unwrap(), Unit::new("GPU-b").unwrap()];
+    let entry = Entry::new(Decision::Rebound, "4e530d075be1491f", "train-1").gpus(&units);
+    let entry = entry.why("scale 1 -> 2\u{1b}[31m\nGPUs");
+    let text = decision(&entry, &[2, 5], Format::Table);
+    assert!(
+        text.ends_with(
+            " rebound train-1 (id=4e530d075be1, user=-, gpus=2,5, reason=scale 1 -> 2?[31m?GPUs)"
+        ),
+        "{text}"
+    );
+    // Of a GPU that is gone there is only the UUID.
+    assert!(decision(&entry, &[2], Format::Table).contains("gpus=GPU-a,GPU-b,"));
+    let one: Value = serde_json::from_str(&decision(&entry, &[2, 5], Format::Json)).unwrap();
+    assert_eq!((&one["decision"], &one["indexes"]), (&json!("rebound"), &json!([2, 5])));
 }
