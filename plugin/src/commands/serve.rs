@@ -110,7 +110,9 @@ pub(super) fn serve(args: &Args) -> Result<u8, Failure> {
     let heard = engine.config.clone();
     std::thread::spawn(move || engine::listen(&heard, signals::interrupted));
     let perform: Arc<Perform> = Arc::new(move |request: Request, front: &mut dyn Front| {
-        engine::perform(engine.context()?, request, front)
+        let is_ps = matches!(request, Request::Ps { .. });
+        let done = engine.context().and_then(|context| engine::perform(context, request, front));
+        done.map_err(|why| if is_ps { engine::with_waiting(&engine.config, why) } else { why })
     });
     ui::tell(&format!("serving on {}", path.display()));
     serve_on(&socket.listener, &perform, Limits::default(), signals::interrupted).map_err(|e| {

@@ -98,8 +98,12 @@ impl Session {
             _ => nix::unistd::geteuid().is_root(),
         };
         if here {
-            let ctx = engine::Context::open(self.config.clone(), self.config_path.clone())?;
-            let outcome = engine::perform(&ctx, request, front);
+            let is_ps = matches!(request, Request::Ps { .. });
+            let ctx = engine::Context::open(self.config.clone(), self.config_path.clone());
+            let outcome =
+                ctx.and_then(|ctx| engine::perform(&ctx, request, front)).map_err(|why| {
+                    if is_ps { engine::with_waiting(&self.config, why) } else { why }
+                });
             // What the engine made of an interrupt is told, and the exit code is an interrupt's.
             return match outcome {
                 Err(failure) if signals::interrupted() => {

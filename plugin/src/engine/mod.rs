@@ -33,7 +33,7 @@ mod watch;
 
 pub use context::Context;
 pub use reconcile::tend;
-pub use retry::retry;
+pub use retry::{retry, with_waiting};
 pub use watch::{listen, tick};
 
 use api::{Answer, Failure, Front, Request, VersionInfo};

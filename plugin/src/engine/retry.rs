@@ -2,6 +2,7 @@
 //! after one refusal, the service does not. Each is asked of Docker again once it could be granted.
 
 use gpuctl_ledger::audit::{Decision, Entry};
+use gpuctl_ledger::config::Config;
 use gpuctl_ledger::grant::{Observed, observe};
 use gpuctl_ledger::ledger::At;
 use gpuctl_ledger::model::{Binding, GpuRequest, Timestamp, Unit};
@@ -104,6 +105,16 @@ fn one(
             Ok(Some(format!("{name} is {text}")))
         }
     }
+}
+
+/// Without the ledger `ps` cannot show what there is; whose start waits for it the node knows.
+#[must_use]
+pub fn with_waiting(config: &Config, mut failure: Failure) -> Failure {
+    let now = Timestamp::now();
+    for note in refused::all(&config.paths) {
+        failure.details.push(format!("{}: {}", note.docker_name, words(&note, now)));
+    }
+    failure
 }
 
 /// `once`, `3 times`.
