@@ -19,7 +19,9 @@ fn gpu(index: u32, minor: u32) -> Gpu {
         health: Health::Ok,
         numa: None,
         links: Vec::new(),
-        mig: Vec::new(),
+        peers: Vec::new(),
+mig: Vec::new(),
+slots: 0,
     }
 }
 

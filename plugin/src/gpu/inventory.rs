@@ -120,7 +120,9 @@ impl<'n> Seen<'n> {
             health: self.why.map_or(Health::Ok, Health::Bad),
             numa: None,
             links: Vec::new(),
-            mig: Vec::new(),
+            peers: Vec::new(),
+mig: Vec::new(),
+slots: 0,
         };
         Some((gpu, self.device))
     }
@@ -245,7 +247,9 @@ mod tests {
             health: Health::Ok,
             numa: None,
             links: Vec::new(),
-            mig: Vec::new(),
+            peers: Vec::new(),
+mig: Vec::new(),
+slots: 0,
         }
     }
 

@@ -7,5 +7,6 @@ pub mod docker;
 pub mod files;
 pub mod hostconfig;
 pub mod lock;
+pub mod mig;
 pub mod notes;
 pub mod process;

@@ -2,6 +2,7 @@
 
 pub mod allocate;
 pub mod liveness;
+pub mod topology;
 pub mod words;
 
 #[cfg(test)]
