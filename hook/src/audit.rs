@@ -30,6 +30,8 @@ pub enum Decision {
     Exempted,
     /// GPUs were given back, or reserved, at the container's end.
     Ended,
+    /// The container's own settings name GPUs that it did not get.
+    Hint,
 }
 
 impl Decision {
@@ -40,6 +42,7 @@ impl Decision {
             Self::Stripped => "stripped",
             Self::Exempted => "exempted",
             Self::Ended => "ended",
+            Self::Hint => "hint",
         }
     }
 }
