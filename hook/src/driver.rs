@@ -31,14 +31,14 @@ impl<'a> Driver<'a> {
 
     /// Major number of nvidia-caps.
     pub(crate) fn caps_major(&self) -> Option<u32> {
-        *self.caps_major.get_or_init(caps_major)
+        *self.caps_major.get_or_init(|| caps_major(self.config))
     }
 }
 
 /// Major number of nvidia-caps, by whose nodes MIG devices are opened: the kernel gives it out when
 /// the driver loads. `None` where there is no such driver.
-fn caps_major() -> Option<u32> {
-    let bytes = files::read_bounded(Path::new("/proc/devices"), 1 << 16).ok()?;
+pub(crate) fn caps_major(config: &Config) -> Option<u32> {
+    let bytes = files::read_bounded(&config.gpu.majors, 1 << 16).ok()?;
     let text = String::from_utf8_lossy(&bytes);
     text.lines().find_map(|line| {
         let (major, name) = line.trim().split_once(' ')?;
@@ -48,11 +48,18 @@ fn caps_major() -> Option<u32> {
 
 /// Makes sure of /dev/char/195:N for each node granted: with systemd as the cgroup driver a reload
 /// takes device access away where the link is missing.
-pub(crate) fn char_links(dev: &Path, minors: &[u32]) {
+///
+/// The same for nvidia-caps' nodes of MIG devices, where `caps_major` is known.
+pub(crate) fn char_links(dev: &Path, minors: &[u32], caps: &[u32], caps_major: Option<u32>) {
     let folder = dev.join("char");
-    let nodes = minors.iter().map(|minor| (*minor, format!("nvidia{minor}")));
-    for (minor, name) in nodes.chain([(255, "nvidiactl".to_owned())]) {
-        let link = folder.join(format!("{}:{minor}", NVIDIA_MAJOR));
+    let major = NVIDIA_MAJOR;
+    let nodes = minors.iter().map(|minor| (major, *minor, format!("nvidia{minor}")));
+    let parts = caps_major.into_iter().flat_map(|major| {
+        let name = |minor: &u32| format!("nvidia-caps/nvidia-cap{minor}");
+        caps.iter().map(move |minor| (u64::from(major), *minor, name(minor)))
+    });
+    for (major, minor, name) in nodes.chain(parts).chain([(major, 255, "nvidiactl".to_owned())]) {
+        let link = folder.join(format!("{major}:{minor}"));
         if link.symlink_metadata().is_ok() || !dev.join(&name).exists() {
             continue;
         }

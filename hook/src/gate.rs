@@ -17,6 +17,7 @@ use gpuctl_ledger::view::NodeView;
 use serde::Deserialize;
 
 use crate::devices::emulate;
+use crate::driver;
 use crate::fault;
 use crate::request;
 use crate::spec::Spec;
@@ -84,7 +85,54 @@ pub fn opened(spec: &Spec) -> Option<BTreeSet<u32>> {
     Some(named.chain(spec.nodes().iter().filter_map(|node| node.gpu_minor())).collect())
 }
 
-/// Whether a final spec opens only what is leased: pure.
+/// The nvidia-caps nodes that a final spec opens, by minor; `None` where it opens them all.
+pub fn opened_caps(spec: &Spec, caps_major: Option<u32>) -> Option<BTreeSet<u32>> {
+    let Some(major) = caps_major else { return Some(BTreeSet::new()) };
+    let verdict = emulate(spec.rules()).ok().filter(|verdict| !verdict.allow_all)?;
+    let nodes = spec.nodes();
+    let mut minors: BTreeSet<u32> =
+        nodes.iter().filter_map(|node| node.caps_minor(caps_major)).collect();
+    for (meta, access) in &verdict.exceptions {
+        let covers = !meta.block && meta.major.is_none_or(|m| m == major);
+        if covers && access.opens() {
+            minors.insert(meta.minor?);
+        }
+    }
+    Some(minors)
+}
+
+/// Whether the nvidia-caps nodes that a final spec opens are those of MIG devices leased: pure.
+///
+/// # Errors
+/// One line for people: which is not.
+pub fn check_caps(
+    opened: Option<&BTreeSet<u32>>,
+    leased: &[Unit],
+    inventory: Option<&Inventory>,
+    keep_rest: bool,
+) -> Result<(), String> {
+    if keep_rest {
+        return Ok(());
+    }
+    let Some(opened) = opened else {
+        return Err("its final spec opens every MIG device of the node".into());
+    };
+    let held: BTreeSet<u32> = inventory
+        .into_iter()
+        .flat_map(|inventory| leased.iter().filter_map(|unit| inventory.piece(unit)?.mig()))
+        .flat_map(|mig| mig.caps)
+        .collect();
+    match opened.difference(&held).next() {
+        Some(minor) => Err(format!(
+            "its final spec opens /dev/nvidia-caps/nvidia-cap{minor}, which is of no MIG device that it has \
+             a lease on"
+        )),
+        None => Ok(()),
+    }
+}
+
+/// Whether a final spec opens only what is leased: pure. A GPU's node is open to whoever has a part of
+/// it; what parts are open nvidia-caps tells, see [`check_caps`].
 ///
 /// # Errors
 /// One line for people: which GPU is not.
@@ -101,8 +149,11 @@ pub fn check(
         return Err("its final spec opens every GPU of the node".into());
     };
     for minor in opened {
-        let gpu = inventory.and_then(|inventory| inventory.by_minor(*minor));
-        if !gpu.is_some_and(|gpu| leased.contains(&gpu.unit)) {
+        let has = |inventory: &Inventory| {
+            let mut held = leased.iter().filter_map(|unit| inventory.piece(unit));
+            held.any(|piece| piece.gpu.minor == *minor)
+        };
+        if !inventory.is_some_and(has) {
             return Err(format!(
                 "its final spec opens /dev/nvidia{minor}, on which it has no lease"
             ));
@@ -117,7 +168,7 @@ pub fn check(
 /// One line for people: what is not.
 pub fn check_env(asked: &GpuRequest, leased: &[Unit]) -> Result<(), String> {
     let leased = |one: &GpuRef| match one {
-        GpuRef::Uuid(uuid) => leased.iter().any(|u| u.as_str().eq_ignore_ascii_case(uuid)),
+        GpuRef::Uuid(uuid) => leased.iter().any(|u| u.card().eq_ignore_ascii_case(uuid)),
         _ => false,
     };
     match asked {
@@ -174,6 +225,8 @@ fn let_through(config: &Config, state: &State, args: &GateArgs) -> Result<(), Tu
     let mine = leased(&leases, &id, args.token.as_ref());
     let inventory = view.inventory().ok();
     check(opened.as_ref(), &mine, inventory.as_ref(), args.keep_rest)?;
+    let caps = opened_caps(&spec, driver::caps_major(config));
+    check_caps(caps.as_ref(), &mine, inventory.as_ref(), args.keep_rest)?;
     check_env(&by_env, &mine)?;
     let Some(token) = &args.token else { return Ok(()) };
     if mine.is_empty() {
@@ -242,6 +295,58 @@ mod tests {
         assert!(check(Some(&one), &[unit("GPU-a")], None, false).is_err());
         assert!(check(None, &[unit("GPU-a")], Some(&inventory), false).is_err());
         assert!(check(None, &[], Some(&inventory), true).is_ok());
+    }
+
+    #[test]
+    fn of_a_gpu_cut_into_mig_devices_only_the_leased_one_is_open() {
+        let inventory: Inventory = serde_json::from_str(
+            r#"{"schema":1,"at":"2026-01-01T00:00:00Z","driver":"1","gpus":[
+            {"index":0,"unit":"GPU-a","minor":4,"model":"m","pci":"0","memory":1,"mig":[
+              {"index":0,"unit":"MIG-a","memory":1,"caps":[21,22]},
+              {"index":1,"unit":"MIG-b","memory":1,"caps":[30,31]}]}]}"#,
+        )
+        .unwrap();
+        let caps = |rules: &str| opened_caps(&spec(&format!("{ONE},{rules}"), ""), Some(236));
+        let rule = |minor: u32| {
+            format!(r#"{{"allow":true,"type":"c","major":236,"minor":{minor},"access":"rw"}}"#)
+        };
+        let two = caps(&format!("{},{}", rule(21), rule(22)));
+        let check = |caps: &Option<BTreeSet<u32>>, unit_of: &str| {
+            let leased = [unit(unit_of)];
+            check(Some(&BTreeSet::from([4])), &leased, Some(&inventory), false)?;
+            check_caps(caps.as_ref(), &leased, Some(&inventory), false)
+        };
+        assert_eq!(check(&two, "MIG-a"), Ok(()));
+        assert!(check(&two, "MIG-b").unwrap_err().contains("nvidia-cap21"));
+        assert!(check(&caps(&rule(31)), "MIG-a").unwrap_err().contains("nvidia-cap31"));
+        // The GPU itself is no key to its parts, and another's part is none to the GPU's node.
+        assert!(check(&two, "GPU-a").is_err());
+        assert!(check(&two, "MIG-c").unwrap_err().contains("/dev/nvidia4"));
+        let every = r#"{"allow":true,"type":"c","major":236,"access":"rw"}"#;
+        assert_eq!(caps(every), None);
+        assert!(check(&None, "MIG-a").is_err());
+        assert_eq!(caps(r#"{"allow":true,"type":"c","minor":30,"access":"r"}"#), Some([30].into()));
+        assert_eq!(caps(r#"{"allow":true,"type":"c","major":236,"access":"m"}"#), Some([].into()));
+        let node = r#"{"path":"/dev/x","type":"c","major":236,"minor":30}"#;
+        let with_node = format!(r#"{{"linux":{{"devices":[{node}]}}}}"#);
+        let with_node = Spec::parse(with_node.as_bytes()).unwrap();
+        assert_eq!(opened_caps(&with_node, Some(236)), Some([30].into()));
+        assert_eq!(opened_caps(&with_node, None), Some([].into()), "no driver, no such devices");
+        assert!(check_caps(None, &[], None, true).is_ok());
+    }
+
+    #[test]
+    fn a_slot_is_a_lease_on_its_gpu() {
+        let inventory: Inventory = serde_json::from_str(
+            r#"{"schema":1,"at":"2026-01-01T00:00:00Z","driver":"1","gpus":[
+            {"index":0,"unit":"GPU-a","minor":4,"model":"m","pci":"0","memory":1}]}"#,
+        )
+        .unwrap();
+        let one = BTreeSet::from([4]);
+        assert!(check(Some(&one), &[unit("GPU-a/2")], Some(&inventory), false).is_ok());
+        assert!(check(Some(&one), &[unit("GPU-b/2")], Some(&inventory), false).is_err());
+        let env = GpuRequest::Named(vec![GpuRef::Uuid("gpu-a".into())]);
+        assert!(check_env(&env, &[unit("GPU-a/2")]).is_ok());
     }
 
     #[test]

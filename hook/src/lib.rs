@@ -1,7 +1,7 @@
 //! gpuctl-hook: the OCI runtime wrapper and the OCI hooks, as a library, so that tests and fuzz
 //! targets reach the same code that runs as root.
 //!
-//! `request`, `inject`, `strip`, `admit` and `command` decide and edit, without I/O but for CDI specs
+//! `request`, `inject`, `strip`, `admit`, `visible` and `command` decide and edit, without I/O but for CDI specs
 //! and the numbers of the device nodes that these name. `runtime`, `gate` and `release` act.
 
 pub mod admit;
@@ -23,3 +23,4 @@ mod spec_alone;
 pub mod strip;
 mod turned_away;
 pub mod upper;
+pub mod visible;

@@ -6,6 +6,7 @@
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -14,7 +15,7 @@ use gpuctl_ledger::config::{AllPolicy, Config, ConfigError, Inject};
 use gpuctl_ledger::grant::{self, Claim, GrantError, Granted};
 use gpuctl_ledger::ledger::{Ledger, LedgerError};
 use gpuctl_ledger::model::{
-    Binding, ContainerId, DockerName, Gpu, GpuRequest, Holder, Token, Unit,
+    Binding, ContainerId, DockerName, GpuRequest, Holder, Piece, Token, Unit,
 };
 use gpuctl_ledger::node::docker::{DockerFiles, DockerFilesError};
 use gpuctl_ledger::node::{files, notes, process, refused};
@@ -31,7 +32,7 @@ use crate::request::{self, AskError, Asked, NodeFacts};
 use crate::spec::Spec;
 use crate::spec_alone::{without_gpus, write_spec};
 use crate::turned_away::{self, TurnedAway};
-use crate::{fault, inject, real, refuse, strip, upper};
+use crate::{fault, inject, real, refuse, strip, upper, visible};
 
 /// The program name under which daemon.json enters us for managed containers.
 const MANAGED_ENTRY: &str = "gpuctl-runtime";
@@ -51,6 +52,11 @@ struct Making<'a> {
     owner: Option<String>,
     /// What it is to get, once that is known.
     request: Option<GpuRequest>,
+}
+
+/// What was granted, with its GPUs.
+fn pieces(granted: &Granted) -> Vec<Piece<'_>> {
+    granted.units.iter().filter_map(|unit| granted.inventory.piece(unit)).collect()
 }
 
 /// Entered as an OCI runtime, under the program name `entered`. The exit status; on success it does
@@ -215,9 +221,10 @@ impl Making<'_> {
             Admit::Without => {
                 let stripped = !asked.as_ref().is_ok_and(|a| a.is_nothing());
                 inject::clear(&mut self.spec);
-                self.strip(&[])?;
+                self.strip(&[], &[])?;
                 if stripped {
                     self.audit(Decision::Stripped, &docker_name, &[], "holds no lease");
+                    self.hint(&docker_name, &[]);
                 }
                 Ok(self.write_spec()?)
             }
@@ -277,23 +284,23 @@ impl Making<'_> {
             Want { request: &asked.request, container: None, prefer: &[], all: AllPolicy::Free };
         let units = allocate(&supply, &want)
             .map_err(|_| format!("{} asked for, which this node does not have", asked.request))?;
-        let gpus: Vec<&Gpu> = units.iter().filter_map(|unit| inventory.by_unit(unit)).collect();
-        self.inject_cdi(&gpus)?;
+        let held: Vec<Piece<'_>> = units.iter().filter_map(|unit| inventory.piece(unit)).collect();
+        self.inject_cdi(&held)?;
         self.write_spec()
     }
 
-    fn inject_cdi(&mut self, gpus: &[&Gpu]) -> Result<(), String> {
+    fn inject_cdi(&mut self, held: &[Piece<'_>]) -> Result<(), String> {
         let gpu = &self.config.gpu;
         let cdi = inject::CdiSpecs::load(&gpu.cdi_dirs, &gpu.cdi_kind)
             .map_err(|e| e.to_string())?
             .with_dev(&gpu.dev);
-        inject::inject_cdi(&mut self.spec, gpus, &cdi).map_err(|e| e.to_string())
+        inject::inject_cdi(&mut self.spec, held, &cdi).map_err(|e| e.to_string())
     }
 
-    /// Leaves of all GPUs only these.
-    fn strip(&mut self, keep: &[u32]) -> Result<(), String> {
-        let caps_major = self.driver.caps_major();
-        strip::whitelist(&mut self.spec, keep, caps_major).map(drop).map_err(|_| {
+    /// Leaves of all GPUs and MIG devices only these.
+    fn strip(&mut self, minors: &[u32], caps: &[u32]) -> Result<(), String> {
+        let keep = strip::Keep { minors, caps, caps_major: self.driver.caps_major() };
+        strip::whitelist_but(&mut self.spec, keep).map(drop).map_err(|_| {
             "its device rules take a device out of a wildcard, which leaves no way to take GPUs out".into()
         })
     }
@@ -311,7 +318,14 @@ impl Making<'_> {
         };
         let asked = request::detect(&self.spec, self.host(), &own);
         if asked.as_ref().is_ok_and(Asked::is_nothing) {
-            return asked;
+            if !request::names_dynamic_major(&self.spec) {
+                return asked;
+            }
+            let caps_major = self.driver.caps_major();
+            let parts = request::detect(&self.spec, self.host(), &NodeFacts { caps_major, ..own });
+            if parts.as_ref().is_ok_and(Asked::is_nothing) {
+                return parts;
+            }
         }
         let (inventory, caps_major) = (self.driver.inventory(), self.driver.caps_major());
         request::detect(&self.spec, self.host(), &NodeFacts { inventory, caps_major, ..own })
@@ -410,10 +424,11 @@ impl Making<'_> {
         if let Some(binding) = &granted.binding {
             self.write_copy(binding);
         }
-        match self.inject(&granted, claim.token, keep_rest) {
+        match self.inject(&granted, claim, keep_rest) {
             Ok(()) => {
                 fault::here(self.config, "injected");
                 self.tell_granted(&granted, docker_name);
+                self.hint(docker_name, &pieces(&granted));
                 Ok(())
             }
             Err(text) => {
@@ -443,21 +458,38 @@ impl Making<'_> {
         entry.user(self.owner.clone()).gpus(&granted.units).why(why).write(self.config);
     }
 
-    fn inject(&mut self, granted: &Granted, token: &Token, keep_rest: bool) -> Result<(), String> {
-        let gpus: Vec<&Gpu> =
-            granted.units.iter().filter_map(|unit| granted.inventory.by_unit(unit)).collect();
-        let minors: Vec<u32> = gpus.iter().map(|gpu| gpu.minor).collect();
-        driver::char_links(&self.config.gpu.dev, &minors);
+    fn inject(
+        &mut self,
+        granted: &Granted,
+        claim: &Claim<'_>,
+        keep_rest: bool,
+    ) -> Result<(), String> {
+        let held = pieces(granted);
+        let minors: Vec<u32> = held.iter().map(|piece| piece.gpu.minor).collect();
+        let caps: Vec<u32> = held.iter().filter_map(Piece::mig).flat_map(|mig| mig.caps).collect();
+        let caps_major = if caps.is_empty() { None } else { self.driver.caps_major() };
+        if !caps.is_empty() && caps_major.is_none() {
+            return Err(format!(
+                "{} knows no nvidia-caps, by which MIG devices are opened: nvidia-modprobe makes it known",
+                self.config.gpu.majors.display()
+            ));
+        }
+        driver::char_links(&self.config.gpu.dev, &minors, &caps, caps_major);
+        let own = self.spec.env(visible::CUDA);
+        if let Some(order) = visible::order(claim.request, own, &held) {
+            self.spec.set_env(visible::CUDA, &order);
+        }
         match self.config.gpu.inject {
-            Inject::Cdi => self.inject_cdi(&gpus)?,
+            Inject::Cdi => self.inject_cdi(&held)?,
             Inject::Env => {
-                let uuids: Vec<&str> = granted.units.iter().map(Unit::as_str).collect();
+                let uuids: Vec<&str> = held.iter().map(|piece| piece.uuid().as_str()).collect();
                 inject::inject_env(&mut self.spec, &uuids);
             }
         }
         if !keep_rest {
-            self.strip(&minors)?;
+            self.strip(&minors, &caps)?;
         }
+        let token = claim.token;
         let config = self.config_path.to_string_lossy().into_owned();
         let common = ["--config", &config, "--token", token.as_str()];
         let mut gate = vec!["gpuctl-hook", "gate"];
@@ -519,6 +551,16 @@ impl Making<'_> {
         shortage.map_or(Ok(()), |shortage| {
             Err(grant::shortage_refusal(&shortage, request, &ledger).one_line())
         })
+    }
+
+    /// Tells whoever set CUDA_VISIBLE_DEVICES to GPUs that the container did not get: in the audit, and on
+    /// the standard error of the container, which its log shows. Its programs would find no GPU and not
+    /// say why.
+    fn hint(&self, name: &str, held: &[Piece<'_>]) {
+        let Some(hint) = visible::hint(self.spec.env(visible::CUDA), held) else { return };
+        self.audit(Decision::Hint, name, &[], &hint);
+        // Nobody may be listening there.
+        let _ = writeln!(std::io::stderr(), "gpuctl: hint: {hint}");
     }
 
     fn audit(&self, decision: Decision, name: &str, units: &[Unit], why: &str) {

@@ -18,17 +18,22 @@ const CHAR_MAJORS: u32 = 512;
 /// Where the rules are.
 const RULES: [&str; 3] = ["linux", "resources", "devices"];
 
-/// Which GPUs stay, and what else is a way to one.
-struct Keep<'a> {
-    minors: &'a [u32],
-    caps_major: Option<u32>,
+/// What stays of GPUs and of the ways to them.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Keep<'a> {
+    /// Minors of GPUs: those held, and those of which a MIG device is held.
+    pub minors: &'a [u32],
+    /// Minors of nvidia-caps nodes: those of the MIG devices held.
+    pub caps: &'a [u32],
+    /// Major number of nvidia-caps, where it is there.
+    pub caps_major: Option<u32>,
 }
 
 /// Leaves of all GPUs only those whose minors are in `keep_minors`: other nodes go from
 /// `linux.devices`, rules that name them go, and rules that open them unnamed become a whitelist of
 /// everything else - the shared nodes 195:254 and 195:255, the GPUs kept, other majors. nvidia-caps,
-/// by which MIG devices are opened, goes as a whole. Other devices keep what they had, in order. A
-/// GPU that nothing opened before is not opened now.
+/// by which MIG devices are opened, goes as a whole; [`whitelist_but`] keeps some of it. Other devices
+/// keep what they had, in order. A GPU that nothing opened before is not opened now.
 ///
 /// Says whether anything was changed; a second call changes nothing.
 ///
@@ -40,15 +45,23 @@ pub fn whitelist(
     keep_minors: &[u32],
     caps_major: Option<u32>,
 ) -> Result<bool, Hole> {
-    let keep = Keep { minors: keep_minors, caps_major };
+    whitelist_but(spec, Keep { minors: keep_minors, caps: &[], caps_major })
+}
+
+/// As [`whitelist`], for a container that holds MIG devices too: their nvidia-caps nodes stay, each by
+/// its number, and no other.
+///
+/// # Errors
+/// As [`whitelist`].
+pub fn whitelist_but(spec: &mut Spec, keep: Keep<'_>) -> Result<bool, Hole> {
     let before = spec.rules();
     let verdict = emulate(before.iter().copied())?;
     let wanted = keep.verdict(&verdict)?;
     let nodes = spec.nodes().len();
     spec.retain(&["linux", "devices"], |node| {
         crate::devices::Node::read(node).is_none_or(|n| {
-            n.gpu_minor().is_none_or(|m| keep_minors.contains(&m))
-                && n.caps_minor(caps_major).is_none()
+            n.gpu_minor().is_none_or(|m| keep.minors.contains(&m))
+                && n.caps_minor(keep.caps_major).is_none_or(|m| keep.caps.contains(&m))
         })
     });
     let mut changed = spec.nodes().len() != nodes;
@@ -80,7 +93,9 @@ impl Keep<'_> {
         }
         match (meta.major, meta.minor) {
             (None, minor) => minor.is_none_or(|m| self.takes(m) || self.caps_major.is_some()),
-            (Some(major), _) if Some(major) == self.caps_major => true,
+            (Some(major), minor) if Some(major) == self.caps_major => {
+                minor.is_none_or(|m| !self.caps.contains(&m))
+            }
             (Some(NVIDIA_MAJOR), minor) => minor.is_none_or(|m| self.takes(m)),
             _ => false,
         }
@@ -99,14 +114,17 @@ impl Keep<'_> {
             .filter(|&major| major != NVIDIA_MAJOR && Some(major) != self.caps_major)
             .map(|major| Meta { major: Some(major), ..meta })
             .collect();
-        if fits(meta.major, NVIDIA_MAJOR) {
-            let named = SHARED_MINORS.iter().chain(self.minors).filter(|&&m| fits(meta.minor, m));
-            for &minor in named {
-                let one = Meta { block: false, major: Some(NVIDIA_MAJOR), minor: Some(minor) };
+        let mut add = |major: u32, minors: &mut dyn Iterator<Item = u32>| {
+            for minor in minors.filter(|m| fits(meta.major, major) && fits(meta.minor, *m)) {
+                let one = Meta { block: false, major: Some(major), minor: Some(minor) };
                 if !rest.contains(&one) {
                     rest.push(one);
                 }
             }
+        };
+        add(NVIDIA_MAJOR, &mut SHARED_MINORS.iter().chain(self.minors).copied());
+        if let Some(caps) = self.caps_major {
+            add(caps, &mut self.caps.iter().copied());
         }
         rest
     }

@@ -44,11 +44,13 @@ pub enum Decision {
     Quarantined,
     /// A quarantine is over.
     Cleared,
+    /// The container's own settings name GPUs that it did not get.
+    Hint,
 }
 
 impl Decision {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Granted,
         Self::Rebound,
         Self::Refused,
@@ -58,6 +60,7 @@ impl Decision {
         Self::Reserved,
         Self::Quarantined,
         Self::Cleared,
+        Self::Hint,
     ];
 
     /// The word for it, in the log and for people.
@@ -72,6 +75,7 @@ impl Decision {
             Self::Reserved => "reserved",
             Self::Quarantined => "quarantined",
             Self::Cleared => "cleared",
+            Self::Hint => "hint",
         }
     }
 
@@ -172,7 +176,7 @@ impl Entry {
         let priority = match self.decision {
             Decision::Refused | Decision::Quarantined => "4",
             Decision::Rebound | Decision::Stripped | Decision::Exempted | Decision::Cleared => "5",
-            Decision::Granted | Decision::Released | Decision::Reserved => "6",
+            Decision::Granted | Decision::Released | Decision::Reserved | Decision::Hint => "6",
         };
         vec![
             ("MESSAGE", self.message(&units)),

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::model::NodeName;
+use crate::sharing::{self, Shared};
 
 /// Where the config is when nothing else is said.
 pub const DEFAULT_PATH: &str = "/etc/gpuctl/config.toml";
@@ -295,6 +296,10 @@ pub struct GpuConfig {
     pub cdi_kind: String,
     /// Programs (by /proc/PID/comm) that keep GPUs open without using them.
     pub watchers: Vec<String>,
+    /// The kernel's list of device majors, in which nvidia-caps has its own.
+    pub majors: PathBuf,
+    /// GPUs that several containers may share, each a slot.
+    pub shared: Vec<Shared>,
 }
 
 impl Default for GpuConfig {
@@ -316,6 +321,8 @@ impl Default for GpuConfig {
             ]
             .map(String::from)
             .to_vec(),
+            majors: "/proc/devices".into(),
+            shared: Vec::new(),
         }
     }
 }
@@ -399,6 +406,7 @@ impl Config {
         if config.policy.exempt.iter().any(|e| e.image.is_none() && e.name.is_none()) {
             return Err("an entry of policy.exempt needs an image or a name".into());
         }
+        sharing::check(&config.gpu.shared)?;
         Ok(config)
     }
 

@@ -4,15 +4,15 @@
 //! Order matters, and is the same everywhere: the node's note is written before the commit, so that
 //! what the ledger may have promised the node knows of; it is removed after the holder was seen gone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use crate::audit::{Decision, Entry};
 use crate::config::AllPolicy;
 use crate::ledger::{Batch, Change, Leases, Ledger, LedgerError, Sight};
 use crate::model::{
-    Binding, Cgroup, ContainerId, ContainerName, GpuRequest, Holder, Inventory, Lease, LeaseState,
-    Process, SCHEMA, Timestamp, Token, Unit,
+    Binding, Cgroup, ContainerId, ContainerName, Gpu, GpuRequest, Holder, Inventory, Lease,
+    LeaseState, Process, SCHEMA, Timestamp, Token, Unit,
 };
 use crate::node::{busy, lock, notes, process};
 use crate::rules::allocate::{Judged, Shortage, Supply, Want, allocate};
@@ -162,26 +162,46 @@ fn node_busy(
             }
         }
     }
-    let free: Vec<(u32, &Unit)> =
-        inventory.gpus.iter().filter(|g| !held(&g.unit)).map(|g| (g.minor, &g.unit)).collect();
-    let minors: Vec<u32> = free.iter().map(|(minor, _)| *minor).collect();
+    let free: Vec<(&Gpu, Vec<Unit>)> = inventory
+        .gpus
+        .iter()
+        .map(|gpu| (gpu, free_units(gpu, held)))
+        .filter(|(_, units)| !units.is_empty())
+        .collect();
+    let minors: Vec<u32> = free.iter().map(|(gpu, _)| gpu.minor).collect();
     let busy::Found { open, mut unseen } = openers(view, &minors)?;
-    for (minor, unit) in &free {
-        if let Some((pid, name)) = open.get(minor).and_then(|list| list.first()) {
-            found.entry((*unit).clone()).or_insert_with(|| format!("process {pid} ({name})"));
+    for (gpu, units) in &free {
+        // Who has a part of it opens the GPU's own node too, and is at none of the other parts.
+        let stranger =
+            open.get(&gpu.minor).into_iter().flatten().find(|(pid, _)| {
+                !holders(inventory, judged, gpu).any(|id| process::is_of(*pid, id))
+            });
+        if let Some((pid, name)) = stranger {
+            for unit in units {
+                found.entry(unit.clone()).or_insert_with(|| format!("process {pid} ({name})"));
+            }
         }
     }
     if let Some(watch) = busy::fresh_watch(&view.config.paths.watch(), Timestamp::now()) {
+        let asked = |gpu: &Gpu| {
+            let parts = || gpu.mig.iter().all(|mig| watch.asked.contains(&mig.unit));
+            watch.asked.contains(&gpu.unit) || (!gpu.mig.is_empty() && parts())
+        };
         // The driver itself has said who uses these.
-        if free.iter().all(|(_, unit)| watch.asked.contains(*unit)) {
+        if free.iter().all(|(gpu, _)| asked(gpu)) {
             unseen.clear();
         }
         for (unit, strangers) in &watch.strangers {
             let alive = strangers.iter().find(|(pid, _)| {
                 i32::try_from(*pid).is_ok_and(|pid| !matches!(process::find(pid), Ok(None)))
             });
-            if let Some((pid, name)) = alive.filter(|_| !held(unit)) {
-                found.entry(unit.clone()).or_insert_with(|| format!("process {pid} ({name})"));
+            let Some((pid, name)) = alive else { continue };
+            let units =
+                free.iter().find(|(gpu, _)| gpu.unit == *unit).map(|(_, units)| units.clone());
+            for unit in units.unwrap_or_else(|| vec![unit.clone()]) {
+                if !held(&unit) {
+                    found.entry(unit).or_insert_with(|| format!("process {pid} ({name})"));
+                }
             }
         }
         for (unit, why) in &watch.unhealthy {
@@ -189,6 +209,33 @@ fn node_busy(
         }
     }
     Ok((found, unseen))
+}
+
+/// What of a GPU nobody holds: the GPU itself where no part of it is held, else the other parts.
+fn free_units(gpu: &Gpu, held: impl Fn(&Unit) -> bool) -> Vec<Unit> {
+    if held(&gpu.unit) {
+        return Vec::new();
+    }
+    let parts = || gpu.pieces().skip(1).map(|piece| piece.unit());
+    if parts().any(|unit| held(&unit)) {
+        parts().filter(|unit| !held(unit)).collect()
+    } else {
+        vec![gpu.unit.clone()]
+    }
+}
+
+/// The containers that have a GPU or a part of it.
+fn holders<'a>(
+    inventory: &'a Inventory,
+    judged: &'a BTreeMap<Unit, Judged>,
+    gpu: &'a Gpu,
+) -> impl Iterator<Item = &'a ContainerId> {
+    judged
+        .iter()
+        .filter(|(unit, j)| {
+            j.life != Life::Gone && inventory.piece(unit).is_some_and(|p| p.gpu.unit == gpu.unit)
+        })
+        .map(|(_, j)| &j.lease.holder.container)
 }
 
 /// Why no GPU is granted while somebody may use it.
@@ -292,7 +339,7 @@ pub fn claim(
                 units: units.clone(),
                 minors: units
                     .iter()
-                    .filter_map(|u| seen.inventory.by_unit(u).map(|g| g.minor))
+                    .filter_map(|u| seen.inventory.piece(u).map(|piece| piece.gpu.minor))
                     .collect(),
                 token: claim.token.clone(),
                 since: first.since,
@@ -446,6 +493,7 @@ fn plan_commit(
         batch.unchanged(key.clone(), old.map(|l| l.revision)).put(key, &lease);
         leases.push(lease);
     }
+    guard_overlaps(ledger, claim, seen, units, &mut batch);
     // While a change is open its undoing needs what the old process had: the change frees it.
     if claim.free_rest && !is_changing(seen, claim.holder) {
         for (unit, lease) in &seen.leases {
@@ -473,6 +521,34 @@ fn plan_commit(
         binding
     });
     Ok(Planned { batch, binding, leases, freed })
+}
+
+/// Makes sure that what overlaps the units claimed - a GPU and its parts - is still as it was seen: two
+/// claims of one thing under two keys would not meet otherwise. What the dead have there goes.
+fn guard_overlaps(
+    ledger: &Ledger,
+    claim: &Claim<'_>,
+    seen: &Observed,
+    units: &[Unit],
+    batch: &mut Batch,
+) {
+    let pieces: Vec<_> = units.iter().filter_map(|unit| seen.inventory.piece(unit)).collect();
+    let known = seen.inventory.gpus.iter().flat_map(Gpu::pieces);
+    // Also those that the config or the driver no longer has.
+    let leased = seen.leases.keys().filter_map(|unit| seen.inventory.piece(unit));
+    let overlapping: BTreeSet<Unit> = known
+        .chain(leased)
+        .filter(|other| pieces.iter().any(|piece| piece.overlaps(other)))
+        .map(|other| other.unit())
+        .filter(|unit| !units.contains(unit))
+        .collect();
+    for unit in overlapping {
+        let (key, lease) = (ledger.keys().lease(&unit), seen.leases.get(&unit));
+        batch.unchanged(key.clone(), lease.map(|l| l.revision));
+        if lease.is_some_and(|l| l.record.holder.container != claim.holder.container) {
+            batch.delete(key);
+        }
+    }
 }
 
 /// Activates the leases of a container under a token: one commit that writes down its init. `seen` are

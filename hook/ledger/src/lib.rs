@@ -19,5 +19,6 @@ pub mod ledger;
 pub mod model;
 pub mod node;
 pub mod rules;
+pub mod sharing;
 pub mod store;
 pub mod view;

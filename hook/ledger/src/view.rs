@@ -9,9 +9,10 @@ use crate::grant::{GrantError, node_error, shown_time};
 use crate::model::{BootId, ContainerName, Evidence, Gpu, Health, Inventory, Lease, Timestamp};
 use crate::node::busy::Look;
 use crate::node::notes::{self, Grant};
-use crate::node::{docker, files, process, quarantine};
+use crate::node::{docker, files, mig, process, quarantine};
 use crate::rules::liveness::{Facts, Files, Life, Seen, judge};
 use crate::rules::quarantine::Held;
+use crate::sharing;
 
 /// Longest inventory, in bytes.
 const LONGEST_INVENTORY: u64 = 4 << 20;
@@ -75,11 +76,17 @@ impl<'a> NodeView<'a> {
                     what,
                     why: "it is not there: run docker gpuctl doctor --fix",
                 })?;
+        sharing::share(&mut inventory, &self.config.gpu.shared);
         let shown = shown_gpus(&self.config.gpu.proc);
         for gpu in &mut inventory.gpus {
             let why = match shown.get(&gpu.pci.to_ascii_lowercase()) {
                 None => "the driver does not show it",
-                Some(now) if now.is(gpu) => continue,
+                Some(now) if now.is(gpu) && mig::is_as_shown(&self.config.gpu.proc, gpu) => {
+                    continue;
+                }
+                Some(now) if now.is(gpu) => {
+                    "its MIG devices are others by now: docker gpuctl doctor --fix looks anew"
+                }
                 // Other hardware, or another order since the inventory was made: its minor may now
                 // be another GPU's.
                 Some(_) => "it has changed its place: docker gpuctl doctor --fix looks anew",
@@ -230,7 +237,9 @@ mod tests {
             health: Health::Ok,
             numa: None,
             links: Vec::new(),
+            peers: Vec::new(),
             mig: Vec::new(),
+            slots: 0,
         };
         let is = |text: &str| {
             std::fs::write(folder.join("information"), text).unwrap();

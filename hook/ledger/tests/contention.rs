@@ -74,7 +74,9 @@ fn node(folder: &Path, url: &str) -> Config {
                 health: Health::Ok,
                 numa: None,
                 links: Vec::new(),
+                peers: Vec::new(),
                 mig: Vec::new(),
+                slots: 0,
             })
             .collect(),
     };

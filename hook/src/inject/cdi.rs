@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use container_device_interface::container_edits::{ContainerEdits, Validate as _};
 use container_device_interface::spec::parse_spec;
 use container_device_interface::specs::config;
-use gpuctl_ledger::model::Gpu;
+use gpuctl_ledger::model::Piece;
 use serde_json::{Value, json};
 
 use super::InjectError;
@@ -88,11 +88,11 @@ impl CdiSpecs {
     }
 
     /// The edits for some GPUs: those of each file in use once, and those of each GPU.
-    pub(super) fn edits_for(&self, gpus: &[&Gpu]) -> Result<Vec<Value>, InjectError> {
+    pub(super) fn edits_for(&self, held: &[Piece<'_>]) -> Result<Vec<Value>, InjectError> {
         let mut used = BTreeSet::new();
         let mut edits = Vec::new();
-        for gpu in gpus {
-            let (file, device) = self.device(gpu)?;
+        for piece in held {
+            let (file, device) = self.device(piece)?;
             if used.insert(file) {
                 edits.extend(self.files.get(file).map(|f| self.numbered(&f.edits)));
             }
@@ -112,22 +112,26 @@ impl CdiSpecs {
         self.files.iter().flat_map(of).collect::<Vec<_>>().into_iter()
     }
 
-    /// The device of a GPU: by UUID, by index, or by its node. Whatever its name, its node must have
-    /// the GPU's minor: indexes change with the order of the cards, and a spec may be older.
-    fn device(&self, gpu: &Gpu) -> Result<(usize, &Value), InjectError> {
-        let names =
-            [gpu.unit.as_str().to_owned(), gpu.index.to_string(), format!("gpu{}", gpu.index)];
-        for name in &names {
+    /// The device of a GPU or MIG device: by UUID, by index, or by its nodes. Whatever its name, its
+    /// nodes must have the right minors: indexes change with the order of the cards, MIG devices are
+    /// made anew, and a spec may be older.
+    fn device(&self, piece: &Piece<'_>) -> Result<(usize, &Value), InjectError> {
+        let (gpu, mig) = (piece.gpu.index, piece.mig().map(|mig| mig.index));
+        let [by_index, by_type] = match mig {
+            None => [gpu.to_string(), format!("gpu{gpu}")],
+            Some(mig) => [format!("{gpu}:{mig}"), format!("mig{gpu}:{mig}")],
+        };
+        for name in [piece.uuid().as_str().to_owned(), by_index, by_type] {
             if let Some(found) =
-                self.best(|n, e| n.eq_ignore_ascii_case(name) && self.is(e, gpu))?
+                self.best(|n, e| n.eq_ignore_ascii_case(&name) && self.is(e, piece))?
             {
                 return Ok(found);
             }
         }
-        self.best(|_, edits| self.is(edits, gpu))?.ok_or_else(|| InjectError::NoDevice {
-            gpu: gpu.unit.as_str().to_owned(),
+        self.best(|_, edits| self.is(edits, piece))?.ok_or_else(|| InjectError::NoDevice {
+            gpu: piece.uuid().as_str().to_owned(),
             kind: self.kind.clone(),
-            minor: gpu.minor,
+            minor: piece.gpu.minor,
         })
     }
 
@@ -152,20 +156,23 @@ impl CdiSpecs {
         Ok(best.map(|(at, _, _, edits)| (at, edits)))
     }
 
-    /// Whether a device's only GPU node is this GPU's, and it is no MIG device.
-    fn is(&self, edits: &Value, gpu: &Gpu) -> bool {
+    /// Whether a device's only GPU node is this GPU's, and its nvidia-caps nodes are the MIG device's:
+    /// none for a whole GPU.
+    fn is(&self, edits: &Value, piece: &Piece<'_>) -> bool {
         let mut minors = BTreeSet::new();
+        let mut caps = BTreeSet::new();
         for node in nodes(edits) {
             if str_of(node, "path").contains("/nvidia-caps/") {
-                return false;
-            }
-            if let Some(("c", NVIDIA_MAJOR, minor)) = self.numbers(node)
+                let Some((_, _, minor)) = self.numbers(node) else { return false };
+                caps.insert(minor);
+            } else if let Some(("c", NVIDIA_MAJOR, minor)) = self.numbers(node)
                 && is_gpu_minor(minor)
             {
                 minors.insert(minor);
             }
         }
-        minors.len() == 1 && minors.contains(&gpu.minor)
+        let wanted: BTreeSet<u32> = piece.mig().into_iter().flat_map(|mig| mig.caps).collect();
+        minors.len() == 1 && minors.contains(&piece.gpu.minor) && caps == wanted
     }
 
     /// The edits with type and numbers written into each node, as far as they are known.

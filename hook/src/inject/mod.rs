@@ -3,7 +3,7 @@
 mod cdi;
 mod hooks;
 
-use gpuctl_ledger::model::Gpu;
+use gpuctl_ledger::model::Piece;
 use serde_json::Value;
 
 use crate::devices::{Meta, Node, Rule};
@@ -48,17 +48,22 @@ pub enum InjectError {
     Wrong,
 }
 
-/// Puts GPUs in by CDI. What dockerd put in for GPUs of its own choice is taken out first, and so is
+/// Puts GPUs and MIG devices in by CDI; a slot of a shared GPU is that GPU. What dockerd put in for GPUs of its own choice is taken out first, and so is
 /// NVIDIA's legacy hook, which would add devices that no spec shows. A second call changes nothing.
 ///
-/// Nodes and rules of GPUs that are not among `gpus` go too, unless the rules open GPUs unnamed:
+/// Nodes and rules of GPUs that are not among `held` go too, unless the rules open GPUs unnamed:
 /// then [`crate::strip::whitelist`] is to decide.
 ///
 /// # Errors
 /// [`InjectError`], with nothing changed.
-pub fn inject_cdi(spec: &mut Spec, gpus: &[&Gpu], cdi: &CdiSpecs) -> Result<(), InjectError> {
-    let applied = cdi::applied(cdi.edits_for(gpus)?, spec.user())?;
-    let minors: Vec<u32> = gpus.iter().map(|gpu| gpu.minor).collect();
+pub fn inject_cdi<'a, P: Into<Piece<'a>> + Copy>(
+    spec: &mut Spec,
+    held: &[P],
+    cdi: &CdiSpecs,
+) -> Result<(), InjectError> {
+    let held: Vec<Piece<'a>> = held.iter().map(|piece| (*piece).into()).collect();
+    let applied = cdi::applied(cdi.edits_for(&held)?, spec.user())?;
+    let minors: Vec<u32> = held.iter().map(|piece| piece.gpu.minor).collect();
     undo_cdi(spec, cdi, &minors);
     take_legacy_hook(spec);
     merge(spec, &applied);

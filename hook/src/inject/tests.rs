@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use gpuctl_ledger::model::{Health, Unit};
+use gpuctl_ledger::model::{Gpu, Health, MigDevice, Part, Unit};
 use serde_json::json;
 
 use super::*;
@@ -19,7 +19,9 @@ fn gpu(index: u32, minor: u32) -> Gpu {
         health: Health::Ok,
         numa: None,
         links: Vec::new(),
+        peers: Vec::new(),
         mig: Vec::new(),
+        slots: 0,
     }
 }
 
@@ -265,4 +267,102 @@ fn nvidias_legacy_hook_goes_with_cdi_and_stays_with_env() {
     let mut plain = recorded("privileged");
     clear(&mut plain);
     assert!(plain == recorded("privileged"), "nothing to clear, nothing changed");
+}
+
+/// A GPU with two MIG devices, as nvidia-ctk names and lays them out.
+fn cut() -> (Gpu, Value) {
+    let mig = |index: u32, caps| MigDevice {
+        index,
+        unit: Unit::new(format!("MIG-{index}")).unwrap(),
+        memory: 0,
+        profile: String::new(),
+        caps,
+    };
+    let parent = Gpu { mig: vec![mig(0, [21, 22]), mig(1, [30, 31])], ..gpu(0, 2) };
+    let cap = |n: u32| json!({"path": format!("/dev/nvidia-caps/nvidia-cap{n}"), "type": "c", "major": 236, "minor": n});
+    let part = |name: &str, caps: [u32; 2]| {
+        let mut one = device(name, &[2]);
+        let nodes = one["containerEdits"]["deviceNodes"].as_array_mut().unwrap();
+        nodes.extend(caps.map(cap));
+        one
+    };
+    let devices =
+        [part("0:0", [21, 22]), part("0:1", [30, 31]), part("MIG-0", [21, 22]), device("1", &[1])];
+    (parent, cdi_spec(&devices))
+}
+
+fn caps_of(spec: &Spec) -> (Vec<u32>, Vec<u32>) {
+    let nodes = spec.nodes();
+    let mut minors: Vec<u32> = nodes.iter().filter_map(|n| n.caps_minor(Some(236))).collect();
+    minors.sort_unstable();
+    let rules = spec.rules();
+    let named = rules.iter().filter(|r| r.allow && r.major == Some(236));
+    let mut rules: Vec<u32> = named.filter_map(|r| r.minor).collect();
+    rules.sort_unstable();
+    (minors, rules)
+}
+
+#[test]
+fn a_mig_device_is_its_gpus_node_and_its_own_two_and_no_other() {
+    let (parent, cdi) = cut();
+    let folder = Folder::with(&[("a/x.json", &cdi.to_string())]);
+    let cdi = folder.load().unwrap();
+    let piece = |at: usize| Piece { gpu: &parent, part: Part::Mig(&parent.mig[at]) };
+    for name in ["plain", "privileged", "gpus-2", "cgroup-rule-any"] {
+        // The second has no device by its UUID: it is found by its index.
+        for (at, caps) in [(0, vec![21, 22]), (1, vec![30, 31])] {
+            let mut spec = recorded(name);
+            for _ in 0..2 {
+                inject_cdi(&mut spec, &[piece(at)], &cdi).unwrap();
+                let keep = strip::Keep { minors: &[2], caps: &caps, caps_major: Some(236) };
+                strip::whitelist_but(&mut spec, keep).unwrap();
+                assert_eq!(gpu_nodes(&spec), [2], "{name}");
+                assert_eq!(gpu_rules(&spec), [2], "{name}");
+                assert_eq!(caps_of(&spec), (caps.clone(), caps.clone()), "{name}");
+            }
+        }
+    }
+    // Both of one GPU: its node once.
+    let mut spec = recorded("plain");
+    inject_cdi(&mut spec, &[piece(0), piece(1)], &cdi).unwrap();
+    assert_eq!((gpu_nodes(&spec), gpu_rules(&spec)), (vec![2], vec![2]));
+    assert_eq!(caps_of(&spec).0, [21, 22, 30, 31]);
+}
+
+#[test]
+fn what_dockerd_applied_for_one_mig_device_gives_way_to_another() {
+    // As Engine 29.2 lays out `--device nvidia.com/gpu=0:0`.
+    let (parent, cdi) = cut();
+    let folder = Folder::with(&[("a/x.json", &cdi.to_string())]);
+    let cdi = folder.load().unwrap();
+    let piece = |at: usize| Piece { gpu: &parent, part: Part::Mig(&parent.mig[at]) };
+    let mut spec = recorded("plain");
+    inject_cdi(&mut spec, &[piece(0)], &cdi).unwrap();
+    let host: crate::hostconfig::HostConfig = serde_json::from_value(json!({
+        "DeviceRequests": [{"Driver": "cdi", "DeviceIDs": ["nvidia.com/gpu=0:0"]}]
+    }))
+    .unwrap();
+    let facts = crate::request::NodeFacts { caps_major: Some(236), ..Default::default() };
+    let asked = crate::request::detect(&spec, Some(&host), &facts).unwrap();
+    assert_eq!(asked.request, "device=0:0".parse().unwrap());
+    inject_cdi(&mut spec, &[piece(1)], &cdi).unwrap();
+    assert_eq!((gpu_nodes(&spec), caps_of(&spec)), (vec![2], (vec![30, 31], vec![30, 31])));
+}
+
+#[test]
+fn a_cdi_spec_older_than_the_mig_devices_is_refused() {
+    let (mut parent, cdi) = cut();
+    let folder = Folder::with(&[("a/x.json", &cdi.to_string())]);
+    let cdi = folder.load().unwrap();
+    // They were made anew since: other instances, the same names.
+    parent.mig[0].caps = [48, 49];
+    let mut spec = recorded("plain");
+    let part = Piece { gpu: &parent, part: Part::Mig(&parent.mig[0]) };
+    let error = inject_cdi(&mut spec, &[part], &cdi).unwrap_err();
+    assert_eq!(
+        error,
+        InjectError::NoDevice { gpu: "MIG-0".into(), kind: "nvidia.com/gpu".into(), minor: 2 }
+    );
+    assert!(inject_cdi(&mut spec, &[&parent], &cdi).is_err(), "the GPU itself is no device");
+    assert!(spec == recorded("plain"));
 }

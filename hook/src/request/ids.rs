@@ -15,7 +15,8 @@ pub(crate) fn shown(text: &str) -> String {
 }
 
 /// Reads one name: what [`GpuRef`] reads, a CDI name (`nvidia.com/gpu=0`), and nvidia-ctk's names by
-/// type and index (`gpu0`, `mig0:1`). `all` is everything; `none`, `void` and nothing are no GPU.
+/// type and index (`gpu0`, `mig0:1`). `all` is everything; `none`, `void` and nothing are no GPU;
+/// `shared` is a slot of a shared GPU.
 pub(super) fn one(text: &str) -> Result<GpuRequest, AskError> {
     let name = match text.split_once('=') {
         Some((kind, name)) if kind.contains('/') => name,
@@ -25,6 +26,7 @@ pub(super) fn one(text: &str) -> Result<GpuRequest, AskError> {
     match lower.as_str() {
         "all" => return Ok(GpuRequest::All),
         "none" | "void" | "" => return Ok(GpuRequest::None),
+        "shared" => return Ok(GpuRequest::shared()),
         _ => {}
     }
     let typed = lower.strip_prefix("mig").or_else(|| lower.strip_prefix("gpu"));
@@ -57,11 +59,13 @@ pub(super) fn visible_devices(value: &str) -> Result<GpuRequest, AskError> {
 /// Two requests of one container as one.
 ///
 /// # Errors
-/// [`AskError::Mixed`] for a count beside names, which no single request can say.
+/// [`AskError::Mixed`] for a count beside names, which no single request can say, and
+/// [`AskError::Shared`] for a slot beside anything.
 pub(super) fn merge(a: GpuRequest, b: GpuRequest) -> Result<GpuRequest, AskError> {
     use GpuRequest as R;
     Ok(match (a, b) {
         (R::None, x) | (x, R::None) => x,
+        (R::Matching(_), _) | (_, R::Matching(_)) => return Err(AskError::Shared),
         (R::All, _) | (_, R::All) => R::All,
         (R::Count(a), R::Count(b)) => R::Count(a.saturating_add(b)),
         (R::Named(mut list), R::Named(more)) => {
@@ -100,6 +104,8 @@ mod tests {
         assert_eq!(one("nvidia.com/gpu=mig2:0").unwrap(), named(&[MigIndex(2, 0)]));
         assert_eq!(one("nvidia.com/gpu=all").unwrap(), GpuRequest::All);
         assert_eq!(one("void").unwrap(), GpuRequest::None);
+        assert_eq!(one("shared").unwrap(), GpuRequest::shared());
+        assert_eq!(one("GPU-ab/3").unwrap(), named(&[Uuid("GPU-ab/3".into())]));
     }
 
     #[test]
@@ -132,5 +138,8 @@ mod tests {
         assert_eq!(merge(one(), All), Ok(All));
         assert_eq!(merge(one(), one()), Ok(one()));
         assert_eq!(merge(Count(2), one()), Err(AskError::Mixed(2, "1".into())));
+        for other in [GpuRequest::shared(), one(), Count(1), All] {
+            assert_eq!(merge(other, GpuRequest::shared()), Err(AskError::Shared));
+        }
     }
 }

@@ -15,7 +15,8 @@ use serde_json::Value;
 use crate::devices::{Kind, Rule, emulate};
 use crate::hostconfig::{DeviceRequest, HostConfig};
 use crate::spec::{STAGES, Spec, hook_program, str_of};
-use ids::{merge, shown};
+use ids::merge;
+pub(crate) use ids::shown;
 
 /// The environment variable that NVIDIA's runtime obeys.
 pub const VISIBLE: &str = "NVIDIA_VISIBLE_DEVICES";
@@ -28,6 +29,9 @@ const LEGACY_HOOKS: [&str; 2] = ["nvidia-container-runtime-hook", "nvidia-contai
 /// Capabilities that dockerd's nvidia driver claims to have.
 const CAPABILITIES: [&str; 9] =
     ["gpu", "nvidia", "compute", "compat32", "graphics", "utility", "video", "display", "ngx"];
+
+/// The kernel gives out majors from here on (CHRDEV_MAJOR_DYN_END).
+const FIRST_DYNAMIC_MAJOR: u32 = 234;
 
 /// What is known besides the container's own files.
 #[derive(Debug, Clone, Copy)]
@@ -106,6 +110,8 @@ pub struct Asked {
     pub rules: Vec<u32>,
     /// Minors of the nvidia-caps nodes in `linux.devices`, in order.
     pub caps: Vec<u32>,
+    /// Whether an nvidia-caps node can be opened: there is one, or a rule for them.
+    pub opens_caps: bool,
     /// Minors of the GPU nodes that dockerd or NVIDIA's runtime has put there for a request.
     pub cdi_applied: Vec<u32>,
     /// Whether NVIDIA's legacy prestart hook is in the spec.
@@ -119,6 +125,7 @@ impl Asked {
             && !self.wildcard
             && self.nodes.is_empty()
             && self.rules.is_empty()
+            && !self.opens_caps
             // With `--gpus 0` it is in the spec, and obeys the image's environment.
             && !self.legacy_hook
     }
@@ -138,6 +145,11 @@ pub enum AskError {
     /// A count, and names besides.
     #[error("{0} GPUs of any kind and {1} by name are asked for in one container: ask in one way")]
     Mixed(u32, String),
+    /// A slot of a shared GPU, and something besides.
+    #[error(
+        "a slot of a shared GPU and other GPUs are asked for in one container: ask for one of them"
+    )]
+    Shared,
 }
 
 /// Finds every way in which a container asks for GPUs.
@@ -173,6 +185,7 @@ pub fn detect(
         legacy_hook: has_legacy_hook(spec),
         ..Asked::default()
     };
+    asked.opens_caps = !asked.caps.is_empty() || has_caps_rule(&rules, facts.caps_major);
     let privileged = host.map_or(allow_all, |h| h.privileged);
     let found = &mut asked.found;
 
@@ -237,6 +250,22 @@ fn total<'a>(found: impl IntoIterator<Item = &'a Found>) -> Result<GpuRequest, A
 fn named_by_rules(rules: &[Rule]) -> BTreeSet<u32> {
     let after = rules.iter().rposition(|r| r.kind == Kind::All).map_or(0, |i| i + 1);
     rules.iter().skip(after).filter(|r| r.allow).filter_map(Rule::gpu_minor).collect()
+}
+
+/// Whether a rule opens nodes of nvidia-caps, by their major.
+fn has_caps_rule(rules: &[Rule], caps_major: Option<u32>) -> bool {
+    let ours = |rule: &Rule| rule.allow && rule.kind == Kind::Char && rule.access.opens();
+    caps_major.is_some() && rules.iter().any(|rule| ours(rule) && rule.major == caps_major)
+}
+
+/// Whether a spec names a character device of a major that the kernel gives out to whoever comes:
+/// it may be nvidia-caps. Most name none.
+pub fn names_dynamic_major(spec: &Spec) -> bool {
+    let dynamic = |major: u32| major >= FIRST_DYNAMIC_MAJOR;
+    spec.nodes().iter().any(|node| !node.other && dynamic(node.major))
+        || spec.rules().iter().any(|rule| {
+            rule.allow && rule.kind == Kind::Char && rule.major.is_some_and(dynamic)
+        })
 }
 
 /// Whether a path is another one, or lies below it.

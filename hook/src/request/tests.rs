@@ -265,6 +265,7 @@ fn mig_nodes_are_the_mig_device_and_not_the_whole_gpu() {
         index,
         unit: Unit::new(format!("MIG-{index}")).unwrap(),
         memory: 0,
+        profile: String::new(),
         caps,
     };
     let gpu = Gpu {
@@ -277,7 +278,9 @@ fn mig_nodes_are_the_mig_device_and_not_the_whole_gpu() {
         health: Health::Ok,
         numa: None,
         links: Vec::new(),
+        peers: Vec::new(),
         mig: vec![mig(0, [30, 31]), mig(1, [39, 40])],
+        slots: 0,
     };
     let inventory = Inventory {
         schema: 1,
@@ -309,4 +312,21 @@ fn a_count_beside_a_name_is_refused_and_names_add_up() {
         ask(&s, Some(&h)).request,
         GpuRequest::Named(vec![GpuRef::Index(1), GpuRef::Minor(3)])
     );
+}
+
+#[test]
+fn a_key_to_a_mig_device_is_something_even_without_its_gpu() {
+    let facts = NodeFacts { caps_major: Some(236), ..NodeFacts::default() };
+    let node = spec(&[], &[("/dev/x", 236, 39)], json!([]), false);
+    let rule = |access: &str| {
+        let rule = json!({"allow": true, "type": "c", "major": 236, "access": access});
+        Spec::from_value(json!({"linux": {"resources": {"devices": [rule]}}})).unwrap()
+    };
+    for (spec, nothing) in [(&node, false), (&rule("rw"), false), (&rule("m"), true)] {
+        assert!(names_dynamic_major(spec));
+        let asked = detect(spec, None, &facts).unwrap();
+        assert_eq!((asked.is_nothing(), asked.request), (nothing, GpuRequest::None));
+        assert!(detect(spec, None, &NodeFacts::default()).unwrap().is_nothing(), "no such driver");
+    }
+    assert!(!names_dynamic_major(&spec(&[], &[("/dev/fuse", 10, 229)], json!([]), false)));
 }

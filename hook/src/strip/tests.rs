@@ -113,9 +113,11 @@ proptest! {
         rules in prop::collection::vec(rule(), 0..8),
         keep in prop::collection::vec(prop::sample::select(&[0u32, 1, 3][..]), 0..3),
         caps in prop::option::of(Just(236u32)),
+        parts in prop::collection::vec(prop::sample::select(&[0u32, 1, 3][..]), 0..3),
     ) {
         let mut after = spec(rules.clone());
-        if whitelist(&mut after, &keep, caps).is_err() {
+        let kept = Keep { minors: &keep, caps: &parts, caps_major: caps };
+        if whitelist_but(&mut after, kept).is_err() {
             prop_assert_eq!(after, spec(rules));
             return Ok(());
         }
@@ -129,7 +131,7 @@ proptest! {
                         let minor_u = u32::try_from(minor).unwrap();
                         let gpu = !block && major == 195 && ![254, 255].contains(&minor);
                         let gone = (gpu && !keep.contains(&minor_u))
-                            || (!block && major == 236 && caps.is_some());
+                            || (!block && major == 236 && caps.is_some() && !parts.contains(&minor_u));
                         if !gone {
                             prop_assert_eq!(was, is, "{} {}:{} {}", block, major, minor, bit);
                         } else if bit != 4 {
@@ -140,7 +142,7 @@ proptest! {
             }
         }
         let mut again = after.clone();
-        prop_assert_eq!(whitelist(&mut again, &keep, caps), Ok(false));
+        prop_assert_eq!(whitelist_but(&mut again, kept), Ok(false));
         prop_assert_eq!(again, after);
     }
 }
@@ -165,6 +167,29 @@ fn an_allow_all_becomes_a_whitelist_without_a_hole() {
         assert!(!s.nodes().iter().any(|n| n.major == 236));
         assert_eq!(allowed(&rules, true, 8, 0, 1), Some(true));
     }
+}
+
+#[test]
+fn of_nvidia_caps_only_the_nodes_of_what_is_held_stay() {
+    let one = |minor: i64| json!({"allow": true, "type": "c", "major": 236, "minor": minor, "access": "rw"});
+    for rules in [
+        vec![json!({"allow": true, "access": "rwm"})],
+        vec![one(-1)],
+        vec![one(1), one(2), one(3)],
+        vec![json!({"allow": true, "type": "c", "access": "rwm"})],
+    ] {
+        let mut s = spec(rules);
+        let keep = Keep { minors: &[0], caps: &[1, 2], caps_major: Some(236) };
+        assert_eq!(whitelist_but(&mut s, keep), Ok(true));
+        let opens = |minor| allowed(&rules_of(&s), false, 236, minor, 1).unwrap();
+        assert_eq!([opens(1), opens(2), opens(3)], [true, true, false], "{:?}", rules_of(&s).len());
+        assert!(s.nodes().iter().any(|n| n.major == 236 && n.minor == 1), "its node stays");
+    }
+    // What nothing opened is not opened now.
+    let mut s = spec(vec![one(1)]);
+    let keep = Keep { minors: &[], caps: &[1, 2], caps_major: Some(236) };
+    whitelist_but(&mut s, keep).unwrap();
+    assert_eq!(allowed(&rules_of(&s), false, 236, 2, 1), Some(false));
 }
 
 #[test]

@@ -118,7 +118,9 @@ impl<'n> Seen<'n> {
             health: self.why.map_or(Health::Ok, Health::Bad),
             numa: None,
             links: Vec::new(),
-            mig: Vec::new(),
+            peers: Vec::new(),
+mig: Vec::new(),
+slots: 0,
         };
         Some((gpu, self.device))
     }
@@ -243,7 +245,9 @@ mod tests {
             health: Health::Ok,
             numa: None,
             links: Vec::new(),
-            mig: Vec::new(),
+            peers: Vec::new(),
+mig: Vec::new(),
+slots: 0,
         }
     }
 

@@ -127,12 +127,46 @@ text_type!(
     |t: &str| docker_alphabet("boot id", t, 64)
 );
 text_type!(
-    /// What is leased: a GPU's UUID (`GPU-...`) or a MIG device's (`MIG-...`).
-    ///
-    /// A slot of a shared GPU will be `UUID/slot`; until GPUs can be shared, a slash is refused.
+    /// What is leased: a GPU's UUID (`GPU-...`), a MIG device's (`MIG-...`), or a slot of a GPU that
+    /// the config shares: `GPU-.../3`.
     Unit,
-    |t: &str| docker_alphabet("GPU", t, 100)
+    |t: &str| {
+        let (card, slot) = t.split_once('/').map_or((t, None), |(card, slot)| (card, Some(slot)));
+        docker_alphabet("GPU", card, 100)?;
+        match slot {
+            Some(slot) if slot_number(slot).is_none() => {
+                Err(Invalid::new("GPU", t, "has a slot that is no number"))
+            }
+            _ => Ok(()),
+        }
+    }
 );
+
+/// The number of a slot: one spelling for each, so that no two keys are one slot.
+fn slot_number(text: &str) -> Option<u32> {
+    let number: u32 = text.parse().ok()?;
+    (number < Unit::MOST_SLOTS && number.to_string() == text).then_some(number)
+}
+
+impl Unit {
+    /// A GPU has fewer slots than this, or so many.
+    pub const MOST_SLOTS: u32 = 256;
+
+    /// The slot with this number of a GPU; `None` where it can have none.
+    pub fn of_slot(card: &Self, slot: u32) -> Option<Self> {
+        Self::new(format!("{}/{slot}", card.card())).ok()
+    }
+
+    /// The UUID: of a slot its GPU's, else the unit itself.
+    pub fn card(&self) -> &str {
+        self.0.split_once('/').map_or(&self.0, |(card, _)| card)
+    }
+
+    /// The number of a slot.
+    pub fn slot(&self) -> Option<u32> {
+        slot_number(self.0.split_once('/')?.1)
+    }
+}
 
 impl Token {
     /// A fresh token: 128 random bits as 32 hex digits.
@@ -203,6 +237,11 @@ mod tests {
             assert!(ContainerId::new(bad).is_err(), "{bad:?}");
             assert!(Unit::new(bad).is_err(), "{bad:?}");
         }
+        for bad in
+            ["GPU-a/", "GPU-a/x", "GPU-a/-1", "GPU-a/01", "GPU-a/+1", "GPU-a/1/2", "/1", "../1"]
+        {
+            assert!(Unit::new(bad).is_err(), "{bad:?}");
+        }
         assert!(serde_json::from_str::<DockerName>("\"a/b\"").is_err());
     }
 
@@ -215,6 +254,16 @@ mod tests {
         assert_eq!(split("train-03"), None);
         assert_eq!(split("train-x"), None);
         assert_eq!(split("train-99999999999"), None);
+    }
+
+    #[test]
+    fn a_slot_is_a_unit_of_its_own_and_knows_its_gpu() {
+        let card = Unit::new("GPU-a").unwrap();
+        let slot = Unit::of_slot(&card, 3).unwrap();
+        assert_eq!((slot.as_str(), slot.card(), slot.slot()), ("GPU-a/3", "GPU-a", Some(3)));
+        assert_eq!((card.card(), card.slot()), ("GPU-a", None));
+        assert_eq!(Unit::of_slot(&slot, 4).unwrap().as_str(), "GPU-a/4");
+        assert!(Unit::of_slot(&card, Unit::MOST_SLOTS).is_none());
     }
 
     #[test]

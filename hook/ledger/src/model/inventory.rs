@@ -39,9 +39,60 @@ pub struct Gpu {
     /// Indexes of the GPUs it has an NVLink to.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub links: Vec<u32>,
+    /// How it lies to the others: those that are nearer than the other end of the machine.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub peers: Vec<Peer>,
     /// Its MIG devices; with any, the GPU itself is no unit to be granted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mig: Vec<MigDevice>,
+    /// So many containers may share it: the config's word, not the driver's. 0 where it is not shared.
+    #[serde(skip)]
+    pub slots: u32,
+}
+
+/// How two GPUs reach each other over PCI. The nearer, the less.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Path {
+    /// They are on one board.
+    Board,
+    /// Over one switch.
+    Switch,
+    /// Over several switches, and no host bridge.
+    Switches,
+    /// Over one host bridge.
+    Bridge,
+    /// Within one socket's memory.
+    Socket,
+    /// From socket to socket.
+    System,
+}
+
+/// How a GPU lies to another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peer {
+    /// The other's index.
+    pub gpu: u32,
+    /// So many NVLinks lead to it: 0 for none, 1 where the driver says only that there are some.
+    #[serde(default)]
+    pub nvlinks: u32,
+    /// The way over PCI.
+    pub path: Path,
+}
+
+impl Gpu {
+    /// How it lies to another GPU. Of an inventory that tells no peers, links and NUMA nodes do.
+    pub fn to(&self, other: &Self) -> Peer {
+        if let Some(peer) = self.peers.iter().find(|peer| peer.gpu == other.index) {
+            return *peer;
+        }
+        let near = self.peers.is_empty() && self.numa.is_some() && self.numa == other.numa;
+        Peer {
+            gpu: other.index,
+            nvlinks: u32::from(self.links.contains(&other.index)),
+            path: if near { Path::Socket } else { Path::System },
+        }
+    }
 }
 
 /// One MIG device of a GPU.
@@ -53,6 +104,9 @@ pub struct MigDevice {
     pub unit: Unit,
     /// Memory, in bytes.
     pub memory: u64,
+    /// Its profile: `1g.10gb`. Empty where the driver does not say.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub profile: String,
     /// Minors of its two nvidia-caps nodes: GPU instance and compute instance.
     pub caps: [u32; 2],
 }
@@ -71,7 +125,8 @@ pub struct Inventory {
 }
 
 impl Inventory {
-    /// The GPU that a user's word for it means; `None` where the node has none such.
+    /// The whole GPU that a user's word means; `None` where the node has none such, or where it means
+    /// a part of one ([`Inventory::locate`]).
     pub fn find(&self, wanted: &GpuRef) -> Option<&Gpu> {
         self.gpus.iter().find(|gpu| match wanted {
             GpuRef::Index(i) => gpu.index == *i,

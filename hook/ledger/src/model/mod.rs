@@ -3,17 +3,21 @@
 
 mod id;
 mod inventory;
+mod piece;
 mod record;
 mod request;
 mod time;
+mod wanted;
 
 pub use id::{
     BootId, ContainerId, ContainerName, DockerName, Invalid, NodeName, Token, Unit, Version,
 };
-pub use inventory::{Gpu, Health, Inventory, MigDevice};
+pub use inventory::{Gpu, Health, Inventory, MigDevice, Path, Peer};
+pub use piece::{Part, Piece, Place};
 pub use record::{
     Binding, Cgroup, ContainerRecord, Evidence, Holder, Lease, LeaseState, NodeRecord, Operation,
     OperationKind, Process, SCHEMA, VersionRecord,
 };
 pub use request::{GpuRef, GpuRequest};
 pub use time::Timestamp;
+pub use wanted::{Comparison, Kind, MemoryBound, Wanted};

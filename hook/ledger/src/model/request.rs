@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Invalid, Unit};
+use super::{Invalid, Kind, Unit, Wanted};
 
 /// One GPU as a user names it. The ledger knows GPUs by UUID only; the inventory resolves the rest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,6 +73,8 @@ pub enum GpuRequest {
     All,
     /// Exactly these, in this order, without repetition.
     Named(Vec<GpuRef>),
+    /// Any so many of a kind: by attributes, MIG devices, a slot of a shared GPU.
+    Matching(Wanted),
 }
 
 impl GpuRequest {
@@ -88,7 +90,13 @@ impl GpuRequest {
             Self::Count(n) => Some(*n),
             Self::All => None,
             Self::Named(list) => u32::try_from(list.len()).ok(),
+            Self::Matching(wanted) => Some(wanted.count),
         }
+    }
+
+    /// One slot of any GPU that the config shares.
+    pub fn shared() -> Self {
+        Self::Matching(Wanted::any(Kind::Shared, 1))
     }
 
     /// Whether no GPU is asked for.
@@ -101,7 +109,8 @@ impl std::str::FromStr for GpuRequest {
     type Err = Invalid;
 
     /// The value of `--gpus` as docker reads it, less drivers and capabilities:
-    /// `2`, `all`, `device=0,GPU-...`, with or without quotes around the list.
+    /// `2`, `all`, `device=0,GPU-...`, with or without quotes around the list; and what docker does
+    /// not read: attributes, see [`Wanted::read`].
     fn from_str(text: &str) -> Result<Self, Invalid> {
         let bad = |why: &str| Invalid::new("--gpus value", text, why);
         let plain = text.trim().trim_matches('"').trim_matches('\'');
@@ -111,7 +120,7 @@ impl std::str::FromStr for GpuRequest {
             "none" => return Ok(Self::None),
             _ => {}
         }
-        if let Some(n) = plain.strip_prefix("count=") {
+        if let Some(n) = plain.strip_prefix("count=").filter(|n| !n.contains(',')) {
             return match n {
                 "all" | "-1" => Ok(Self::All),
                 _ => n.parse().map(Self::count).map_err(|_| bad("has a count that is no number")),
@@ -131,7 +140,16 @@ impl std::str::FromStr for GpuRequest {
             }
             return Ok(Self::Named(refs));
         }
-        plain.parse().map(Self::count).map_err(|_| bad("is not a number, all, or device=0,1"))
+        if let Ok(n) = plain.parse() {
+            return Ok(Self::count(n));
+        }
+        let attributes = |c| matches!(c, ',' | '=' | '<' | '>');
+        if plain.contains(attributes) || matches!(plain, "mig" | "shared") {
+            return Wanted::read(plain).map(Self::Matching);
+        }
+        Err(bad(
+            "is not a number, all, device=0,1, mig, shared, or attributes as count=2,memory>=40GB,name=A100",
+        ))
     }
 }
 
@@ -151,6 +169,7 @@ impl std::fmt::Display for GpuRequest {
                 }
                 Ok(())
             }
+            Self::Matching(wanted) => wanted.fmt(f),
         }
     }
 }
@@ -181,7 +200,7 @@ mod tests {
 
     #[test]
     fn prints_what_it_reads() {
-        for text in ["0", "2", "all", "device=1,GPU-ab,0:1"] {
+        for text in ["0", "2", "all", "device=1,GPU-ab,0:1", "device=GPU-a/1", "mig=1", "shared"] {
             assert_eq!(text.parse::<GpuRequest>().unwrap().to_string(), text);
         }
     }

@@ -8,6 +8,7 @@ pub mod files;
 pub mod hostconfig;
 pub mod journald;
 pub mod lock;
+pub mod mig;
 pub mod notes;
 pub mod process;
 pub mod quarantine;

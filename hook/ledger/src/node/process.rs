@@ -4,7 +4,7 @@ use std::io::{Error, ErrorKind, Result};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::model::{BootId, Cgroup, Process};
+use crate::model::{BootId, Cgroup, ContainerId, Process};
 use crate::node::files;
 use crate::rules::liveness::Seen;
 
@@ -103,6 +103,11 @@ pub fn cgroup_of(pid: i32) -> Result<Cgroup> {
     let folder = cgroup_folder(pid)?;
     let inode = std::fs::metadata(&folder)?.ino();
     Ok(Cgroup { folder: folder.to_string_lossy().into_owned(), inode })
+}
+
+/// Whether a process is in a cgroup that is named after a container: Docker's are.
+pub fn is_of(pid: i32, container: &ContainerId) -> bool {
+    cgroup_folder(pid).is_ok_and(|folder| folder.to_string_lossy().contains(container.as_str()))
 }
 
 fn cgroup_folder(pid: i32) -> Result<PathBuf> {

@@ -4,6 +4,7 @@ pub mod allocate;
 pub mod liveness;
 pub mod quarantine;
 pub mod retry;
+pub mod topology;
 pub mod words;
 
 #[cfg(test)]

@@ -27,7 +27,10 @@ pub fn may_pass(shortage: &Shortage) -> bool {
     match shortage {
         Shortage::NotFree { .. } | Shortage::NamedTaken { .. } => true,
         Shortage::NotAll { have, .. } => *have > 0,
-        Shortage::TooMany { .. } | Shortage::NoSuch { .. } | Shortage::Twice { .. } => false,
+        Shortage::TooMany { .. }
+        | Shortage::NoneLike { .. }
+        | Shortage::NoSuch { .. }
+        | Shortage::Twice { .. } => false,
     }
 }
 
@@ -111,7 +114,8 @@ mod tests {
         assert!(!may_pass(&Shortage::NotAll { free: 0, have: 0, taken: vec![] }));
         assert!(!may_pass(&Shortage::TooMany { asked: 9, have: 8 }));
         assert!(!may_pass(&Shortage::NoSuch { named: "9".into(), have: 8 }));
-        assert!(!may_pass(&Shortage::Twice { index: 1 }));
+        let place = crate::model::Place::Gpu(1);
+        assert!(!may_pass(&Shortage::Twice { first: place, second: place }));
     }
 
     #[test]

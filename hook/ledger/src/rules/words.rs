@@ -1,6 +1,6 @@
 //! A shortage in words: which GPUs, who holds them, since when, what is free, what to type.
 
-use crate::model::{GpuRequest, NodeName, Timestamp};
+use crate::model::{GpuRequest, Kind, Lease, NodeName, Place, Timestamp};
 use crate::rules::allocate::{Shortage, Taken};
 
 /// A refusal in three parts: for a terminal on lines of their own, for a runtime's error on one.
@@ -43,20 +43,41 @@ fn gpus(n: u32) -> String {
     if n == 1 { "1 GPU".into() } else { format!("{n} GPUs") }
 }
 
-fn row(index: u32, taken: &Taken, since: &dyn Fn(Timestamp) -> String) -> String {
+fn holder(lease: &Lease, since: &dyn Fn(Timestamp) -> String) -> String {
+    let holder = &lease.holder;
+    let owner = match (&holder.owner, &holder.name) {
+        (Some(owner), _) => owner.clone(),
+        (None, None) => "- (docker run: owner unknown)".into(),
+        (None, Some(_)) => "-".into(),
+    };
+    format!("{}  {owner}  since {}", holder.shown(), since(lease.since))
+}
+
+fn row(place: Place, taken: &Taken, since: &dyn Fn(Timestamp) -> String) -> String {
     match taken {
-        Taken::Held(lease) => {
-            let holder = &lease.holder;
-            let owner = match (&holder.owner, &holder.name) {
-                (Some(owner), _) => owner.clone(),
-                (None, None) => "- (docker run: owner unknown)".into(),
-                (None, Some(_)) => "-".into(),
-            };
-            format!("GPU {index}  {}  {owner}  since {}", holder.shown(), since(lease.since))
+        Taken::Held(lease) => format!("GPU {place}  {}", holder(lease, since)),
+        Taken::Overlap(other, lease) => {
+            format!("GPU {place}  {}  (holds GPU {other})", holder(lease, since))
         }
-        Taken::Unhealthy(why) => format!("GPU {index}  not healthy: {why}"),
-        Taken::Busy(by) => format!("GPU {index}  in use without a lease: {by}"),
-        Taken::Mig => format!("GPU {index}  is cut into MIG devices"),
+        Taken::Unhealthy(why) => format!("GPU {place}  not healthy: {why}"),
+        Taken::Busy(by) => format!("GPU {place}  in use without a lease: {by}"),
+        Taken::Mig => format!("GPU {place}  is cut into MIG devices: device={place}:0 and so on"),
+        Taken::Full => format!("GPU {place}  is shared by as many as may"),
+    }
+}
+
+/// So many of what was asked for.
+fn asked_for(request: &GpuRequest, n: u32) -> String {
+    let GpuRequest::Matching(wanted) = request else { return gpus(n) };
+    let (one, many) = match wanted.kind {
+        Kind::Whole => ("GPU", "GPUs"),
+        Kind::Mig => ("MIG device", "MIG devices"),
+        Kind::Shared => ("slot of a shared GPU", "slots of shared GPUs"),
+    };
+    let word = if n == 1 { one } else { many };
+    match wanted.attributes() {
+        text if text.is_empty() => format!("{n} {word}"),
+        text => format!("{n} {word} with {text}"),
     }
 }
 
@@ -67,26 +88,49 @@ pub fn refusal(
     node: &NodeName,
     since: &dyn Fn(Timestamp) -> String,
 ) -> Refusal {
-    let rows = |taken: &[(u32, Taken)]| -> Vec<String> {
-        taken.iter().map(|(index, why)| row(*index, why, since)).collect()
+    let rows = |taken: &[(Place, Taken)]| -> Vec<String> {
+        taken.iter().map(|(place, why)| row(*place, why, since)).collect()
     };
     let show = "docker gpuctl gpus shows all of them";
-    let or_fewer = |free: u32| match free {
-        0 => show.to_owned(),
-        n => format!("{show}; --gpus {n} would start now"),
+    let or_fewer = |free: u32| match (free, request) {
+        (0, _) | (_, GpuRequest::Matching(_)) => show.to_owned(),
+        (n, _) => format!("{show}; --gpus {n} would start now"),
     };
     match shortage {
         Shortage::TooMany { asked, have } => {
             Refusal::plain(format!("{} asked for, {node} has {have}", gpus(*asked)), show)
         }
         Shortage::NotFree { asked, free, taken } => Refusal {
-            headline: format!("{} asked for, {free} free on {node}", gpus(*asked)),
+            headline: format!("{} asked for, {free} free on {node}", asked_for(request, *asked)),
             rows: rows(taken),
             hint: or_fewer(*free),
         },
-        Shortage::NotAll { have: 0, .. } => {
-            Refusal::plain(format!("all GPUs asked for, {node} has none"), show)
+        Shortage::NoneLike { wanted, have, kinds } => {
+            let asked = asked_for(request, wanted.count);
+            let what = match wanted.kind {
+                Kind::Whole => "whole GPUs",
+                Kind::Mig => "MIG devices",
+                Kind::Shared => "slots of shared GPUs",
+            };
+            let has = match (*have, kinds.as_slice()) {
+                (_, []) => format!("{node} has no {what}"),
+                (0, _) => format!("no {} of {node} is so", what.trim_end_matches('s')),
+                (n, _) => format!("{node} has {n} of them"),
+            };
+            let hint = match (kinds.is_empty(), wanted.kind) {
+                (true, Kind::Shared) => format!("{show}; [[gpu.shared]] in the config shares some"),
+                _ => show.to_owned(),
+            };
+            Refusal {
+                headline: format!("{asked} asked for, {has}"),
+                rows: kinds.iter().map(|kind| format!("there are {kind}")).collect(),
+                hint,
+            }
         }
+        Shortage::NotAll { have: 0, .. } => Refusal::plain(
+            format!("all GPUs asked for, {node} has none that is whole"),
+            format!("{show}; docker gpuctl run --gpus mig=1 asks for a MIG device"),
+        ),
         Shortage::NotAll { free, have, taken } => Refusal {
             headline: format!("all GPUs asked for, {free} of {have} free on {node}"),
             rows: rows(taken),
@@ -95,13 +139,15 @@ pub fn refusal(
         Shortage::NamedTaken { taken } => {
             let list: Vec<String> = taken.iter().map(|(i, _)| i.to_string()).collect();
             let verb = if list.len() == 1 { "is" } else { "are" };
+            let whole = taken.iter().all(|(place, _)| matches!(place, Place::Whole(_)));
+            let any = match request.number().unwrap_or(1) {
+                n if whole => format!("; --gpus {n} takes any that are free"),
+                _ => String::new(),
+            };
             Refusal {
                 headline: format!("GPU {} of {request} {verb} not free on {node}", list.join(", ")),
                 rows: rows(taken),
-                hint: format!(
-                    "{show}; --gpus {} takes any that are free",
-                    request.number().unwrap_or(1)
-                ),
+                hint: format!("{show}{any}"),
             }
         }
         Shortage::NoSuch { named, have } => {
@@ -112,8 +158,12 @@ pub fn refusal(
             };
             Refusal::plain(format!("{node} has no GPU {named}, it has {range}"), show)
         }
-        Shortage::Twice { index } => {
-            Refusal::plain(format!("GPU {index} is named twice in {request}"), "name it once")
+        Shortage::Twice { first, second } if first == second => {
+            Refusal::plain(format!("GPU {first} is named twice in {request}"), "name it once")
         }
+        Shortage::Twice { first, second } => Refusal::plain(
+            format!("GPU {first} and GPU {second} of {request} are one and the same GPU"),
+            "name one of them",
+        ),
     }
 }
