@@ -9,14 +9,14 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use gpuctl_ledger::config::{AllPolicy, Config, ConfigError, Inject};
+use gpuctl_ledger::config::{AllPolicy, Config, ConfigError, ImageEnvPolicy, Inject};
 use gpuctl_ledger::grant::{self, Claim, GrantError, Granted};
 use gpuctl_ledger::ledger::{Ledger, LedgerError};
 use gpuctl_ledger::model::{
     Binding, ContainerId, DockerName, Gpu, GpuRequest, Holder, Token, Unit,
 };
 use gpuctl_ledger::node::docker::{DockerFiles, DockerFilesError};
-use gpuctl_ledger::node::{files, notes, process};
+use gpuctl_ledger::node::{files, links, notes, process};
 use gpuctl_ledger::rules::allocate::{Supply, Want, allocate};
 use gpuctl_ledger::rules::words::Refusal;
 use gpuctl_ledger::store::StoreError;
@@ -25,15 +25,21 @@ use gpuctl_ledger::view::NodeView;
 use crate::admit::{Admit, Bound, Who, admit};
 use crate::audit::{self, Decision};
 use crate::command::{self, Command};
-use crate::driver::{self, Driver};
+use crate::driver::Driver;
 use crate::gate::LONGEST_SPEC;
 use crate::request::{self, AskError, Asked, NodeFacts};
 use crate::spec::Spec;
 use crate::spec_alone::{without_gpus, write_spec};
-use crate::{fault, inject, real, refuse, strip, upper};
+use crate::{fault, image_env, inject, real, refuse, strip, upper};
 
 /// The program name under which daemon.json enters us for managed containers.
 const MANAGED_ENTRY: &str = "gpuctl-runtime";
+
+/// The program name under which the Engine, containerd and NVIDIA's runtime find us in strict mode.
+const STRICT_ENTRY: &str = "runc";
+
+/// Why a container whose image says `all` has none.
+const IMAGE_IGNORED: &str = "only its image asks for all GPUs, and policy.image_env is \"ignore\"";
 
 /// A container about to be made.
 struct Making<'a> {
@@ -55,7 +61,7 @@ pub fn main(entered: &str, args: &[OsString]) -> i32 {
     let loaded = Config::load();
     let fallback = Config::default();
     let config = loaded.as_ref().map_or(&fallback, |(config, _)| config);
-    let real = match real::find(&config.runtime.real) {
+    let real = match real::find(behind(config, entered)) {
         Ok(real) => real,
         Err(why) => return refuse::tell(&command, &why),
     };
@@ -67,6 +73,16 @@ pub fn main(entered: &str, args: &[OsString]) -> i32 {
     match verdict {
         Ok(()) => refuse::tell(&command, &real::exec(&real, args)),
         Err(why) => refuse::tell(&command, &why),
+    }
+}
+
+/// What stands behind us for this call. NVIDIA's runtime, where it is that, calls `runc` in its turn:
+/// entered by that name, or a second time, we are behind it, and only the real runc is left.
+fn behind<'a>(config: &'a Config, entered: &str) -> &'a Path {
+    let runtime = &config.runtime;
+    match &runtime.runc {
+        Some(runc) if entered == STRICT_ENTRY || real::depth() > 0 => runc,
+        _ => &runtime.real,
     }
 }
 
@@ -185,7 +201,7 @@ impl Making<'_> {
             self.note_upper(binding.as_ref().map(|(b, _)| b));
         }
         if self.config.policy.observe && !managed {
-            self.observe(&admit, &docker_name);
+            self.observe(&admit, &docker_name, asked.as_ref().is_ok_and(Asked::is_image_env));
             return Ok(());
         }
         match admit {
@@ -196,10 +212,12 @@ impl Making<'_> {
             }
             Admit::Without => {
                 let stripped = !asked.as_ref().is_ok_and(|a| a.is_nothing());
+                let ignored = asked.as_ref().is_ok_and(Asked::is_image_env);
                 inject::clear(&mut self.spec);
                 self.strip(&[])?;
                 if stripped {
-                    self.audit(Decision::Stripped, &docker_name, &[], "holds no lease");
+                    let why = if ignored { IMAGE_IGNORED } else { "holds no lease" };
+                    self.audit(Decision::Stripped, &docker_name, &[], why);
                 }
                 self.write_spec()
             }
@@ -282,13 +300,15 @@ impl Making<'_> {
     /// What the container asks for. Whether that is anything at all its own files tell, so that one
     /// without GPUs waits for no look at the driver.
     fn asked(&self) -> Result<Asked, AskError> {
-        let nvidia_runtime = self.config.gpu.inject == Inject::Env;
+        let nvidia_runtime =
+            self.config.gpu.inject == Inject::Env || real::is_nvidia(&self.config.runtime.real);
         let own = NodeFacts {
             inventory: None,
             cdi_kind: &self.config.gpu.cdi_kind,
             caps_major: None,
             // Then the real runtime is NVIDIA's, and does what the environment says.
             nvidia_runtime,
+            image_env: self.image_env(),
         };
         let asked = request::detect(&self.spec, self.host(), &own);
         if asked.as_ref().is_ok_and(Asked::is_nothing) {
@@ -296,6 +316,17 @@ impl Making<'_> {
         }
         let (inventory, caps_major) = (self.driver.inventory(), self.driver.caps_major());
         request::detect(&self.spec, self.host(), &NodeFacts { inventory, caps_major, ..own })
+    }
+
+    /// What is made of the environment's `all`, where it is the image's own word. Only then are the
+    /// image's files looked at.
+    fn image_env(&self) -> Option<ImageEnvPolicy> {
+        if !request::env_says_all(&self.spec) {
+            return None;
+        }
+        let container = &self.files.as_ref()?.container;
+        image_env::is_images_own(&self.config.docker.root, container, request::VISIBLE)
+            .then_some(self.config.policy.image_env)
     }
 
     /// Whether it is managed, and its name in Docker; its id where that is not known.
@@ -409,7 +440,6 @@ impl Making<'_> {
         let gpus: Vec<&Gpu> =
             granted.units.iter().filter_map(|unit| granted.inventory.by_unit(unit)).collect();
         let minors: Vec<u32> = gpus.iter().map(|gpu| gpu.minor).collect();
-        driver::char_links(&self.config.gpu.dev, &minors);
         match self.config.gpu.inject {
             Inject::Cdi => self.inject_cdi(&gpus)?,
             Inject::Env => {
@@ -420,6 +450,8 @@ impl Making<'_> {
         if !keep_rest {
             self.strip(&minors)?;
         }
+        let granted_caps: Vec<u32> = self.granted_caps();
+        links::make(&self.config.gpu.dev, |node| node.is_granted(&minors, &granted_caps));
         let config = self.config_path.to_string_lossy().into_owned();
         let common = ["--config", &config, "--token", token.as_str()];
         let mut gate = vec!["gpuctl-hook", "gate"];
@@ -431,6 +463,12 @@ impl Making<'_> {
         release.extend(common);
         inject::add_hooks(&mut self.spec, &self.config.runtime.hook, &gate, &release);
         self.write_spec()
+    }
+
+    /// Minors of the nvidia-caps nodes that the spec is left with.
+    fn granted_caps(&self) -> Vec<u32> {
+        let major = self.driver.caps_major();
+        self.spec.nodes().iter().filter_map(|node| node.caps_minor(major)).collect()
     }
 
     fn write_spec(&self) -> Result<(), String> {
@@ -456,10 +494,11 @@ impl Making<'_> {
     }
 
     /// Writes down what would have been done, and does nothing.
-    fn observe(&self, admit: &Admit, name: &str) {
+    fn observe(&self, admit: &Admit, name: &str, by_image: bool) {
         let (decision, what) = match admit {
             Admit::Pass => return,
             Admit::Exempt => (Decision::Exempted, "on the exempt list".into()),
+            Admit::Without if by_image => (Decision::Stripped, IMAGE_IGNORED.into()),
             Admit::Without => (Decision::Stripped, "would hold no lease".into()),
             Admit::Refuse(refusal) => (Decision::Refused, refusal.one_line()),
             Admit::Claim { request, all, .. } => match self.would_get(request, *all) {

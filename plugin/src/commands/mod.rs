@@ -16,6 +16,7 @@ mod run;
 mod scale;
 mod serve;
 mod session;
+mod setup;
 mod start;
 mod stop;
 mod version;
@@ -60,6 +61,7 @@ enum Command {
     Logs(logs::Args),
     Gpus(gpus::Args),
     Doctor(doctor::Args),
+    Setup(setup::Args),
     Version(version::Args),
     Serve(serve::Args),
 }
@@ -114,6 +116,7 @@ fn parsed(globals: Globals, words: &[String]) -> Result<u8, Failure> {
         Command::Exec(args) => exec::words(globals, &args.words),
         Command::Logs(args) => logs::words(globals, &args.words),
         Command::Serve(args) => serve::serve(&args),
+        Command::Setup(args) => setup::setup(&globals, &args),
         Command::Start(args) => start::start(&Session::open(&globals)?, args),
         Command::Stop(args) => stop::stop(&Session::open(&globals)?, args),
         Command::Restart(args) => restart::restart(&Session::open(&globals)?, args),
@@ -160,7 +163,7 @@ mod tests {
         for name in ["run", "create", "start", "stop", "restart", "rm", "ps", "inspect", "scale"] {
             assert!(names().iter().any(|(n, about)| n == name && !about.is_empty()), "{name}");
         }
-        assert_eq!(names().len(), 16);
+        assert_eq!(names().len(), 17);
     }
 
     #[test]
@@ -183,13 +186,16 @@ mod tests {
             "history a",
             "gpus -q --no-trunc",
             "doctor --fix",
+            "setup",
+            "setup --strict --dry-run",
+            "setup --remove",
             "inspect a b --format json",
             "serve",
         ] {
             assert!(read(line).is_ok(), "{line}: {:?}", read(line).err().map(|e| e.to_string()));
         }
         for wrong in
-            ["stop", "scale a", "scale --gpus x a", "rm", "ps --format xml", "nope", "start"]
+            ["stop", "setup --strict --observe", "scale a", "scale --gpus x a", "rm", "ps --format xml", "nope", "start"]
         {
             let error = read(wrong).unwrap_err();
             assert_eq!(usage(&error).code, USAGE, "{wrong}");

@@ -6,6 +6,7 @@ pub mod busy;
 pub mod docker;
 pub mod files;
 pub mod hostconfig;
+pub mod links;
 pub mod lock;
 pub mod notes;
 pub mod process;
