@@ -526,3 +526,18 @@ impl Making<'_> {
         audit::write(self.config, decision, self.id.as_str(), name, units, why);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn called_by_nvidias_runtime_only_the_real_runc_is_behind_us() {
+        let text = "[runtime]\nreal = \"/usr/bin/nvidia-container-runtime\"\nrunc = \"/usr/bin/runc\"\n";
+        let nvidia = Config::parse(text).unwrap();
+        assert_eq!(behind(&nvidia, "gpuctl-gate"), nvidia.runtime.real);
+        assert_eq!(behind(&nvidia, "runc"), Path::new("/usr/bin/runc"));
+        assert_eq!(behind(&Config::default(), "runc"), Path::new("/usr/bin/runc"));
+        assert!(real::is_nvidia(&nvidia.runtime.real) && !real::is_nvidia(Path::new("/usr/bin/runc")));
+    }
+}

@@ -26,6 +26,7 @@ enum Leads {
 fn is_ours(seen: &Observed, config: &Config, runtime: &Runtime) -> bool {
     runtime.name == GATE
         || runtime.name == config.runtime.managed_name
+        || runtime.program.as_deref().is_some_and(|p| Path::new(p) == seen.places.runc())
         || runtime.program.as_deref().and_then(|p| seen.program(p)).is_some_and(|p| p.ours)
 }
 

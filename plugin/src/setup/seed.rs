@@ -122,7 +122,7 @@ mod tests {
         let mut wild = seen("wild", &[]);
         wild.access.all = true;
         let mut privileged = seen("priv", &[]);
-        (privileged.access.all, privileged.access.privileged, privileged.open) = (true, true, vec![1]);
+        (privileged.access.all, privileged.access.privileged, privileged.open) = (true, true, vec![2]);
         privileged.started = "2020-01-01T00:00:00Z".into();
         let got = seeding(&[wild, privileged], &inventory, &BTreeMap::new());
         assert_eq!(indexes(&got.seeds[0]), [1]);
