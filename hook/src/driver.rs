@@ -1,12 +1,11 @@
 //! What the node shows of the driver, read when it is first asked for: most containers have nothing to
-//! do with GPUs. And the links that every granted node needs.
+//! do with GPUs.
 
 use std::cell::OnceCell;
 use std::path::Path;
 
 use gpuctl_ledger::config::Config;
 use gpuctl_ledger::model::Inventory;
-use gpuctl_ledger::node::busy::NVIDIA_MAJOR;
 use gpuctl_ledger::node::files;
 use gpuctl_ledger::view::NodeView;
 
@@ -44,26 +43,4 @@ pub(crate) fn caps_major(config: &Config) -> Option<u32> {
         let (major, name) = line.trim().split_once(' ')?;
         if name.trim() == "nvidia-caps" { major.parse().ok() } else { None }
     })
-}
-
-/// Makes sure of /dev/char/195:N for each node granted: with systemd as the cgroup driver a reload
-/// takes device access away where the link is missing.
-///
-/// The same for nvidia-caps' nodes of MIG devices, where `caps_major` is known.
-pub(crate) fn char_links(dev: &Path, minors: &[u32], caps: &[u32], caps_major: Option<u32>) {
-    let folder = dev.join("char");
-    let major = NVIDIA_MAJOR;
-    let nodes = minors.iter().map(|minor| (major, *minor, format!("nvidia{minor}")));
-    let parts = caps_major.into_iter().flat_map(|major| {
-        let name = |minor: &u32| format!("nvidia-caps/nvidia-cap{minor}");
-        caps.iter().map(move |minor| (u64::from(major), *minor, name(minor)))
-    });
-    for (major, minor, name) in nodes.chain(parts).chain([(major, 255, "nvidiactl".to_owned())]) {
-        let link = folder.join(format!("{major}:{minor}"));
-        if link.symlink_metadata().is_ok() || !dev.join(&name).exists() {
-            continue;
-        }
-        let _ = std::fs::create_dir_all(&folder);
-        let _ = std::os::unix::fs::symlink(format!("../{name}"), &link);
-    }
 }

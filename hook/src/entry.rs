@@ -6,6 +6,7 @@ use std::path::Path;
 
 use gpuctl_ledger::config::Config;
 use gpuctl_ledger::model::Token;
+use gpuctl_ledger::node::links;
 
 use crate::gate::{self, GateArgs, State};
 use crate::{refuse, release, runtime};
@@ -31,7 +32,7 @@ fn complain(why: &str) -> i32 {
     1
 }
 
-/// `gpuctl-hook gate|release [--config FILE] [--token TOKEN] [--keep-rest]`, the state on stdin.
+/// `gpuctl-hook gate|release|links [--config FILE] [--token TOKEN] [--keep-rest]`, the state on stdin.
 /// Without a word it is the gate: so a hooks.d file calls it.
 fn hook(args: &[OsString]) -> i32 {
     match parsed(args).and_then(|(part, config, args)| run(&part, config, &args)) {
@@ -51,7 +52,10 @@ fn run(part: &str, config: Result<Config, String>, args: &GateArgs) -> Result<()
             let state = State::from_stdin()?;
             release::release(&config?, &state.id, args.token.as_ref()).map(drop)
         }
-        other => Err(format!("gpuctl-hook has no part {other:?}: gate, release or version")),
+        "links" => links::all(&config?).map(|made| {
+            let _ = writeln!(std::io::stdout(), "{made} links made");
+        }),
+        other => Err(format!("gpuctl-hook has no part {other:?}: gate, release, links or version")),
     }
 }
 

@@ -12,6 +12,7 @@ pub mod entry;
 pub mod fault;
 pub mod gate;
 pub mod hostconfig;
+pub mod image_env;
 pub mod inject;
 pub mod real;
 pub mod refuse;

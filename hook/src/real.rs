@@ -45,6 +45,12 @@ pub fn find(configured: &Path) -> Result<PathBuf, String> {
     })
 }
 
+/// Whether a runtime is NVIDIA's, which does what the container's environment says.
+pub fn is_nvidia(runtime: &Path) -> bool {
+    let name = runtime.file_name().unwrap_or_default();
+    name.to_string_lossy().starts_with("nvidia-container-runtime")
+}
+
 fn command(real: &Path, args: &[OsString]) -> std::process::Command {
     let mut command = std::process::Command::new(real);
     command.args(args).env(DEPTH, (depth() + 1).to_string());

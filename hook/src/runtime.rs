@@ -11,14 +11,14 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use gpuctl_ledger::audit::{Decision, Entry};
-use gpuctl_ledger::config::{AllPolicy, Config, ConfigError, Inject};
+use gpuctl_ledger::config::{AllPolicy, Config, ConfigError, ImageEnvPolicy, Inject};
 use gpuctl_ledger::grant::{self, Claim, GrantError, Granted};
 use gpuctl_ledger::ledger::{Ledger, LedgerError};
 use gpuctl_ledger::model::{
     Binding, ContainerId, DockerName, GpuRequest, Holder, Piece, Token, Unit,
 };
 use gpuctl_ledger::node::docker::{DockerFiles, DockerFilesError};
-use gpuctl_ledger::node::{files, notes, process, refused};
+use gpuctl_ledger::node::{files, links, notes, process, refused};
 use gpuctl_ledger::rules::allocate::{Supply, Want, allocate};
 use gpuctl_ledger::rules::retry::WaitsFor;
 use gpuctl_ledger::store::StoreError;
@@ -26,16 +26,22 @@ use gpuctl_ledger::view::NodeView;
 
 use crate::admit::{Admit, Bound, Who, admit};
 use crate::command::{self, Command};
-use crate::driver::{self, Driver};
+use crate::driver::Driver;
 use crate::gate::LONGEST_SPEC;
 use crate::request::{self, AskError, Asked, NodeFacts};
 use crate::spec::Spec;
 use crate::spec_alone::{without_gpus, write_spec};
 use crate::turned_away::{self, TurnedAway};
-use crate::{fault, inject, real, refuse, strip, upper, visible};
+use crate::{fault, image_env, inject, real, refuse, strip, upper, visible};
 
 /// The program name under which daemon.json enters us for managed containers.
 const MANAGED_ENTRY: &str = "gpuctl-runtime";
+
+/// The program name under which the Engine, containerd and NVIDIA's runtime find us in strict mode.
+const STRICT_ENTRY: &str = "runc";
+
+/// Why a container whose image says `all` has none.
+const IMAGE_IGNORED: &str = "only its image asks for all GPUs, and policy.image_env is \"ignore\"";
 
 /// A container about to be made.
 struct Making<'a> {
@@ -66,7 +72,7 @@ pub fn main(entered: &str, args: &[OsString]) -> i32 {
     let loaded = Config::load();
     let fallback = Config::default();
     let config = loaded.as_ref().map_or(&fallback, |(config, _)| config);
-    let real = match real::find(&config.runtime.real) {
+    let real = match real::find(behind(config, entered)) {
         Ok(real) => real,
         Err(why) => return refuse::tell(&command, &why),
     };
@@ -78,6 +84,16 @@ pub fn main(entered: &str, args: &[OsString]) -> i32 {
     match verdict {
         Ok(()) => refuse::tell(&command, &real::exec(&real, args)),
         Err(why) => refuse::tell(&command, &why),
+    }
+}
+
+/// What stands behind us for this call. NVIDIA's runtime, where it is that, calls `runc` in its turn:
+/// entered by that name, or a second time, we are behind it, and only the real runc is left.
+fn behind<'a>(config: &'a Config, entered: &str) -> &'a Path {
+    let runtime = &config.runtime;
+    match &runtime.runc {
+        Some(runc) if entered == STRICT_ENTRY || real::depth() > 0 => runc,
+        _ => &runtime.real,
     }
 }
 
@@ -209,7 +225,7 @@ impl Making<'_> {
             self.note_upper(binding.as_ref().map(|(b, _)| b));
         }
         if self.config.policy.observe && !managed {
-            self.observe(&admit, &docker_name);
+            self.observe(&admit, &docker_name, asked.as_ref().is_ok_and(Asked::is_image_env));
             return Ok(());
         }
         match admit {
@@ -220,10 +236,12 @@ impl Making<'_> {
             }
             Admit::Without => {
                 let stripped = !asked.as_ref().is_ok_and(|a| a.is_nothing());
+                let ignored = asked.as_ref().is_ok_and(Asked::is_image_env);
                 inject::clear(&mut self.spec);
                 self.strip(&[], &[])?;
                 if stripped {
-                    self.audit(Decision::Stripped, &docker_name, &[], "holds no lease");
+                    let why = if ignored { IMAGE_IGNORED } else { "holds no lease" };
+                    self.audit(Decision::Stripped, &docker_name, &[], why);
                     self.hint(&docker_name, &[]);
                 }
                 Ok(self.write_spec()?)
@@ -308,13 +326,15 @@ impl Making<'_> {
     /// What the container asks for. Whether that is anything at all its own files tell, so that one
     /// without GPUs waits for no look at the driver.
     fn asked(&self) -> Result<Asked, AskError> {
-        let nvidia_runtime = self.config.gpu.inject == Inject::Env;
+        let nvidia_runtime =
+            self.config.gpu.inject == Inject::Env || real::is_nvidia(&self.config.runtime.real);
         let own = NodeFacts {
             inventory: None,
             cdi_kind: &self.config.gpu.cdi_kind,
             caps_major: None,
             // Then the real runtime is NVIDIA's, and does what the environment says.
             nvidia_runtime,
+            image_env: self.image_env(),
         };
         let asked = request::detect(&self.spec, self.host(), &own);
         if asked.as_ref().is_ok_and(Asked::is_nothing) {
@@ -329,6 +349,17 @@ impl Making<'_> {
         }
         let (inventory, caps_major) = (self.driver.inventory(), self.driver.caps_major());
         request::detect(&self.spec, self.host(), &NodeFacts { inventory, caps_major, ..own })
+    }
+
+    /// What is made of the environment's `all`, where it is the image's own word. Only then are the
+    /// image's files looked at.
+    fn image_env(&self) -> Option<ImageEnvPolicy> {
+        if !request::env_says_all(&self.spec) {
+            return None;
+        }
+        let container = &self.files.as_ref()?.container;
+        image_env::is_images_own(&self.config.docker.root, container, request::VISIBLE)
+            .then_some(self.config.policy.image_env)
     }
 
     /// Whether it is managed, and its name in Docker; its id where that is not known.
@@ -467,14 +498,13 @@ impl Making<'_> {
         let held = pieces(granted);
         let minors: Vec<u32> = held.iter().map(|piece| piece.gpu.minor).collect();
         let caps: Vec<u32> = held.iter().filter_map(Piece::mig).flat_map(|mig| mig.caps).collect();
-        let caps_major = if caps.is_empty() { None } else { self.driver.caps_major() };
-        if !caps.is_empty() && caps_major.is_none() {
+        if !caps.is_empty() && self.driver.caps_major().is_none() {
             return Err(format!(
                 "{} knows no nvidia-caps, by which MIG devices are opened: nvidia-modprobe makes it known",
                 self.config.gpu.majors.display()
             ));
         }
-        driver::char_links(&self.config.gpu.dev, &minors, &caps, caps_major);
+        links::make(&self.config.gpu.dev, |node| node.is_granted(&minors, &caps));
         let own = self.spec.env(visible::CUDA);
         if let Some(order) = visible::order(claim.request, own, &held) {
             self.spec.set_env(visible::CUDA, &order);
@@ -526,10 +556,11 @@ impl Making<'_> {
     }
 
     /// Writes down what would have been done, and does nothing.
-    fn observe(&self, admit: &Admit, name: &str) {
+    fn observe(&self, admit: &Admit, name: &str, by_image: bool) {
         let (decision, what) = match admit {
             Admit::Pass => return,
             Admit::Exempt => (Decision::Exempted, "on the exempt list".into()),
+            Admit::Without if by_image => (Decision::Stripped, IMAGE_IGNORED.into()),
             Admit::Without => (Decision::Stripped, "would hold no lease".into()),
             Admit::Refuse(refusal) => (Decision::Refused, refusal.one_line()),
             Admit::Claim { request, all, .. } => match self.would_get(request, *all) {
@@ -566,5 +597,20 @@ impl Making<'_> {
     fn audit(&self, decision: Decision, name: &str, units: &[Unit], why: &str) {
         let entry = Entry::new(decision, self.id.as_str(), name).user(self.owner.clone());
         entry.gpus(units).why(why).write(self.config);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn called_by_nvidias_runtime_only_the_real_runc_is_behind_us() {
+        let text = "[runtime]\nreal = \"/usr/bin/nvidia-container-runtime\"\nrunc = \"/usr/bin/runc\"\n";
+        let nvidia = Config::parse(text).unwrap();
+        assert_eq!(behind(&nvidia, "gpuctl-gate"), nvidia.runtime.real);
+        assert_eq!(behind(&nvidia, "runc"), Path::new("/usr/bin/runc"));
+        assert_eq!(behind(&Config::default(), "runc"), Path::new("/usr/bin/runc"));
+        assert!(real::is_nvidia(&nvidia.runtime.real) && !real::is_nvidia(Path::new("/usr/bin/runc")));
     }
 }

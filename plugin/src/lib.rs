@@ -8,6 +8,7 @@ pub mod docker;
 pub mod engine;
 pub mod gpu;
 pub mod service;
+pub mod setup;
 pub mod ui;
 
 use client::argv::{self, Call};

@@ -171,6 +171,9 @@ impl Default for DockerConfig {
 pub struct RuntimeConfig {
     /// The real OCI runtime, by absolute path.
     pub real: PathBuf,
+    /// The real runc, by absolute path, where [`Self::real`] is NVIDIA's runtime, which calls `runc`
+    /// itself: in strict mode that is us, and this is what we become then.
+    pub runc: Option<PathBuf>,
     /// The hook program, by absolute path; put into specs as prestart gate and poststop hook.
     pub hook: PathBuf,
     /// The runtime's name in daemon.json that marks a managed container.
@@ -181,6 +184,7 @@ impl Default for RuntimeConfig {
     fn default() -> Self {
         Self {
             real: "/usr/bin/runc".into(),
+            runc: None,
             hook: "/usr/libexec/gpuctl/gpuctl-hook".into(),
             managed_name: "gpuctl".into(),
         }
@@ -238,6 +242,17 @@ pub enum PrivilegedPolicy {
     Allow,
 }
 
+/// What a container gets whose image says `NVIDIA_VISIBLE_DEVICES=all`, and whose user asks for no GPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum ImageEnvPolicy {
+    /// No GPU: many images say so and use none.
+    #[default]
+    Ignore,
+    /// What `--gpus all` gets: see [`Policy::all`].
+    Claim,
+}
+
 /// How leased GPUs get into a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Default)]
 #[serde(rename_all = "snake_case")]
@@ -270,6 +285,8 @@ pub struct Policy {
     pub all: AllPolicy,
     /// `docker run --privileged`.
     pub privileged: PrivilegedPolicy,
+    /// An image's own `NVIDIA_VISIBLE_DEVICES=all`, under NVIDIA's runtime.
+    pub image_env: ImageEnvPolicy,
     /// Containers that may use any GPU without a lease; each start is logged.
     pub exempt: Vec<Exempt>,
     /// Log what would have been done and change nothing.
@@ -400,8 +417,10 @@ impl Config {
         if config.ledger.timeout_ms == 0 || config.ledger.timeout_ms > 60_000 {
             return Err("ledger.timeout_ms must lie between 1 and 60000".into());
         }
-        if !config.runtime.real.is_absolute() || !config.runtime.hook.is_absolute() {
-            return Err("runtime.real and runtime.hook must be absolute paths".into());
+        let runtime = &config.runtime;
+        let runc = runtime.runc.as_ref().is_none_or(|runc| runc.is_absolute());
+        if !runtime.real.is_absolute() || !runtime.hook.is_absolute() || !runc {
+            return Err("runtime.real, runtime.runc and runtime.hook must be absolute paths".into());
         }
         if config.policy.exempt.iter().any(|e| e.image.is_none() && e.name.is_none()) {
             return Err("an entry of policy.exempt needs an image or a name".into());

@@ -9,6 +9,7 @@ mod ids;
 
 use std::collections::BTreeSet;
 
+use gpuctl_ledger::config::ImageEnvPolicy;
 use gpuctl_ledger::model::{GpuRef, GpuRequest, Inventory};
 use serde_json::Value;
 
@@ -43,6 +44,9 @@ pub struct NodeFacts<'a> {
     pub inventory: Option<&'a Inventory>,
     /// Whether NVIDIA's runtime is around us, so that the environment will be honoured.
     pub nvidia_runtime: bool,
+    /// Whether `all` in the environment is the image's own word and nobody asked for it; then what is
+    /// made of it.
+    pub image_env: Option<ImageEnvPolicy>,
     /// The CDI kind of the GPUs: `nvidia.com/gpu`.
     pub cdi_kind: &'a str,
 }
@@ -53,6 +57,7 @@ impl Default for NodeFacts<'_> {
             caps_major: None,
             inventory: None,
             nvidia_runtime: false,
+            image_env: None,
             cdi_kind: "nvidia.com/gpu",
         }
     }
@@ -78,6 +83,8 @@ pub enum Route {
     },
     /// The environment, and something that will honour it.
     Env,
+    /// The same, but the image says `all` and the user nothing.
+    ImageEnv,
     /// A mount below [`VOLUME_DEVICES`], and something that will honour it.
     VolumeMount,
     /// An annotation `cdi.k8s.io/...`, where NVIDIA's runtime is around us.
@@ -128,6 +135,13 @@ impl Asked {
             && !self.opens_caps
             // With `--gpus 0` it is in the spec, and obeys the image's environment.
             && !self.legacy_hook
+            // It is ignored only once it is taken out.
+            && !self.is_image_env()
+    }
+
+    /// Whether the image's own environment asks.
+    pub fn is_image_env(&self) -> bool {
+        self.found.iter().any(|f| f.route == Route::ImageEnv)
     }
 
     /// Whether it is `--privileged`, or looks like it where hostconfig.json is unknown.
@@ -208,7 +222,8 @@ pub fn detect(
     let by_request =
         found.iter().any(|f| matches!(f.route, Route::DeviceRequest | Route::CdiDevice));
     if !by_request && (facts.nvidia_runtime || asked.legacy_hook) {
-        found.extend(honoured_env(spec)?);
+        let by_env = honoured_env(spec)?;
+        found.extend(by_env.into_iter().map(|one| of_image(one, facts.image_env)));
     }
     if facts.nvidia_runtime {
         found.extend(annotated(spec, facts.cdi_kind)?);
@@ -350,6 +365,27 @@ fn honoured_env(spec: &Spec) -> Result<Vec<Found>, AskError> {
     let both = [(Route::VolumeMount, volumes), (route, env)];
     let asking = both.into_iter().filter(|(_, request)| !request.is_none());
     Ok(asking.map(|(route, request)| Found { route, request }).collect())
+}
+
+/// What becomes of the environment's word where it is the image's own: pure.
+fn of_image(found: Found, policy: Option<ImageEnvPolicy>) -> Found {
+    match policy {
+        Some(policy) if found.route == Route::Env && found.request == GpuRequest::All => {
+            let request = match policy {
+                ImageEnvPolicy::Ignore => GpuRequest::None,
+                ImageEnvPolicy::Claim => GpuRequest::All,
+            };
+            Found { route: Route::ImageEnv, request }
+        }
+        _ => found,
+    }
+}
+
+/// Whether the environment asks for all GPUs, by its word or by an old CUDA image's silence.
+pub(crate) fn env_says_all(spec: &Spec) -> bool {
+    honoured_env(spec).is_ok_and(|found| {
+        found.iter().any(|f| f.route == Route::Env && f.request == GpuRequest::All)
+    })
 }
 
 /// The GPUs among the CDI devices that annotations name.

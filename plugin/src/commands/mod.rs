@@ -17,6 +17,7 @@ mod run;
 mod scale;
 mod serve;
 mod session;
+mod setup;
 mod start;
 mod stop;
 mod version;
@@ -62,6 +63,7 @@ enum Command {
     Gpus(gpus::Args),
     Events(events::Args),
     Doctor(doctor::Args),
+    Setup(setup::Args),
     Version(version::Args),
     Serve(serve::Args),
 }
@@ -116,6 +118,7 @@ fn parsed(globals: Globals, words: &[String]) -> Result<u8, Failure> {
         Command::Exec(args) => exec::words(globals, &args.words),
         Command::Logs(args) => logs::words(globals, &args.words),
         Command::Serve(args) => serve::serve(&args),
+        Command::Setup(args) => setup::setup(&globals, &args),
         Command::Start(args) => start::start(&Session::open(&globals)?, args),
         Command::Stop(args) => stop::stop(&Session::open(&globals)?, args),
         Command::Restart(args) => restart::restart(&Session::open(&globals)?, args),
@@ -163,7 +166,7 @@ mod tests {
         for name in ["run", "create", "start", "stop", "restart", "rm", "ps", "inspect", "scale"] {
             assert!(names().iter().any(|(n, about)| n == name && !about.is_empty()), "{name}");
         }
-        assert_eq!(names().len(), 17);
+        assert_eq!(names().len(), 18);
     }
 
     #[test]
@@ -188,13 +191,16 @@ mod tests {
             "doctor --fix",
             "events",
             "events --since 10m --until 0s -f gpu=2 -f container=a -n 5 --format json",
+            "setup",
+            "setup --strict --dry-run",
+            "setup --remove",
             "inspect a b --format json",
             "serve",
         ] {
             assert!(read(line).is_ok(), "{line}: {:?}", read(line).err().map(|e| e.to_string()));
         }
         for wrong in
-            ["stop", "scale a", "scale --gpus x a", "rm", "ps --format xml", "nope", "start"]
+            ["stop", "setup --strict --observe", "scale a", "scale --gpus x a", "rm", "ps --format xml", "nope", "start"]
         {
             let error = read(wrong).unwrap_err();
             assert_eq!(usage(&error).code, USAGE, "{wrong}");

@@ -37,6 +37,18 @@ pub(super) fn config() -> Result<(Config, PathBuf), Failure> {
     Config::load().map_err(|e| Failure::new(e.to_string()).hint("mend the config, then try again"))
 }
 
+/// As [`config`], before there is one: a file that is named and not there is a new one.
+///
+/// # Errors
+/// As [`config`].
+pub(super) fn config_to_be() -> Result<(Config, PathBuf), Failure> {
+    let named = std::env::var_os(gpuctl_ledger::config::PATH_VARIABLE).filter(|path| !path.is_empty());
+    match named.map(PathBuf::from) {
+        Some(path) if path.symlink_metadata().is_err() => Ok((Config::default(), path)),
+        _ => config(),
+    }
+}
+
 impl Session {
     /// Reads the config and makes sure that the user means this node's Engine.
     ///

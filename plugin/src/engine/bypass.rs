@@ -119,7 +119,7 @@ fn bypasses(
 }
 
 /// Whether root's exempt list has it: as the wrapper reads that list.
-fn exempt(shown: &Inspect, config: &Config) -> bool {
+pub(crate) fn exempt(shown: &Inspect, config: &Config) -> bool {
     config.policy.exempt.iter().any(|entry| {
         entry
             .image

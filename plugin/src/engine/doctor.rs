@@ -46,6 +46,9 @@ pub(super) fn doctor(ctx: &Context, fix: bool, user: Option<String>) -> Result<A
         if let Ok(inventory) = ctx.view().inventory() {
             checks.0.push(links::check(&ctx.config, &inventory, &driver));
         }
+        if let Ok(docker) = ctx.docker() {
+            checks.0.extend(crate::setup::checks(&ctx.config, &ctx.config_path, docker));
+        }
         match bypass::checks(ctx) {
             Ok(found) => checks.0.extend(found),
             Err(why) => checks.add(bypass::NAME, Verdict::Problem, why.message, why.hint),

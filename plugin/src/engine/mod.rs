@@ -31,7 +31,9 @@ mod undo_scale;
 mod version;
 mod watch;
 
+pub(crate) use bypass::exempt as is_exempt;
 pub use context::Context;
+pub(crate) use node::{NVML_LIMIT, refresh as refresh_inventory};
 pub use reconcile::tend;
 pub use retry::{retry, with_waiting};
 pub use watch::{listen, tick};

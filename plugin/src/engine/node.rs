@@ -11,13 +11,13 @@ use super::context::Context;
 use crate::gpu::{self, GpuError};
 
 /// How long NVML may take: cold it takes seconds.
-pub(super) const NVML_LIMIT: Duration = Duration::from_secs(20);
+pub(crate) const NVML_LIMIT: Duration = Duration::from_secs(20);
 
 /// Asks the driver, and writes down what it says.
 ///
 /// # Errors
 /// When the driver does not answer or the node's file cannot be written.
-pub(super) fn refresh(ctx: &Context) -> Result<Inventory, GpuError> {
+pub(crate) fn refresh(ctx: &Context) -> Result<Inventory, GpuError> {
     let inventory = gpu::refresh(&ctx.config, NVML_LIMIT)?;
     // Readers elsewhere see what is not granted; what the driver itself says is the look's affair.
     let mut published = inventory.clone();

@@ -61,6 +61,9 @@ pub struct Options {
     pub root: Option<Root>,
     /// Images are kept in containerd's store; for an Engine of a [`Root`].
     pub containerd_store: bool,
+    /// The content of daemon.json before the first start, on a host where the product is not set up:
+    /// then no flag names a runtime, no stub is on PATH, and daemon.json is left alone afterwards.
+    pub daemon_json: Option<String>,
 }
 
 impl Default for Options {
@@ -73,9 +76,13 @@ impl Default for Options {
             first_on_path: None,
             root: None,
             containerd_store: false,
+            daemon_json: None,
         }
     }
 }
+
+/// The file of a place that holds another PATH for the Engine's next start, as a drop-in would.
+pub const NEXT_PATH: &str = "engine.path";
 
 /// An Engine at a place.
 #[derive(Debug, Clone)]
@@ -209,12 +216,15 @@ impl Engine {
         child.arg("--config-file").arg(place.at("daemon.json"));
         child.args(["--exec-opt", "native.cgroupdriver=cgroupfs"]);
         child.arg("--cgroup-parent").arg(format!("/{}", place.cgroup()));
-        for (name, program) in [("gpuctl", "gpuctl-runtime"), ("gpuctl-gate", "gpuctl-gate")] {
+        let entries = [("gpuctl", "gpuctl-runtime"), ("gpuctl-gate", "gpuctl-gate")];
+        for (name, program) in entries.iter().filter(|_| self.options.daemon_json.is_none()) {
             let given = self.options.runtime.clone();
             let runtime = given.unwrap_or_else(|| place.libexec().join(program));
             child.arg("--add-runtime").arg(format!("{name}={}", runtime.display()));
         }
-        child.args(["--default-runtime", "gpuctl-gate"]);
+        if self.options.daemon_json.is_none() {
+            child.args(["--default-runtime", "gpuctl-gate"]);
+        }
         child.args([
             "--iptables=false",
             "--ip6tables=false",
@@ -227,15 +237,25 @@ impl Engine {
         // Its runtimes and hooks inherit this; dockerd also writes it into the spec of a --gpus
         // container. The stub's folder is last, so that a real NVIDIA toolkit wins.
         let first = self.options.first_on_path.iter().map(|p| format!("{}:", p.display()));
-        let path = format!(
-            "{}/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:{}",
-            first.collect::<String>(),
-            place.stub().display()
+        let mut path = format!(
+            "{}/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            first.collect::<String>()
         );
+        if self.options.daemon_json.is_none() {
+            path = format!("{path}:{}", place.stub().display());
+        }
+        if let Ok(next) = fs::read_to_string(place.at(NEXT_PATH)) {
+            path = next.trim().to_owned();
+        }
         child.env_clear().env("PATH", path).env("HOME", "/root").env("LANG", "C.UTF-8");
         child.env("GPUCTL_CONFIG", place.config());
         crate::files::write(&place.at(ENTER), ENTERING)?;
-        crate::files::write(&place.at("daemon.json"), &format!("{:#}\n", self.daemon_json()))?;
+        let daemon_json = place.at("daemon.json");
+        match &self.options.daemon_json {
+            Some(_) if daemon_json.exists() => {}
+            Some(text) => crate::files::write(&daemon_json, text)?,
+            None => crate::files::write(&daemon_json, &format!("{:#}\n", self.daemon_json()))?,
+        }
         Ok(child)
     }
 

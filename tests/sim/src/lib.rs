@@ -13,6 +13,7 @@ pub mod etcd;
 pub mod files;
 pub mod image;
 pub mod narrow;
+pub mod nvidia;
 pub mod place;
 pub mod processes;
 pub mod profile;

@@ -10,7 +10,7 @@ use gpuctl_sim::engine::Options;
 use gpuctl_sim::etcd::Etcd;
 use gpuctl_sim::files::Gpus;
 use gpuctl_sim::site::{Plan, Programs, Site};
-use gpuctl_sim::{Place, Result, narrow, processes, reaper, sweep};
+use gpuctl_sim::{Place, Result, narrow, nvidia, processes, reaper, sweep};
 
 const USAGE: &str = "\
 usage: gpuctl-sim up PLACE --programs DIR --hook FILE (--profile FILE | --cdi DIR) [--etcd] [--node NAME]
@@ -24,6 +24,9 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = arguments.collect();
     if Path::new(&name).file_name().is_some_and(|n| n == "runc") {
         return runc(Path::new(&name), &arguments);
+    }
+    if let Some(code) = nvidia::entered(Path::new(&name), &arguments) {
+        return code;
     }
     let done = if Path::new(&name).file_name().is_some_and(|n| n == reaper::NAME) {
         reaper::run(&arguments).map(|()| String::new())

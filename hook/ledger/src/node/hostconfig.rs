@@ -103,6 +103,9 @@ pub struct ContainerConfig {
     /// Its image's id, `sha256:...`.
     #[serde(deserialize_with = "or_default")]
     pub image: String,
+    /// Its image's manifest, which Engines with containerd's image store write down.
+    #[serde(deserialize_with = "or_default")]
+    pub image_manifest: Descriptor,
     /// Whether `docker stop` or `docker restart` ended it last.
     #[serde(deserialize_with = "or_default")]
     pub has_been_manually_stopped: bool,
@@ -115,6 +118,15 @@ pub struct ContainerConfig {
     /// How it is.
     #[serde(deserialize_with = "or_default")]
     pub state: State,
+}
+
+/// What names a blob of an image store.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default)]
+pub struct Descriptor {
+    /// `sha256:...`.
+    #[serde(deserialize_with = "or_default")]
+    pub digest: String,
 }
 
 /// `Config` of config.v2.json.

@@ -7,6 +7,7 @@ pub mod docker;
 pub mod files;
 pub mod hostconfig;
 pub mod journald;
+pub mod links;
 pub mod lock;
 pub mod mig;
 pub mod notes;

@@ -114,7 +114,7 @@ mod tests {
         assert!(!may_pass(&Shortage::NotAll { free: 0, have: 0, taken: vec![] }));
         assert!(!may_pass(&Shortage::TooMany { asked: 9, have: 8 }));
         assert!(!may_pass(&Shortage::NoSuch { named: "9".into(), have: 8 }));
-        let place = crate::model::Place::Gpu(1);
+        let place = crate::model::Place::Whole(1);
         assert!(!may_pass(&Shortage::Twice { first: place, second: place }));
     }
 

@@ -1,0 +1,84 @@
+//! What doctor says of the level of installation, and the ways around that setup knows.
+
+use std::path::Path;
+
+use gpuctl_ledger::config::Config;
+
+use super::observed::{Daemon, Level, Observed};
+use super::plan::GATE;
+use super::{daemon_json, holes, look, places};
+use crate::docker::Docker;
+use crate::engine::api::{Check, Verdict};
+
+const LEVEL: &str = "level";
+
+fn check(name: &str, verdict: Verdict, detail: impl Into<String>, fix: Option<String>) -> Check {
+    Check { name: name.into(), verdict, detail: detail.into(), fix }
+}
+
+/// Whether a daemon finds our `runc` first.
+fn is_strict(daemon: Option<&Daemon>, strict: &Path) -> bool {
+    daemon.is_some_and(|d| d.path.split(':').next().is_some_and(|first| Path::new(first) == strict))
+}
+
+/// The level that is in force: what runs counts, not what is written. `None` where no level is.
+pub(super) fn level(seen: &Observed, config: &Config) -> Option<Level> {
+    let strict = seen.places.strict();
+    let ours = seen.own.contains(&seen.places.runc());
+    let separate = seen.flags.containerd.is_some();
+    let by_path = ours
+        && is_strict(seen.dockerd.as_ref(), &strict)
+        && (!separate || is_strict(seen.containerd.as_ref(), &strict));
+    let by_default = seen.engine.as_ref().is_some_and(|e| e.default_runtime == GATE);
+    match (by_path, by_default) {
+        _ if (by_path || by_default) && config.policy.observe => Some(Level::Observe),
+        (true, _) => Some(Level::Strict),
+        (false, true) => Some(Level::Cooperative),
+        (false, false) => None,
+    }
+}
+
+/// Looks at the host.
+pub(crate) fn checks(config: &Config, config_path: &Path, docker: &Docker) -> Vec<Check> {
+    let places = places(Path::new("/"), config, config_path);
+    match look::look(config, places, &config.docker.host, Some(docker)) {
+        Ok(seen) => judge(&seen, config),
+        Err(why) => vec![check(LEVEL, Verdict::Problem, why.message, why.hint)],
+    }
+}
+
+fn judge(seen: &Observed, config: &Config) -> Vec<Check> {
+    let level = level(seen, config);
+    let wanted = seen.record.as_ref().map(|r| r.level.as_str());
+    let setup = |flag: &str| Some(format!("docker gpuctl setup{flag}"));
+    let mut checks = Vec::new();
+    match level {
+        None => checks.push(check(LEVEL, Verdict::Warning, "not installed: docker run passes by the leases", setup(""))),
+        Some(level) if wanted == Some("strict") && level == Level::Cooperative => checks.push(check(
+            LEVEL,
+            Verdict::Warning,
+            "cooperative; strict is set up and begins when dockerd and containerd are restarted",
+            Some("systemctl restart containerd docker".into()),
+        )),
+        Some(level) if wanted.is_some_and(|w| w != "strict") && level == Level::Strict => checks.push(check(
+            LEVEL,
+            Verdict::Warning,
+            "strict, until dockerd and containerd are restarted",
+            Some("systemctl restart containerd docker".into()),
+        )),
+        Some(Level::Observe) => {
+            checks.push(check(LEVEL, Verdict::Warning, "observe: docker run is logged, and nothing is kept from it", setup("")));
+        }
+        Some(level) => checks.push(check(LEVEL, Verdict::Ok, level.word(), None)),
+    }
+    if let (Some(level), Ok(json)) = (level, daemon_json(seen)) {
+        let level = if level == Level::Observe { Level::Cooperative } else { level };
+        let found = holes::holes(seen, config, &json, level);
+        checks.extend(found.into_iter().map(|text| check("hole", Verdict::Warning, text, None)));
+    }
+    checks
+}
+
+fn daemon_json(seen: &Observed) -> Result<daemon_json::DaemonJson, crate::engine::api::Failure> {
+    super::plan::daemon_json(seen)
+}

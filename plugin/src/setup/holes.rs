@@ -1,0 +1,131 @@
+//! Ways around, as far as setup and doctor can see them. Pure.
+
+use std::path::Path;
+
+use gpuctl_ledger::config::Config;
+
+use super::daemon_json::{DaemonJson, Runtime, STOCK};
+use super::observed::{Level, Observed, Program};
+use super::plan::GATE;
+
+/// What a runtime of daemon.json leads to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Leads {
+    /// Us.
+    Ours,
+    /// `runc` on PATH, where ours stands first in strict mode.
+    ByPath,
+    /// The real runc, by absolute path: can be led through us.
+    Runc(String),
+    /// NVIDIA's runtime, which calls runc in its turn.
+    Nvidia,
+    /// A shim or a program that ours cannot stand before.
+    Other(String),
+}
+
+fn is_ours(seen: &Observed, config: &Config, runtime: &Runtime) -> bool {
+    runtime.name == GATE
+        || runtime.name == config.runtime.managed_name
+        || runtime.program.as_deref().is_some_and(|p| Path::new(p) == seen.places.runc())
+        || runtime.program.as_deref().and_then(|p| seen.program(p)).is_some_and(|p| p.ours)
+}
+
+fn leads(seen: &Observed, config: &Config, runtime: &Runtime) -> Leads {
+    if is_ours(seen, config, runtime) {
+        return Leads::Ours;
+    }
+    if let Some(shim) = &runtime.shim {
+        return Leads::Other(shim.clone());
+    }
+    let name = runtime.program.as_deref().unwrap_or(STOCK);
+    let program = seen.program(name);
+    if program.is_some_and(Program::is_nvidia) {
+        return Leads::Nvidia;
+    }
+    if name == STOCK {
+        return Leads::ByPath;
+    }
+    let runc = seen.program(STOCK).map(|p| p.path.as_path());
+    let real = [Some(config.runtime.real.as_path()), config.runtime.runc.as_deref(), runc];
+    let is_runc = program.is_some_and(|p| {
+        real.contains(&Some(p.path.as_path()))
+            || p.path.file_name().is_some_and(|file| file == STOCK)
+    });
+    if is_runc && Path::new(name).is_absolute() {
+        return Leads::Runc(name.to_owned());
+    }
+    Leads::Other(name.to_owned())
+}
+
+/// The runtimes of daemon.json that name the real runc by absolute path, or did before they were led
+/// through us: name, and that path.
+pub(super) fn led(seen: &Observed, config: &Config, json: &DaemonJson) -> Vec<(String, String)> {
+    let before = seen.record.iter().flat_map(|r| &r.led);
+    let ours = seen.places.runc();
+    let still = |name: &str| {
+        json.runtime(name).and_then(|r| r.program).is_some_and(|p| Path::new(&p) == ours)
+    };
+    let mut led: Vec<(String, String)> = before.filter(|(name, _)| still(name)).cloned().collect();
+    for runtime in json.runtimes() {
+        if let Leads::Runc(program) = leads(seen, config, &runtime) {
+            led.push((runtime.name, program));
+        }
+    }
+    led
+}
+
+/// What stays open at a level, a line each. `json` is daemon.json as it will be.
+pub(super) fn holes(seen: &Observed, config: &Config, json: &DaemonJson, level: Level) -> Vec<String> {
+    let mut holes = Vec::new();
+    let strict = level == Level::Strict;
+    let mut passing = vec![STOCK.to_owned()];
+    for runtime in json.runtimes() {
+        let name = &runtime.name;
+        match leads(seen, config, &runtime) {
+            Leads::Ours => {}
+            Leads::ByPath | Leads::Runc(_) | Leads::Nvidia if strict => {}
+            Leads::ByPath | Leads::Runc(_) | Leads::Nvidia => {
+                if !passing.contains(name) {
+                    passing.push(name.clone());
+                }
+            }
+            Leads::Other(what) => holes.push(format!(
+                "runtime {name} ({what}) starts containers that gpuctl never sees: take it out of {} if nobody needs it",
+                seen.places.daemon_json.display()
+            )),
+        }
+    }
+    if strict {
+        return holes;
+    }
+    holes.insert(
+        0,
+        format!(
+            "docker run --runtime {} and --runtime io.containerd.runc.v2 pass by: docker gpuctl setup --strict closes that",
+            passing.join(", --runtime ")
+        ),
+    );
+    let foreign: Vec<&str> = seen
+        .containers
+        .iter()
+        .filter(|c| c.runtime != GATE && c.runtime != config.runtime.managed_name && !c.exempt)
+        .map(|c| c.name.as_str())
+        .collect();
+    if !foreign.is_empty() {
+        holes.push(format!(
+            "made before, with another runtime, and passing by until made anew: {}",
+            some(&foreign)
+        ));
+    }
+    holes
+}
+
+/// The first few of many.
+pub(super) fn some(names: &[&str]) -> String {
+    const MOST: usize = 10;
+    let shown = names.iter().take(MOST).copied().collect::<Vec<_>>().join(", ");
+    match names.len().checked_sub(MOST) {
+        Some(more) if more > 0 => format!("{shown} and {more} more"),
+        _ => shown,
+    }
+}

@@ -1,0 +1,123 @@
+//! gpuctl's own config and NVIDIA's, changed in single keys: comments, order and all other keys stay.
+//! Pure.
+
+use toml_edit::{Array, DocumentMut, Item, Table, Value, value};
+
+/// Reads a TOML text.
+///
+/// # Errors
+/// The parser's first line.
+fn parse(text: &str) -> Result<DocumentMut, String> {
+    text.parse::<DocumentMut>().map_err(|e| e.to_string().lines().next().unwrap_or_default().to_owned())
+}
+
+/// A config that is changed key by key.
+#[derive(Debug, Clone)]
+pub(super) struct Settings(DocumentMut);
+
+impl Settings {
+    /// Reads it; an absent file is an empty text.
+    ///
+    /// # Errors
+    /// Where it is wrong.
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        parse(text).map(Self)
+    }
+
+    /// Whether a key stands there.
+    pub(super) fn has(&self, section: &str, key: &str) -> bool {
+        self.0.get(section).and_then(|s| s.get(key)).is_some()
+    }
+
+    /// Sets a key of a section, and keeps what stands behind it on its line.
+    pub(super) fn set(&mut self, section: &str, key: &str, new: impl Into<Value>) {
+        let new: Value = new.into();
+        let table = self.0.entry(section).or_insert_with(|| Item::Table(Table::new()));
+        let Some(table) = table.as_table_like_mut() else { return };
+        match table.get_mut(key).and_then(Item::as_value_mut) {
+            Some(old) => {
+                let decor = old.decor().clone();
+                *old = new;
+                *old.decor_mut() = decor;
+            }
+            None => drop(table.insert(key, value(new))),
+        }
+    }
+
+    /// Takes a key out.
+    pub(super) fn remove(&mut self, section: &str, key: &str) {
+        if let Some(table) = self.0.get_mut(section).and_then(Item::as_table_like_mut) {
+            table.remove(key);
+        }
+    }
+
+    /// The text.
+    pub(super) fn render(&self) -> String {
+        self.0.to_string()
+    }
+}
+
+/// Where NVIDIA's config lists the runtimes that its own calls, the first that is there.
+const NVIDIA: (&str, &str) = ("nvidia-container-runtime", "runtimes");
+/// What it takes where the list is not there.
+pub(super) const NVIDIA_USUAL: [&str; 3] = ["docker-runc", "runc", "crun"];
+
+/// The runtimes that NVIDIA's config names, the usual ones where it names none.
+///
+/// # Errors
+/// Where it is wrong.
+pub(super) fn nvidia_runtimes(text: &str) -> Result<Vec<String>, String> {
+    let document = parse(text)?;
+    let list = document.get(NVIDIA.0).and_then(|s| s.get(NVIDIA.1)).and_then(Item::as_array);
+    Ok(match list {
+        Some(list) => list.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+        None => NVIDIA_USUAL.map(str::to_owned).to_vec(),
+    })
+}
+
+/// NVIDIA's config with another list.
+///
+/// # Errors
+/// Where it is wrong.
+pub(super) fn with_nvidia_runtimes(text: &str, list: &[String]) -> Result<String, String> {
+    let mut settings = Settings::parse(text)?;
+    settings.set(NVIDIA.0, NVIDIA.1, list.iter().map(String::as_str).collect::<Array>());
+    Ok(settings.render())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn comments_and_other_keys_stay() {
+        let text = "# ours\nnode = \"a\" # name\n\n[docker]\nroot = \"/x\" # moved\n\n[[policy.exempt]]\nname = \"e\"\n";
+        let mut settings = Settings::parse(text).unwrap();
+        settings.set("docker", "root", "/y");
+        settings.set("docker", "host", "unix:///s");
+        settings.set("policy", "observe", true);
+        settings.set("runtime", "real", "/usr/bin/runc");
+        let got = settings.render();
+        for kept in ["# ours\nnode = \"a\" # name", "root = \"/y\" # moved", "host = \"unix:///s\"",
+            "[[policy.exempt]]\nname = \"e\"", "[runtime]\nreal = \"/usr/bin/runc\""] {
+            assert!(got.contains(kept), "{kept}\n{got}");
+        }
+        let config = gpuctl_ledger::config::Config::parse(&got).unwrap();
+        assert!(config.policy.observe && config.policy.exempt.len() == 1, "{got}");
+        let mut again = Settings::parse(&got).unwrap();
+        again.set("docker", "root", "/y");
+        assert_eq!(again.render(), got);
+    }
+
+    #[test]
+    fn nvidias_list_is_read_and_changed() {
+        let text = "#x\n[nvidia-container-runtime]\n#debug = 1\nruntimes = [\"/usr/bin/runc\"] # mine\nmode = \"auto\"\n";
+        assert_eq!(nvidia_runtimes(text).unwrap(), ["/usr/bin/runc"]);
+        assert_eq!(nvidia_runtimes("").unwrap(), NVIDIA_USUAL);
+        let list = ["/l/strict/runc".to_owned(), "/usr/bin/runc".to_owned()];
+        let got = with_nvidia_runtimes(text, &list).unwrap();
+        assert_eq!(nvidia_runtimes(&got).unwrap(), list);
+        assert!(got.contains("#debug = 1\n") && got.contains("# mine") && got.contains("mode = \"auto\""), "{got}");
+        assert!(nvidia_runtimes("[x\n").is_err());
+    }
+}

@@ -1,0 +1,40 @@
+//! What the tests of this folder share.
+
+use gpuctl_ledger::model::{ContainerId, Gpu, Health, Inventory, SCHEMA, Timestamp, Unit};
+
+use super::access::Access;
+use super::observed::Seen;
+
+/// So many GPUs; the minors count down while the indexes count up.
+pub(super) fn inventory(count: u32) -> Inventory {
+    let gpu = |index: u32| Gpu {
+        index,
+        unit: Unit::new(format!("GPU-{index}")).unwrap(),
+        minor: count - 1 - index,
+        model: "X".into(),
+        pci: format!("00000000:{index:02X}:00.0"),
+        memory: 1,
+        health: Health::Ok,
+        numa: None,
+        links: Vec::new(),
+        mig: Vec::new(),
+    };
+    let gpus = (0..count).map(gpu).collect();
+    Inventory { schema: SCHEMA, at: Timestamp::now(), driver: "550".into(), gpus }
+}
+
+/// A running container that may open the GPUs with these indexes, of four.
+pub(super) fn seen(name: &str, indexes: &[u32]) -> Seen {
+    let minors = indexes.iter().map(|index| 3 - index).collect();
+    Seen {
+        id: ContainerId::new(format!("{name:a<64}")).unwrap(),
+        name: name.into(),
+        runtime: "runc".into(),
+        running: true,
+        pid: Some(1),
+        started: "2026-01-01T10:00:00Z".into(),
+        exempt: false,
+        access: Access { minors, ..Access::default() },
+        open: Vec::new(),
+    }
+}
