@@ -120,7 +120,19 @@ fn list<'a>(spec: &'a mut Value, path: &[&str]) -> &'a mut Vec<Value> {
 }
 
 fn add_devices(place: &Path, spec: &mut Value) -> Result<(), String> {
-    for (path, major, minor) in nodes(place, &visible(spec))? {
+    let nodes = nodes(place, &visible(spec))?;
+    if !nodes.is_empty() {
+        // What the CDI spec says of every container.
+        let cdi = read(&place.join("cdi/nvidia.json"))?;
+        let env = cdi.pointer("/containerEdits/env").and_then(Value::as_array);
+        for line in env.into_iter().flatten().filter_map(Value::as_str) {
+            let name = line.split('=').next().unwrap_or(line);
+            let env = list(spec, &["process", "env"]);
+            env.retain(|have| have.as_str().and_then(|l| l.split('=').next()) != Some(name));
+            env.push(line.into());
+        }
+    }
+    for (path, major, minor) in nodes {
         list(spec, &["linux", "devices"]).push(json!(
             {"path": path, "type": "c", "major": major, "minor": minor, "fileMode": 438,
              "uid": 0, "gid": 0}));

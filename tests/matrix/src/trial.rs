@@ -28,6 +28,9 @@ pub const BEFORE: [(&str, &[&str]); 3] = [
     ("before-privileged", &["--privileged"]),
 ];
 
+/// What the CLI needs besides to build and to compose.
+const CLI_PLUGINS: [&str; 2] = ["docker-buildx", "docker-compose"];
+
 /// A node of a column.
 pub struct Trial {
     /// The column.
@@ -57,6 +60,9 @@ impl Trial {
                 Some(Debian::of(suite).ok_or_else(|| format!("Debian {suite} cannot be had"))?)
             }
         };
+        if let (Some(debian), Some(suite)) = (&debian, column.suite()) {
+            debian.root().add(suite, &CLI_PLUGINS)?;
+        }
         let engine = engine::Options {
             root: debian.as_ref().map(Debian::root),
             containerd_store: column.engine == EngineOf::V28Containerd,
@@ -201,6 +207,15 @@ impl Trial {
         }
         let remark = format!("of a GPU that another holds: {}", first.cell);
         Ok(with("of-nobody", FREE)?.noting(&remark))
+    }
+
+    /// The `runc` that is first on the Engine's PATH.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn runc_on_path(&self) -> Result<PathBuf, String> {
+        let strict = self.node.place().at("strict").join("runc");
+        if self.column.strict { Ok(strict) } else { real_runc(&self.node) }
     }
 
     /// Where the tests' own files for containers go.

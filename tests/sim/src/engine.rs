@@ -263,6 +263,8 @@ impl Engine {
         json!({
             "features": {"cdi": true, "containerd-snapshotter": self.options.containerd_store},
             "cdi-spec-dirs": [self.place.cdi()],
+            // What a build may ask for, so that tests can.
+            "builder": {"entitlements": {"security-insecure": true}},
         })
     }
 

@@ -81,6 +81,9 @@ pub(crate) fn judge_probe(
 /// First with a GPU that the holder has, then with a free one; see [`Trial::run_named`].
 fn named(trial: &Trial, with: impl Fn(usize, &str) -> Tried) -> Tried {
     let first = with(HELD[0], "of-another")?;
+    if matches!(first.cell, Cell::NotApplicable(_)) {
+        return Ok(first);
+    }
     if matches!(first.cell, Cell::NotCaught | Cell::Leased) {
         let first = first.noting(&format!("GPU {}, which another container holds", HELD[0]));
         return Ok(Verdict { cell: Cell::NotCaught, ..first });
@@ -239,6 +242,8 @@ fn podman(trial: &mut Trial) -> Tried {
         program.args(["--cgroup-manager", "cgroupfs", "--events-backend", "file"]);
         program.arg("--hooks-dir").arg(&hooks).arg("--runtime").arg(&runc);
         program.args(["run", "--rm", "--network", "none", "--cap-add", "MKNOD", "--name", name]);
+        // Where root may not raise its own limits, podman's default ones are too high.
+        program.args(["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"]);
         program.arg("--cgroup-parent").arg(format!("/{}", place.cgroup())).args(flags);
         program.args(["--rootfs"]).arg(&root).args(["/bin/sh", "-c", &shell(trial)]);
         judge_probe(trial, program, |_| true)
@@ -271,53 +276,82 @@ fn ctr(trial: &mut Trial) -> Tried {
     })
 }
 
+/// A bundle of a container that has one GPU's node and probes, as a program makes it that knows
+/// nothing of Docker: BuildKit, or somebody by hand.
+fn bundle(trial: &Trial, name: &str, minor: u32) -> Result<PathBuf, String> {
+    let bundle = trial.folder().join(name);
+    std::fs::create_dir_all(&bundle).map_err(|e| e.to_string())?;
+    let caps = ["CAP_MKNOD", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_KILL"];
+    let spec = json!({
+        "ociVersion": "1.0.2",
+        "process": {
+            "args": ["/bin/sh", "-c", shell(trial)], "cwd": "/", "user": {"uid": 0, "gid": 0},
+            "env": ["PATH=/bin"],
+            "capabilities": {"bounding": caps, "effective": caps, "permitted": caps},
+        },
+        "root": {"path": rootfs(trial)?},
+        "mounts": [
+            {"destination": "/proc", "type": "proc", "source": "proc"},
+            {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid"]},
+        ],
+        "linux": {
+            "cgroupsPath": format!("/{}/{name}", trial.node.place().cgroup()),
+            "namespaces": [{"type": "mount"}, {"type": "pid"}, {"type": "ipc"}, {"type": "uts"},
+                {"type": "network"}],
+            "devices": [{"path": "/dev/nvidia0", "type": "c", "major": 195, "minor": minor}],
+            "resources": {"devices": [
+                {"allow": false, "access": "rwm"},
+                {"allow": true, "type": "c", "access": "m"},
+                {"allow": true, "type": "c", "major": 195, "minor": minor, "access": "rwm"},
+            ]},
+        },
+    });
+    gpuctl_sim::files::write(&bundle.join("config.json"), &spec.to_string())?;
+    Ok(bundle)
+}
+
+/// The `runc` that is first on the Engine's PATH, on such a bundle.
+fn runc(trial: &Trial, program: &Path, bundle: &Path) -> Command {
+    let mut runc = trial.node.site().engine().inside(program);
+    runc.env("GPUCTL_CONFIG", trial.node.place().config());
+    runc.arg("--root").arg(bundle.join("r"));
+    runc
+}
+
+/// What BuildKit calls for a `RUN` that is given a GPU: runc, with an id of its own making, of which
+/// Docker has no files.
+pub(super) fn as_buildkit(trial: &Trial) -> Tried {
+    named(trial, |index, name| {
+        let bundle = bundle(trial, name, trial.node.minor(index))?;
+        let mut runc = runc(trial, &trial.runc_on_path()?, &bundle);
+        runc.args(["run", "--bundle"]).arg(&bundle).arg("--keep").arg(name);
+        let verdict = judge_probe(trial, runc, |id| id == name);
+        let mut delete = self::runc(trial, &trial.runc_on_path()?, &bundle);
+        let _ = command::run(delete.args(["delete", name]), LIMIT)?;
+        verdict
+    })
+}
+
 /// `restore` of a bundle with a GPU's node. CRIU does not run on every kernel, so what is judged is
 /// the spec that the wrapper leaves to the real runtime, and what the ledger then says.
-pub(super) fn restore(trial: &mut Trial, index: usize) -> Tried {
-    let place = trial.node.place().clone();
-    let root = rootfs(trial)?;
+pub(super) fn restore(trial: &Trial) -> Tried {
+    let place = trial.node.place();
     let entry = match trial.column.strict {
-        true => place.at("strict").join("runc"),
+        true => trial.runc_on_path()?,
         false => place.libexec().join("gpuctl-gate"),
     };
-    let engine = trial.node.site().engine();
-    let try_one = |index: usize, name: &str| -> Tried {
-        let minor = trial.node.minor(index);
-        let bundle = trial.folder().join(name);
-        std::fs::create_dir_all(&bundle).map_err(|e| e.to_string())?;
-        let spec = json!({
-            "ociVersion": "1.0.2",
-            "process": {"args": ["sh"], "cwd": "/", "user": {"uid": 0, "gid": 0}},
-            "root": {"path": root},
-            "linux": {
-                "cgroupsPath": format!("/{}/{name}", place.cgroup()),
-                "namespaces": [{"type": "mount"}, {"type": "pid"}],
-                "devices": [{"path": "/dev/nvidia0", "type": "c", "major": 195, "minor": minor}],
-                "resources": {"devices": [
-                    {"allow": false, "access": "rwm"},
-                    {"allow": true, "type": "c", "major": 195, "minor": minor, "access": "rwm"},
-                ]},
-            },
-        });
-        let path = bundle.join("config.json");
-        gpuctl_sim::files::write(&path, &spec.to_string())?;
-        let mut runc = engine.inside(&entry);
-        runc.env("GPUCTL_CONFIG", place.config()).arg("--root").arg(bundle.join("r"));
+    named(trial, |index, name| {
+        let bundle = bundle(trial, name, trial.node.minor(index))?;
+        let mut runc = runc(trial, &entry, &bundle);
         runc.args(["restore", "--bundle"]).arg(&bundle).arg("--image-path").arg(&bundle).arg(name);
         let got = command::run(&mut runc, LIMIT)?;
         if let Some(line) = refusal(&got) {
             return Ok(Verdict { cell: Cell::Refused, detail: line });
         }
-        let text = std::fs::read(&path).map_err(|e| e.to_string())?;
+        let text = std::fs::read(bundle.join("config.json")).map_err(|e| e.to_string())?;
         let spec = serde_json::from_slice(&text).map_err(|e| e.to_string())?;
         let all = trial.node.gpus().iter().map(|g| g.minor).collect();
         let opens = gpuctl_tests::check::minors_of_spec(&spec, &all);
         judge(&opens.into_iter().map(|m| (195, m)).collect(), &trial.leased(name))
-    };
-    let first = try_one(HELD[0], "restore-of-another")?;
-    if matches!(first.cell, Cell::NotCaught | Cell::Leased) {
-        return Ok(Verdict { cell: Cell::NotCaught, ..first.noting("a GPU that another holds") });
-    }
-    let remark = format!("of a GPU that another holds: {}", first.cell);
-    Ok(try_one(index, "restore-of-nobody")?.noting(&remark))
+    })
 }

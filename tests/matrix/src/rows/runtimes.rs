@@ -1,9 +1,8 @@
 //! Containers that name another runtime than the default one, and those made before there was ours.
 
 use super::{Row, Tried};
-use crate::cell::{Cell, Verdict};
-use crate::column::EngineOf;
-use crate::trial::{BEFORE, FREE, Trial};
+use crate::cell::Verdict;
+use crate::trial::{BEFORE, Trial};
 
 pub(super) const ROWS: &[Row] = &[
     Row {
@@ -53,10 +52,13 @@ pub(super) const ROWS: &[Row] = &[
     },
     Row {
         id: "verb-restore",
-        what: "the runtime's verb `restore`: `docker start --checkpoint`",
+        what: "the runtime's verb `restore`, which `docker start --checkpoint` calls",
         run: restore,
     },
 ];
+
+/// How an Engine says that it takes no path for a runtime's name.
+const UNKNOWN: [&str; 2] = ["unknown or invalid runtime name", "Unknown runtime specified"];
 
 fn by_name(trial: &mut Trial, runtime: &str) -> Tried {
     trial.run_named(|_, minor| {
@@ -77,10 +79,12 @@ fn runc_privileged(trial: &mut Trial) -> Tried {
 }
 
 fn shim_path(trial: &mut Trial) -> Tried {
-    if trial.column.engine == EngineOf::V20 {
-        return Ok(Verdict::not_applicable("this Engine takes no path there"));
+    match by_name(trial, "/usr/bin/containerd-shim-runc-v2") {
+        Err(why) if UNKNOWN.iter().any(|words| why.contains(words)) => {
+            Ok(Verdict::not_applicable("this Engine takes no path there"))
+        }
+        other => other,
     }
-    by_name(trial, "/usr/bin/containerd-shim-runc-v2")
 }
 
 fn absolute(trial: &mut Trial) -> Tried {
@@ -96,11 +100,7 @@ fn before(trial: &mut Trial, name: &str) -> Tried {
     trial.judge_start(&got, name)
 }
 
-/// With a checkpoint where CRIU can make one. A container without GPUs is checkpointed; then its
-/// bundle is restored, which is the verb that the wrapper has to heed.
 fn restore(trial: &mut Trial) -> Tried {
-    super::others::restore(trial, FREE).map(|verdict| match verdict.cell {
-        Cell::NotApplicable(_) => verdict,
-        _ => verdict.noting("by runc's own command line, on a bundle with the GPU's node"),
-    })
+    let verdict = super::others::restore(trial)?;
+    Ok(verdict.noting("judged by the spec that the wrapper hands on: CRIU cannot run everywhere"))
 }
