@@ -54,13 +54,13 @@ fn act(arguments: &[String]) -> Result<(), String> {
             }
             gpuctl_sim::files::write(docs, &table::page(&lines, &hash()?))?;
         }
-        "run" => return run_column(&flags, arguments, &hash()?),
+        "run" => return run_column(&flags, arguments),
         _ => return Err(USAGE.into()),
     }
     std::io::stdout().write_all(text.as_bytes()).map_err(|e| e.to_string())
 }
 
-fn run_column(flags: &Flags, arguments: &[String], hash: &str) -> Result<(), String> {
+fn run_column(flags: &Flags, arguments: &[String]) -> Result<(), String> {
     const PROGRAMS: &str = "GPUCTL_PROGRAMS";
     if let Some(folder) = &flags.programs
         && std::env::var_os(PROGRAMS).as_deref() != Some(folder.as_os_str())
@@ -71,7 +71,8 @@ fn run_column(flags: &Flags, arguments: &[String], hash: &str) -> Result<(), Str
     }
     let column = flags.column.as_deref().ok_or("run needs --column NAME")?;
     let out = flags.out.as_deref().ok_or("run needs --out FILE")?;
-    let order = run::Order { column: Column::parse(column)?, rows: &flags.rows, out, hash };
+    let hash = flags.hash.clone().map_or_else(run::own_hash, Ok)?;
+    let order = run::Order { column: Column::parse(column)?, rows: &flags.rows, out, hash: &hash };
     quiet();
     let failures = run::run(&order, &mut |text| say(text))?;
     if failures.is_empty() {

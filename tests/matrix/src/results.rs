@@ -53,12 +53,13 @@ pub fn read(path: &Path) -> Result<Vec<Line>, String> {
 /// # Errors
 /// When the file cannot be written.
 pub fn append(path: &Path, line: &Line) -> Result<(), String> {
-    let text = serde_json::to_string(line).map_err(|e| e.to_string())?;
+    let mut text = serde_json::to_string(line).map_err(|e| e.to_string())?;
+    text.push('\n');
     OpenOptions::new()
         .create(true)
         .append(true)
         .open(path)
-        .and_then(|mut file| writeln!(file, "{text}"))
+        .and_then(|mut file| file.write_all(text.as_bytes()))
         .map_err(|e| format!("cannot write {}: {e}", path.display()))
 }
 
