@@ -9,6 +9,8 @@ etcd_packages=(etcd-server etcd-client)
 # What the tests fetch newer Engines with: Debian 12's takes no CDI devices (docker run --device
 # nvidia.com/gpu=0), later releases' do. The packages are unpacked into a folder and never installed here.
 newer_engine_packages=(debootstrap debian-archive-keyring wget)
+# What makes containers besides Docker, for the whole matrix of docs/matrix.md.
+matrix_packages=(podman docker-compose)
 
 # Names those of its arguments that are not installed.
 missing_packages() {

@@ -218,8 +218,8 @@ fn minors_of_list(list: &str, all: &BTreeSet<u32>) -> BTreeSet<u32> {
     open
 }
 
-/// The same from a spec's device rules, where a later one overrides an earlier.
-fn minors_of_spec(spec: &Value, all: &BTreeSet<u32>) -> BTreeSet<u32> {
+/// The GPUs' minors, of `all`, that a spec's device rules open; a later rule overrides an earlier.
+pub fn minors_of_spec(spec: &Value, all: &BTreeSet<u32>) -> BTreeSet<u32> {
     let rules = spec.pointer("/linux/resources/devices").and_then(Value::as_array);
     let mut open = BTreeSet::new();
     for rule in rules.into_iter().flatten() {

@@ -343,6 +343,19 @@ impl Node {
         self.site.start_service().expect("the service comes up");
     }
 
+    /// Stops the Engine and its containers, and starts it with other options: what an administrator
+    /// does who installs the product, or another level of it.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub fn with_engine(&mut self, change: impl FnOnce(&mut engine::Options)) {
+        self.site.engine().stop().expect("the Engine stops");
+        change(&mut self.plan.engine);
+        let place = self.site.place().clone();
+        self.site = Site::at(place, self.plan.engine.clone()).expect("a Docker CLI");
+        self.up().expect("the Engine comes up");
+    }
+
     /// The config as the product reads it.
     ///
     /// # Panics

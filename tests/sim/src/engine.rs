@@ -57,6 +57,12 @@ pub struct Options {
     pub more: Vec<String>,
     /// A folder to put first on the Engine's PATH: strict mode.
     pub first_on_path: Option<PathBuf>,
+    /// The folder of NVIDIA's toolkit, on the Engine's PATH before our stub.
+    pub toolkit: Option<PathBuf>,
+    /// The runtime of containers that name none; `None`: `gpuctl-gate`.
+    pub default_runtime: Option<String>,
+    /// Cgroups are systemd's to make; else the Engine makes them.
+    pub systemd_cgroup: bool,
     /// Another Debian, whose Engine and CLI are taken instead of this machine's.
     pub root: Option<Root>,
     /// Images are kept in containerd's store; for an Engine of a [`Root`].
@@ -74,6 +80,9 @@ impl Default for Options {
             runtime: None,
             more: vec![],
             first_on_path: None,
+            toolkit: None,
+            default_runtime: None,
+            systemd_cgroup: false,
             root: None,
             containerd_store: false,
             daemon_json: None,
@@ -214,8 +223,12 @@ impl Engine {
         child.arg("--data-root").arg(place.data()).arg("--exec-root").arg(place.exec());
         child.arg("-H").arg(place.docker_host()).arg("--pidfile").arg(place.pidfile());
         child.arg("--config-file").arg(place.at("daemon.json"));
-        child.args(["--exec-opt", "native.cgroupdriver=cgroupfs"]);
-        child.arg("--cgroup-parent").arg(format!("/{}", place.cgroup()));
+        let (driver, parent) = match self.options.systemd_cgroup {
+            true => ("systemd", format!("{}.slice", place.cgroup())),
+            false => ("cgroupfs", format!("/{}", place.cgroup())),
+        };
+        child.arg("--exec-opt").arg(format!("native.cgroupdriver={driver}"));
+        child.arg("--cgroup-parent").arg(parent);
         let entries = [("gpuctl", "gpuctl-runtime"), ("gpuctl-gate", "gpuctl-gate")];
         for (name, program) in entries.iter().filter(|_| self.options.daemon_json.is_none()) {
             let given = self.options.runtime.clone();
@@ -223,7 +236,8 @@ impl Engine {
             child.arg("--add-runtime").arg(format!("{name}={}", runtime.display()));
         }
         if self.options.daemon_json.is_none() {
-            child.args(["--default-runtime", "gpuctl-gate"]);
+            let default = self.options.default_runtime.as_deref().unwrap_or("gpuctl-gate");
+            child.args(["--default-runtime", default]);
         }
         child.args([
             "--iptables=false",
@@ -237,9 +251,11 @@ impl Engine {
         // Its runtimes and hooks inherit this; dockerd also writes it into the spec of a --gpus
         // container. The stub's folder is last, so that a real NVIDIA toolkit wins.
         let first = self.options.first_on_path.iter().map(|p| format!("{}:", p.display()));
+        let toolkit = self.options.toolkit.iter().map(|p| format!(":{}", p.display()));
         let mut path = format!(
-            "{}/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-            first.collect::<String>()
+            "{}/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin{}",
+            first.collect::<String>(),
+            toolkit.collect::<String>(),
         );
         if self.options.daemon_json.is_none() {
             path = format!("{path}:{}", place.stub().display());
@@ -267,6 +283,8 @@ impl Engine {
         json!({
             "features": {"cdi": true, "containerd-snapshotter": self.options.containerd_store},
             "cdi-spec-dirs": [self.place.cdi()],
+            // What a build may ask for, so that tests can.
+            "builder": {"entitlements": {"security-insecure": true}},
         })
     }
 

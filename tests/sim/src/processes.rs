@@ -90,15 +90,21 @@ fn names(pid: i32, place: &Place) -> bool {
     has("cmdline", &folder) || has("environ", &config)
 }
 
-/// The place's cgroup in every hierarchy that has it.
+/// The place's cgroup in every hierarchy that has it, under the Engine's name for it or systemd's.
 pub fn cgroups(place: &Place) -> Vec<PathBuf> {
+    let name = place.cgroup();
+    // systemd puts a slice into those that its name begins with.
+    let slice = name.split_once('-').map(|(first, _)| format!("{first}.slice/{name}.slice"));
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let mut found: Vec<PathBuf> = mounts
         .lines()
         .filter_map(|line| {
             let mut fields = line.split(' ');
             let (_, folder, kind) = (fields.next()?, fields.next()?, fields.next()?);
-            kind.starts_with("cgroup").then(|| Path::new(folder).join(place.cgroup()))
+            kind.starts_with("cgroup").then(|| Path::new(folder))
+        })
+        .flat_map(|folder| {
+            std::iter::once(&name).chain(&slice).map(|n| folder.join(n)).collect::<Vec<_>>()
         })
         .filter(|folder| folder.is_dir())
         .collect();

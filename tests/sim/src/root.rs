@@ -28,6 +28,16 @@ find var/cache/apt/archives -name '*.deb' -print0 | xargs -0 -P2 -I{} dpkg-deb -
 rm -rf var/cache/apt/archives/*.deb var/lib/apt/lists/* usr/share/doc usr/share/locale usr/share/man
 "#;
 
+/// Name and file of each package asked for, from a mirror's list of packages.
+const FILENAMES: &str = r#"
+set -eu
+list=$1
+shift
+xz -dc "$list" | awk -v wanted=" $* " '
+    $1 == "Package:" { name = $2 }
+    $1 == "Filename:" && index(wanted, " " name " ") { print name, $2 }'
+"#;
+
 /// The root folder of another Debian.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Root {
@@ -86,6 +96,49 @@ impl Root {
             .doing("add a group")?;
         groups.write_all(b"docker:x:999:\n").doing("add a group")?;
         Ok(root)
+    }
+
+    /// Unpacks more packages into one of a suite: programs that need nothing else. What is there is
+    /// not fetched again.
+    ///
+    /// # Errors
+    /// When the mirror has not got one, or it cannot be unpacked.
+    pub fn add(&self, suite: &str, packages: &[&str]) -> Result<()> {
+        let marks = self.folder.join("var/lib/gpuctl-sim");
+        fs::create_dir_all(&marks).doing("make a folder for marks")?;
+        // Two tests may share the root.
+        let lock = fs::File::create(marks.join("lock")).doing("open the lock of a root")?;
+        lock.lock().doing("lock a root")?;
+        let missing = packages.iter().filter(|name| !marks.join(name).exists());
+        let missing: Vec<&str> = missing.copied().collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let mirror = mirror()?;
+        let wget = command::find(&["wget"])?;
+        let fetch = |from: &str, to: &Path| {
+            let mut fetch = Command::new(&wget);
+            fetch.args(["-q", "--tries=2", "--timeout=30", "-O"]).arg(to).arg(from);
+            command::run(&mut fetch, FETCH)?.ok()
+        };
+        let list = marks.join("Packages.xz");
+        fetch(&format!("{mirror}/dists/{suite}/main/binary-amd64/Packages.xz"), &list)?;
+        let mut unpack = Command::new("sh");
+        unpack.args(["-c", FILENAMES, "sh"]).arg(&list).args(&missing);
+        let files = command::run(&mut unpack, UNPACK)?.ok()?;
+        fs::remove_file(&list).doing("remove the list of packages")?;
+        for name in missing {
+            let file = files.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(' '));
+            let file = file.ok_or_else(|| format!("Debian {suite} has no {name}"))?;
+            let deb = marks.join("one.deb");
+            fetch(&format!("{mirror}/{file}"), &deb)?;
+            let mut unpack = Command::new("dpkg-deb");
+            unpack.arg("-x").arg(&deb).arg(&self.folder);
+            command::run(&mut unpack, UNPACK)?.ok()?;
+            fs::remove_file(&deb).doing("remove a package")?;
+            files::write(&marks.join(name), file)?;
+        }
+        Ok(())
     }
 
     /// Its folder.

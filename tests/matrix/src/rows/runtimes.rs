@@ -1,0 +1,106 @@
+//! Containers that name another runtime than the default one, and those made before there was ours.
+
+use super::{Row, Tried};
+use crate::cell::Verdict;
+use crate::trial::{BEFORE, Trial};
+
+pub(super) const ROWS: &[Row] = &[
+    Row {
+        id: "runtime-runc",
+        what: "`--runtime runc --device /dev/nvidiaN`",
+        run: |trial| by_name(trial, "runc"),
+    },
+    Row {
+        id: "runtime-runc-gpus",
+        what: "`--runtime runc --gpus device=N`, with NVIDIA's toolkit installed",
+        run: runc_gpus,
+    },
+    Row {
+        id: "runtime-runc-privileged",
+        what: "`--runtime runc --privileged`",
+        run: runc_privileged,
+    },
+    Row {
+        id: "runtime-runc-v2",
+        what: "`--runtime io.containerd.runc.v2 --device /dev/nvidiaN`",
+        run: |trial| by_name(trial, "io.containerd.runc.v2"),
+    },
+    Row {
+        id: "runtime-shim-path",
+        what: "`--runtime /usr/bin/containerd-shim-runc-v2 --device /dev/nvidiaN`",
+        run: shim_path,
+    },
+    Row {
+        id: "runtime-absolute",
+        what: "a runtime that daemon.json names by runc's absolute path",
+        run: absolute,
+    },
+    Row {
+        id: "before-device",
+        what: "`docker start` of a container made before installation, with `--device`",
+        run: |trial| before(trial, BEFORE[0].0),
+    },
+    Row {
+        id: "before-gpus",
+        what: "the same, with `--gpus 1`",
+        run: |trial| before(trial, BEFORE[1].0),
+    },
+    Row {
+        id: "before-privileged",
+        what: "the same, with `--privileged`",
+        run: |trial| before(trial, BEFORE[2].0),
+    },
+    Row {
+        id: "verb-restore",
+        what: "the runtime's verb `restore`, which `docker start --checkpoint` calls",
+        run: restore,
+    },
+];
+
+/// How an Engine says that it takes no path for a runtime's name.
+const UNKNOWN: [&str; 2] = ["unknown or invalid runtime name", "Unknown runtime specified"];
+
+fn by_name(trial: &mut Trial, runtime: &str) -> Tried {
+    trial.run_named(|_, minor| {
+        let node = format!("/dev/nvidia{minor}");
+        ["--runtime", runtime, "--device", node.as_str()].map(str::to_owned).to_vec()
+    })
+}
+
+fn runc_gpus(trial: &mut Trial) -> Tried {
+    trial.run_named(|index, _| {
+        let gpu = format!("device={index}");
+        ["--runtime", "runc", "--gpus", gpu.as_str()].map(str::to_owned).to_vec()
+    })
+}
+
+fn runc_privileged(trial: &mut Trial) -> Tried {
+    trial.run("runc-privileged", &["--runtime", "runc", "--privileged"], "busybox")
+}
+
+fn shim_path(trial: &mut Trial) -> Tried {
+    match by_name(trial, "/usr/bin/containerd-shim-runc-v2") {
+        Err(why) if UNKNOWN.iter().any(|words| why.contains(words)) => {
+            Ok(Verdict::not_applicable("this Engine takes no path there"))
+        }
+        other => other,
+    }
+}
+
+fn absolute(trial: &mut Trial) -> Tried {
+    let verdict = by_name(trial, "by-path")?;
+    Ok(match trial.column.strict {
+        true => verdict.noting("strict setup points the entry at the wrapper"),
+        false => verdict,
+    })
+}
+
+fn before(trial: &mut Trial, name: &str) -> Tried {
+    let got = trial.node.docker(&["start", name]);
+    trial.judge_start(&got, name)
+}
+
+fn restore(trial: &mut Trial) -> Tried {
+    let verdict = super::others::restore(trial)?;
+    Ok(verdict.noting("judged by the spec that the wrapper hands on: CRIU cannot run everywhere"))
+}
