@@ -274,9 +274,7 @@ impl Making<'_> {
     /// Leaves of all GPUs only these.
     fn strip(&mut self, keep: &[u32]) -> Result<(), String> {
         let caps_major = self.driver.caps_major();
-        strip::whitelist(&mut self.spec, keep, caps_major).map(drop).map_err(|_| {
-            "its device rules take a device out of a wildcard, which leaves no way to take GPUs out".into()
-        })
+        strip::whitelist(&mut self.spec, keep, caps_major).map(drop).map_err(|e| e.to_string())
     }
 
     /// What the container asks for. Whether that is anything at all its own files tell, so that one
