@@ -5,11 +5,19 @@ use gpuctl_hook::request::{NodeFacts, detect};
 use gpuctl_hook::spec::Spec;
 use gpuctl_hook::{command, inject, refuse, strip, upper};
 
+/// What Docker takes for another exit code than 125.
+const TRAPS: [&str; 5] = [
+    "permission denied",
+    "is a directory",
+    "no such file or directory",
+    "executable file not found",
+    "not a directory",
+];
+
 /// What a message may hold: nothing that moves a cursor or that Docker takes for an exit code.
 fn presentable(text: &str) {
     assert!(!text.contains(|c: char| c.is_control()), "{text:?}");
-    for trap in ["permission denied", "is a directory", "no such file", "executable file not found"]
-    {
+    for trap in TRAPS {
         assert!(!text.to_ascii_lowercase().contains(trap), "{text}");
     }
 }
