@@ -3,13 +3,21 @@
 use gpuctl_hook::hostconfig::{ContainerConfig, HostConfig};
 use gpuctl_hook::request::{NodeFacts, detect};
 use gpuctl_hook::spec::Spec;
-use gpuctl_hook::{inject, strip};
+use gpuctl_hook::{command, inject, refuse, strip, upper};
+
+/// What Docker takes for another exit code than 125.
+const TRAPS: [&str; 5] = [
+    "permission denied",
+    "is a directory",
+    "no such file or directory",
+    "executable file not found",
+    "not a directory",
+];
 
 /// What a message may hold: nothing that moves a cursor or that Docker takes for an exit code.
 fn presentable(text: &str) {
     assert!(!text.contains(|c: char| c.is_control()), "{text:?}");
-    for trap in ["permission denied", "is a directory", "no such file", "executable file not found"]
-    {
+    for trap in TRAPS {
         assert!(!text.to_ascii_lowercase().contains(trap), "{text}");
     }
 }
@@ -71,5 +79,40 @@ pub(crate) fn docker_files(bytes: &[u8]) {
 pub(crate) fn hook_state(bytes: &[u8]) {
     if let Err(why) = gpuctl_hook::gate::State::parse(bytes) {
         presentable(&why.to_string());
+    }
+}
+
+/// Words that are no JSON. The first byte says what they are: a runtime's command line, the values of
+/// the environment that name GPUs, or mountinfo.
+pub(crate) fn words(bytes: &[u8]) {
+    let Some((kind, rest)) = bytes.split_first() else { return };
+    let text = String::from_utf8_lossy(rest);
+    match kind % 3 {
+        0 => {
+            use std::os::unix::ffi::OsStringExt as _;
+            let args: Vec<_> =
+                rest.split(|b| *b == 0).map(|a| std::ffi::OsString::from_vec(a.to_vec())).collect();
+            let read = command::parse(&args);
+            // What it does not know of is passed on, and makes no container.
+            assert!(read.verb.is_empty() == read.id.is_none() || read.id.is_none());
+            assert!(!read.makes_container() || args.iter().any(|a| *a == *read.verb));
+            presentable(&refuse::presentable(&text));
+        }
+        1 => {
+            let mut lines = text.splitn(2, '\n');
+            let (visible, second) = (lines.next().unwrap_or(""), lines.next().unwrap_or(""));
+            let spec = serde_json::json!({
+                "process": {"env": [format!("NVIDIA_VISIBLE_DEVICES={visible}"), second]},
+                "annotations": {"cdi.k8s.io/x": second},
+                "mounts": [{"destination": format!("/var/run/nvidia-container-devices/{second}")}],
+                "hooks": {"prestart": [{"path": "/usr/bin/nvidia-container-runtime-hook"}]},
+            });
+            config(spec.to_string().as_bytes(), None);
+        }
+        _ => {
+            if let Some(found) = upper::find(&text, "/r") {
+                assert!(text.contains("upperdir="), "{found}");
+            }
+        }
     }
 }

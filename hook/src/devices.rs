@@ -4,6 +4,8 @@
 //! [`emulate`] runs it as runc's emulator does (libcontainer/cgroups/devices), including what it
 //! refuses: a hole in a wildcard, which cgroup v1 would silently not make.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value, json};
 
 /// Major number of NVIDIA's GPUs, registered with the kernel (Documentation/admin-guide/devices.txt).
@@ -189,12 +191,34 @@ impl Verdict {
         self.allow_all
             || self.exceptions.iter().any(|(m, access)| m.is_gpu_wildcard() && access.opens())
     }
+}
 
+/// Exceptions, found by what they are of: a list of many thousands is the user's to write, and takes no
+/// longer for each of its rules than a short one.
+#[derive(Debug, Default)]
+pub(crate) struct Exceptions {
+    at: BTreeMap<Meta, usize>,
+    list: Vec<(Meta, Access)>,
+}
+
+impl Exceptions {
+    /// Allows, or where all is allowed denies, some more.
     pub(crate) fn add(&mut self, meta: Meta, access: Access) {
-        match self.exceptions.iter_mut().find(|(m, _)| *m == meta) {
+        let at = *self.at.entry(meta).or_insert(self.list.len());
+        match self.list.get_mut(at) {
             Some((_, have)) => have.0 |= access.0,
-            None => self.exceptions.push((meta, access)),
+            None => self.list.push((meta, access)),
         }
+    }
+
+    /// How many have been made.
+    pub(crate) fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    fn access(&self, meta: &Meta) -> Access {
+        let have = self.at.get(meta).and_then(|at| self.list.get(*at));
+        have.map_or(Access::default(), |(_, access)| *access)
     }
 
     fn remove(&mut self, meta: Meta, access: Access) -> Result<(), Hole> {
@@ -203,18 +227,19 @@ impl Verdict {
             Meta { minor: None, ..meta },
             Meta { major: None, minor: None, ..meta },
         ];
-        let overlaps =
-            |(m, have): &(Meta, Access)| *m != meta && wider.contains(m) && have.0 & access.0 != 0;
-        if self.exceptions.iter().any(overlaps) {
+        if wider.iter().any(|m| *m != meta && self.access(m).0 & access.0 != 0) {
             return Err(Hole);
         }
-        for (m, have) in &mut self.exceptions {
-            if *m == meta {
-                have.0 &= !access.0;
-            }
+        if let Some((_, have)) = self.at.get(&meta).and_then(|at| self.list.get_mut(*at)) {
+            have.0 &= !access.0;
         }
-        self.exceptions.retain(|(_, have)| !have.is_empty());
         Ok(())
+    }
+
+    /// Those that are left, in the order of first mention.
+    pub(crate) fn into_list(mut self) -> Vec<(Meta, Access)> {
+        self.list.retain(|(_, have)| !have.is_empty());
+        self.list
     }
 }
 
@@ -228,15 +253,15 @@ pub struct Hole;
 /// # Errors
 /// [`Hole`].
 pub fn emulate(rules: impl IntoIterator<Item = Rule>) -> Result<Verdict, Hole> {
-    let mut verdict = Verdict::default();
+    let (mut allow_all, mut exceptions) = (false, Exceptions::default());
     for rule in rules {
         match rule.meta() {
-            None => verdict = Verdict { allow_all: rule.allow, exceptions: Vec::new() },
-            Some(meta) if rule.allow != verdict.allow_all => verdict.add(meta, rule.access),
-            Some(meta) => verdict.remove(meta, rule.access)?,
+            None => (allow_all, exceptions) = (rule.allow, Exceptions::default()),
+            Some(meta) if rule.allow != allow_all => exceptions.add(meta, rule.access),
+            Some(meta) => exceptions.remove(meta, rule.access)?,
         }
     }
-    Ok(verdict)
+    Ok(Verdict { allow_all, exceptions: exceptions.into_list() })
 }
 
 /// One node of `linux.devices`.

@@ -21,10 +21,16 @@ const TRAPS: [(&str, &str); 5] = [
     ("not a directory", "is no folder"),
 ];
 
+/// Whether a character moves the cursor, ends the line or turns its direction round.
+fn is_unseen(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+}
+
 /// A text fit for Docker's one line: no control characters, no traps, not too long.
 pub fn presentable(text: &str) -> String {
     let mut line: String =
-        text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LONGEST).collect();
+        text.chars().map(|c| if is_unseen(c) { ' ' } else { c }).take(LONGEST).collect();
     for (trap, instead) in TRAPS {
         while let Some(at) = line.to_ascii_lowercase().find(trap) {
             line.replace_range(at..at + trap.len(), instead);

@@ -318,9 +318,7 @@ impl Making<'_> {
     /// Leaves of all GPUs and MIG devices only these.
     fn strip(&mut self, minors: &[u32], caps: &[u32]) -> Result<(), String> {
         let keep = strip::Keep { minors, caps, caps_major: self.driver.caps_major() };
-        strip::whitelist_but(&mut self.spec, keep).map(drop).map_err(|_| {
-            "its device rules take a device out of a wildcard, which leaves no way to take GPUs out".into()
-        })
+        strip::whitelist_but(&mut self.spec, keep).map(drop).map_err(|e| e.to_string())
     }
 
     /// What the container asks for. Whether that is anything at all its own files tell, so that one

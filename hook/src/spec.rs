@@ -7,6 +7,10 @@ use crate::devices::{Node, Rule};
 /// Longest config.json that is read, in bytes.
 pub const LONGEST: usize = 16 * 1024 * 1024;
 
+/// Most objects in a config.json. Each takes some 700 bytes once it is read, so 16 MiB of nothing but
+/// empty ones would take 2 GB. A container can have 100 000 mounts (fs.mount-max).
+pub const MOST_OBJECTS: usize = 1 << 18;
+
 /// The stages of `hooks`, in the order in which a runtime runs them.
 pub const STAGES: [&str; 6] =
     ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
@@ -17,6 +21,9 @@ pub enum SpecError {
     /// It is longer than [`LONGEST`].
     #[error("config.json is longer than 16 MiB")]
     TooLong,
+    /// It holds more objects than [`MOST_OBJECTS`].
+    #[error("config.json lists more than {MOST_OBJECTS} mounts, devices and the like")]
+    TooMany,
     /// It is no JSON, or nested too deeply; line and column of the fault.
     #[error("config.json is no valid JSON (line {0}, column {1})")]
     NotJson(usize, usize),
@@ -40,6 +47,9 @@ impl Spec {
     pub fn parse(bytes: &[u8]) -> Result<Self, SpecError> {
         if bytes.len() > LONGEST {
             return Err(SpecError::TooLong);
+        }
+        if objects(bytes) > MOST_OBJECTS {
+            return Err(SpecError::TooMany);
         }
         let value: Value =
             serde_json::from_slice(bytes).map_err(|e| SpecError::NotJson(e.line(), e.column()))?;
@@ -210,6 +220,21 @@ impl Spec {
     }
 }
 
+/// How many objects a text of JSON begins.
+fn objects(bytes: &[u8]) -> usize {
+    let (mut objects, mut in_text, mut escaped) = (0, false, false);
+    for byte in bytes {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = in_text,
+            b'"' => in_text = !in_text,
+            b'{' if !in_text => objects += 1,
+            _ => {}
+        }
+    }
+    objects
+}
+
 /// The list in a value, which becomes an empty one where it is none.
 fn list_of(value: &mut Value) -> &mut Vec<Value> {
     if !value.is_array() {
@@ -263,6 +288,15 @@ mod tests {
         assert!(matches!(Spec::parse("[".repeat(5000).as_bytes()), Err(SpecError::NotJson(..))));
         let long = vec![b' '; LONGEST + 1];
         assert_eq!(Spec::parse(&long), Err(SpecError::TooLong));
+    }
+
+    #[test]
+    fn objects_without_end_are_refused_before_they_take_memory_and_text_is_not_counted() {
+        let list = |one: &str, n: usize| format!(r#"{{"x":[{}]}}"#, vec![one; n].join(","));
+        assert!(Spec::parse(list("{}", MOST_OBJECTS - 1).as_bytes()).is_ok());
+        assert_eq!(Spec::parse(list("{}", MOST_OBJECTS).as_bytes()), Err(SpecError::TooMany));
+        let text = list(r#""{\"{\\""#, MOST_OBJECTS);
+        assert!(Spec::parse(text.as_bytes()).is_ok());
     }
 
     #[test]

@@ -6,10 +6,12 @@
 //! a dev_t has room for 4096. So `c M:*` for 0 to 511 less NVIDIA's is everything there is, in 510
 //! rules: on cgroup v2 some 2000 instructions, where kernels before 5.2 take 4096.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 use crate::devices::{
-    Access, Hole, Kind, Meta, NVIDIA_MAJOR, Rule, SHARED_MINORS, Verdict, emulate,
+    Access, Exceptions, Hole, Kind, Meta, NVIDIA_MAJOR, Rule, SHARED_MINORS, Verdict, emulate,
 };
 use crate::spec::Spec;
 
@@ -17,6 +19,32 @@ use crate::spec::Spec;
 const CHAR_MAJORS: u32 = 512;
 /// Where the rules are.
 const RULES: [&str; 3] = ["linux", "resources", "devices"];
+/// Most rules that a list is written out to: a user may give as many wildcards as he likes, each of
+/// which is 510 rules then. One wildcard of every kind there is makes some 1500.
+const MOST_WRITTEN: usize = 16_384;
+/// Most wildcards that are written out each at its own place.
+const MOST_IN_PLACE: usize = 16;
+
+/// Why GPUs cannot be taken out of a list of rules. In words for people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum StripError {
+    /// See [`Hole`].
+    #[error(
+        "its device rules take a device out of a wildcard, which leaves no way to take GPUs out"
+    )]
+    Hole,
+    /// There would be more rules than a list of rules can have.
+    #[error(
+        "it has so many wildcards among its device rules that GPUs cannot be taken out of them"
+    )]
+    TooMany,
+}
+
+impl From<Hole> for StripError {
+    fn from(_: Hole) -> Self {
+        Self::Hole
+    }
+}
 
 /// What stays of GPUs and of the ways to them.
 #[derive(Debug, Clone, Copy, Default)]
@@ -38,13 +66,13 @@ pub struct Keep<'a> {
 /// Says whether anything was changed; a second call changes nothing.
 ///
 /// # Errors
-/// [`Hole`], with nothing changed: the rules take a device out of a wildcard by themselves. Docker
-/// writes no such rules.
+/// [`StripError`], with nothing changed: the rules take a device out of a wildcard by themselves, which
+/// Docker does not, or there are thousands of wildcards.
 pub fn whitelist(
     spec: &mut Spec,
     keep_minors: &[u32],
     caps_major: Option<u32>,
-) -> Result<bool, Hole> {
+) -> Result<bool, StripError> {
     whitelist_but(spec, Keep { minors: keep_minors, caps: &[], caps_major })
 }
 
@@ -53,7 +81,7 @@ pub fn whitelist(
 ///
 /// # Errors
 /// As [`whitelist`].
-pub fn whitelist_but(spec: &mut Spec, keep: Keep<'_>) -> Result<bool, Hole> {
+pub fn whitelist_but(spec: &mut Spec, keep: Keep<'_>) -> Result<bool, StripError> {
     let before = spec.rules();
     let verdict = emulate(before.iter().copied())?;
     let wanted = keep.verdict(&verdict)?;
@@ -75,10 +103,14 @@ pub fn whitelist_but(spec: &mut Spec, keep: Keep<'_>) -> Result<bool, Hole> {
         return Ok(changed);
     }
     let list = spec.list_mut(&RULES);
-    let mut after = keep.in_place(list);
+    let wide = before.iter().filter(|r| r.meta().is_none_or(|m| keep.minds(m, r.access)));
+    let mut after = match wide.count() {
+        0..=MOST_IN_PLACE => keep.in_place(list),
+        _ => Vec::new(),
+    };
     let outcome = emulate(after.iter().map(Rule::read));
     if !outcome.is_ok_and(|o| same(&o, &wanted)) {
-        // The rules take back what they gave: only their outcome is written.
+        // The rules take back what they gave, or are too many: only their outcome is written.
         after = std::iter::once(deny_all()).chain(wanted.exceptions.iter().map(allow)).collect();
     }
     *list = after;
@@ -130,14 +162,24 @@ impl Keep<'_> {
     }
 
     /// The outcome that is to be.
-    fn verdict(&self, verdict: &Verdict) -> Result<Verdict, Hole> {
+    fn verdict(&self, verdict: &Verdict) -> Result<Verdict, StripError> {
         let mut wanted = Verdict::default();
         if !verdict.allow_all {
+            let mut parts = Exceptions::default();
+            let mut written = 0;
             for &(meta, access) in &verdict.exceptions {
-                let minds = self.minds(meta, access);
-                let parts = if minds { self.rest(meta) } else { vec![meta] };
-                parts.into_iter().for_each(|part| wanted.add(part, access));
+                if !self.minds(meta, access) {
+                    parts.add(meta, access);
+                    continue;
+                }
+                let before = parts.len();
+                self.rest(meta).into_iter().for_each(|part| parts.add(part, access));
+                written += parts.len() - before;
+                if written > MOST_WRITTEN {
+                    return Err(StripError::TooMany);
+                }
             }
+            wanted.exceptions = parts.into_list();
             return Ok(wanted);
         }
         wanted.exceptions = self.everything().into_iter().map(|m| (m, Access::ALL)).collect();
@@ -146,7 +188,7 @@ impl Keep<'_> {
                 if within(*meta, denied) {
                     have.0 &= !access.0;
                 } else if within(denied, *meta) || meets(*meta, denied) {
-                    return Err(Hole);
+                    return Err(StripError::Hole);
                 }
             }
         }
@@ -167,14 +209,15 @@ impl Keep<'_> {
         let mut after: Vec<Value> = Vec::with_capacity(list.len());
         for (at, value) in list.iter().enumerate() {
             let rule = Rule::read(value);
-            let later: Vec<Rule> = match rule.meta().is_none_or(|m| self.minds(m, rule.access)) {
-                true => list.iter().skip(at + 1).map(Rule::read).collect(),
-                false => Vec::new(),
-            };
+            let later: BTreeSet<(Meta, u8)> =
+                match rule.meta().is_none_or(|m| self.minds(m, rule.access)) {
+                    true => list.iter().skip(at + 1).map(Rule::read).filter_map(said_by).collect(),
+                    false => BTreeSet::new(),
+                };
             // What a later rule says is left to it, so that entering twice leaves one of each.
             let said = |meta: &Meta, access: Access| {
-                let same = |r: &Rule| r.meta() == Some(*meta) && r.access.0 & access.0 == access.0;
-                later.iter().any(|r| r.allow && same(r))
+                let wide_enough = (1..=Access::ALL.0).filter(|a| a & access.0 == access.0);
+                wide_enough.into_iter().any(|a| later.contains(&(*meta, a)))
             };
             let written = |metas: Vec<Meta>, access: Access| {
                 metas
@@ -198,6 +241,11 @@ impl Keep<'_> {
         }
         after
     }
+}
+
+/// What a rule allows, by itself.
+fn said_by(rule: Rule) -> Option<(Meta, u8)> {
+    rule.meta().filter(|_| rule.allow).map(|meta| (meta, rule.access.0))
 }
 
 /// Whether every device of `a` is one of `b`.

@@ -14,7 +14,8 @@ pub fn upper_dir(root: &Path) -> Option<String> {
     find(&String::from_utf8_lossy(&bytes), root.to_str()?)
 }
 
-fn find(mountinfo: &str, root: &str) -> Option<String> {
+/// The same from mountinfo's text. Pure.
+pub fn find(mountinfo: &str, root: &str) -> Option<String> {
     // The last mount at a place is the one that is seen.
     mountinfo.lines().rev().find_map(|line| {
         let (front, back) = line.split_once(" - ")?;

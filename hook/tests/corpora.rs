@@ -33,6 +33,7 @@ fn every_input_of_the_corpora_is_borne() {
     each("fuzz/corpus/config", 12, |bytes| checks::config(bytes, None));
     each("fuzz/corpus/hook_state", 5, checks::hook_state);
     each("fuzz/corpus/docker_files", 7, checks::docker_files);
+    each("fuzz/corpus/words", 8, checks::words);
 }
 
 #[test]
@@ -149,5 +150,6 @@ proptest! {
         checks::config(&bytes, None);
         checks::docker_files(&bytes);
         checks::hook_state(&bytes);
+        checks::words(&bytes);
     }
 }

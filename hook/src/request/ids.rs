@@ -7,6 +7,10 @@ use super::AskError;
 /// Longest part of a user's value that is shown back, in characters.
 const SHOWN: usize = 80;
 
+/// Most names in one container: more than any node has GPUs and MIG devices, and few enough to be
+/// compared with one another.
+const MOST_NAMES: usize = 4096;
+
 /// A user's value as it may stand in a message: no control characters, no spaces (so that Docker
 /// finds none of the phrases from which it makes exit codes), and not long.
 pub(crate) fn shown(text: &str) -> String {
@@ -40,7 +44,13 @@ pub(super) fn one(text: &str) -> Result<GpuRequest, AskError> {
 
 /// Reads a list of names.
 pub(super) fn list<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<GpuRequest, AskError> {
-    names.into_iter().try_fold(GpuRequest::None, |so_far, name| merge(so_far, one(name.trim())?))
+    let mut names = names.into_iter();
+    let read = |so_far, name: &str| merge(so_far, one(name.trim())?);
+    let list = names.by_ref().take(MOST_NAMES).try_fold(GpuRequest::None, read)?;
+    match names.next() {
+        Some(_) => Err(AskError::TooMany(MOST_NAMES)),
+        None => Ok(list),
+    }
 }
 
 /// Reads NVIDIA_VISIBLE_DEVICES as NVIDIA's runtime does: `void` anywhere is no GPU, else `all`
@@ -56,11 +66,22 @@ pub(super) fn visible_devices(value: &str) -> Result<GpuRequest, AskError> {
     list(names)
 }
 
+/// A request of no more names than a node can have GPUs.
+///
+/// # Errors
+/// [`AskError::TooMany`].
+pub(super) fn bounded(request: GpuRequest) -> Result<GpuRequest, AskError> {
+    match &request {
+        GpuRequest::Named(list) if list.len() > MOST_NAMES => Err(AskError::TooMany(MOST_NAMES)),
+        _ => Ok(request),
+    }
+}
+
 /// Two requests of one container as one.
 ///
 /// # Errors
-/// [`AskError::Mixed`] for a count beside names, which no single request can say, and
-/// [`AskError::Shared`] for a slot beside anything.
+/// [`AskError::Mixed`] for a count beside names, which no single request can say, [`AskError::Shared`]
+/// for a slot beside anything; [`AskError::TooMany`].
 pub(super) fn merge(a: GpuRequest, b: GpuRequest) -> Result<GpuRequest, AskError> {
     use GpuRequest as R;
     Ok(match (a, b) {
@@ -74,7 +95,7 @@ pub(super) fn merge(a: GpuRequest, b: GpuRequest) -> Result<GpuRequest, AskError
                     list.push(one);
                 }
             }
-            R::Named(list)
+            bounded(R::Named(list))?
         }
         (R::Count(n), R::Named(list)) | (R::Named(list), R::Count(n)) => {
             let names: Vec<String> = list.iter().map(ToString::to_string).collect();
@@ -141,5 +162,17 @@ mod tests {
         for other in [GpuRequest::shared(), one(), Count(1), All] {
             assert_eq!(merge(other, GpuRequest::shared()), Err(AskError::Shared));
         }
+    }
+
+    #[test]
+    fn a_million_names_are_refused_before_they_are_compared_with_one_another() {
+        let names: Vec<String> = (0..1_000_000).map(|n| n.to_string()).collect();
+        let before = std::time::Instant::now();
+        assert_eq!(visible_devices(&names.join(",")), Err(AskError::TooMany(MOST_NAMES)));
+        let same = vec!["GPU-ab"; 1_000_000];
+        assert_eq!(list(same), Err(AskError::TooMany(MOST_NAMES)));
+        assert!(before.elapsed().as_secs() < 10, "{:?}", before.elapsed());
+        let few: Vec<&str> = names.iter().take(MOST_NAMES).map(String::as_str).collect();
+        assert!(matches!(list(few), Ok(GpuRequest::Named(l)) if l.len() == MOST_NAMES));
     }
 }

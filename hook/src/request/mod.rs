@@ -164,6 +164,9 @@ pub enum AskError {
         "a slot of a shared GPU and other GPUs are asked for in one container: ask for one of them"
     )]
     Shared,
+    /// More names than any node has GPUs.
+    #[error("more than {0} GPUs are asked for by name in one container")]
+    TooMany(usize),
 }
 
 /// Finds every way in which a container asks for GPUs.
@@ -208,11 +211,16 @@ pub fn detect(
     }
     let explicit: BTreeSet<u32> = match host {
         // A folder may be given, and is then laid out below the path in the container.
-        Some(host) => nodes
-            .iter()
-            .filter(|n| host.devices.iter().any(|d| is_at(&n.path, &d.path_in_container)))
-            .filter_map(|n| n.gpu_minor())
-            .collect(),
+        Some(host) => {
+            let given: BTreeSet<&str> = host
+                .devices
+                .iter()
+                .map(|d| d.path_in_container.trim_end_matches('/'))
+                .filter(|place| !place.is_empty())
+                .collect();
+            let gpus = nodes.iter().filter_map(|n| Some((n, n.gpu_minor()?)));
+            gpus.filter(|(n, _)| is_at_one_of(&n.path, &given)).map(|(_, minor)| minor).collect()
+        }
         None if privileged => rule_minors.clone(),
         None => node_minors.clone(),
     };
@@ -258,7 +266,9 @@ pub fn detect(
 
 /// Everything that was found, as one request.
 fn total<'a>(found: impl IntoIterator<Item = &'a Found>) -> Result<GpuRequest, AskError> {
-    found.into_iter().try_fold(GpuRequest::None, |sum, f| merge(sum, f.request.clone()))
+    let sum =
+        found.into_iter().try_fold(GpuRequest::None, |sum, f| merge(sum, f.request.clone()))?;
+    ids::bounded(sum)
 }
 
 /// The GPU minors that rules open by name; what stands before a reset does not count.
@@ -283,11 +293,10 @@ pub fn names_dynamic_major(spec: &Spec) -> bool {
         })
 }
 
-/// Whether a path is another one, or lies below it.
-fn is_at(path: &str, place: &str) -> bool {
-    let place = place.trim_end_matches('/');
-    !place.is_empty()
-        && path.strip_prefix(place).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+/// Whether a path is one of some others, or lies below one. Both lists are the user's and may be long.
+fn is_at_one_of(path: &str, places: &BTreeSet<&str>) -> bool {
+    places.contains(path)
+        || path.match_indices('/').any(|(at, _)| path.get(..at).is_some_and(|p| places.contains(p)))
 }
 
 /// One of Docker's device requests; nothing where it is not for NVIDIA's GPUs.

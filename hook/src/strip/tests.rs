@@ -218,7 +218,7 @@ fn a_hole_in_an_allow_all_is_refused_and_nothing_is_changed() {
     let fuse = json!({"allow": false, "type": "c", "major": 10, "minor": 229, "access": "rwm"});
     let before = spec(vec![all, fuse]);
     let mut s = before.clone();
-    assert_eq!(whitelist(&mut s, &[], None), Err(Hole));
+    assert_eq!(whitelist(&mut s, &[], None), Err(StripError::Hole));
     assert_eq!(s, before);
 }
 
@@ -236,4 +236,36 @@ fn a_spec_without_gpus_is_left_as_it_is() {
     let mut empty = Spec::from_value(json!({})).unwrap();
     assert_eq!(whitelist(&mut empty, &[], None), Ok(false));
     assert_eq!(empty.value(), &json!({}));
+}
+
+/// A user writes as many rules as he likes, and each of these would be 510.
+#[test]
+fn a_crowd_of_wildcards_is_written_once_or_refused_and_takes_no_time() {
+    let before = std::time::Instant::now();
+    let one = json!({"allow": true, "type": "c", "access": "rwm"});
+    let mut s = spec(vec![one; 100_000]);
+    assert_eq!(whitelist(&mut s, &[3], Some(236)), Ok(true));
+    let rules = rules_of(&s);
+    assert!(rules.len() < 600, "{} rules", rules.len());
+    assert_eq!(allowed(&rules, false, 195, 4, 2), Some(false));
+    assert_eq!(allowed(&rules, false, 195, 3, 2), Some(true));
+    assert_eq!(allowed(&rules, false, 10, 200, 2), Some(true));
+    let once = s.clone();
+    assert!(whitelist(&mut s, &[3], Some(236)) == Ok(false) && s == once);
+
+    let minor =
+        |n: u32| json!({"allow": true, "type": "c", "major": -1, "minor": n, "access": "r"});
+    let mut s = spec((0..100_000).map(minor).collect());
+    let once = s.clone();
+    assert_eq!(whitelist(&mut s, &[3], None), Err(StripError::TooMany));
+    assert!(s == once);
+
+    // What has nothing to do with GPUs may be long.
+    let other =
+        |n: u32| json!({"allow": n < 90_000, "type": "b", "major": 8, "minor": n, "access": "r"});
+    let mut s = spec((0..100_000).map(other).collect());
+    let rules = rules_of(&s);
+    assert_eq!(whitelist(&mut s, &[3], None), Ok(true));
+    assert!(minors_of(&s) == [3, 255] && rules_of(&s) == rules);
+    assert!(before.elapsed().as_secs() < 20, "{:?}", before.elapsed());
 }

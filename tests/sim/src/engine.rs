@@ -55,7 +55,8 @@ pub struct Options {
     pub runtime: Option<PathBuf>,
     /// More arguments for dockerd.
     pub more: Vec<String>,
-    /// A folder to put first on the Engine's PATH: strict mode.
+    /// A folder to put first on the Engine's PATH, in the place where it is relative: strict mode is
+    /// [`crate::Place::strict`].
     pub first_on_path: Option<PathBuf>,
     /// The folder of NVIDIA's toolkit, on the Engine's PATH before our stub.
     pub toolkit: Option<PathBuf>,
@@ -250,7 +251,8 @@ impl Engine {
         child.args(&self.options.more);
         // Its runtimes and hooks inherit this; dockerd also writes it into the spec of a --gpus
         // container. The stub's folder is last, so that a real NVIDIA toolkit wins.
-        let first = self.options.first_on_path.iter().map(|p| format!("{}:", p.display()));
+        let first = self.options.first_on_path.iter();
+        let first = first.map(|p| format!("{}:", place.root().join(p).display()));
         let toolkit = self.options.toolkit.iter().map(|p| format!(":{}", p.display()));
         let mut path = format!(
             "{}/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin{}",

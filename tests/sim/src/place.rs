@@ -71,6 +71,10 @@ impl Place {
     pub fn stub(&self) -> PathBuf {
         self.at("stub")
     }
+    /// The folder that is first on a strict Engine's PATH, with a `runc` that is ours.
+    pub fn strict(&self) -> PathBuf {
+        self.at("strict")
+    }
     /// The product's config.
     pub fn config(&self) -> PathBuf {
         self.at("config.toml")
@@ -158,7 +162,9 @@ impl Place {
     /// # Errors
     /// When it cannot be made.
     pub fn create(&self) -> Result<()> {
-        for name in ["", "dev", "cdi", "lib", "libexec", "stub", "state", "run", "docker", "x"] {
+        for name in
+            ["", "dev", "cdi", "lib", "libexec", "stub", "strict", "state", "run", "docker", "x"]
+        {
             let path = self.at(name);
             std::fs::create_dir_all(&path).doing(format!("make {}", path.display()))?;
         }

@@ -111,6 +111,7 @@ impl Site {
             place.libexec().join("gpuctl-runtime"),
             place.libexec().join("gpuctl-gate"),
             place.stub().join("nvidia-container-runtime-hook"),
+            place.strict().join("runc"),
         ] {
             let _ = fs::remove_file(&name);
             fs::hard_link(&hook, &name).doing(format!("link {}", name.display()))?;
