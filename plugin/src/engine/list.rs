@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use gpuctl_ledger::grant::observe;
 use gpuctl_ledger::ledger::At;
 use gpuctl_ledger::model::{
-    Binding, ContainerId, ContainerRecord, DockerName, Gpu, Health, Inventory, LeaseState, Unit,
-    VersionRecord,
+    Binding, ContainerId, ContainerRecord, DockerName, Gpu, Health, Inventory, LeaseState, Part,
+    Piece, Place, Unit, VersionRecord,
 };
 use gpuctl_ledger::rules::allocate::Judged;
 use gpuctl_ledger::rules::liveness::Life;
@@ -48,7 +48,7 @@ pub(super) fn ps(ctx: &Context, all: bool) -> Result<Answer, Failure> {
         if !running && (!all || (summary.is_none() && record.auto_remove)) {
             continue;
         }
-        let held = if running { indexes(inventory.as_ref(), held.get(id)) } else { Vec::new() };
+        let held = if running { places(inventory.as_ref(), held.get(id)) } else { Vec::new() };
         rows.push(PsRow {
             gpus: bindings.get(id).map(|b| b.gpus.clone()).unwrap_or_default(),
             held,
@@ -66,13 +66,13 @@ pub(super) fn ps(ctx: &Context, all: bool) -> Result<Answer, Failure> {
     Ok(Answer::Ps(rows))
 }
 
-fn indexes(inventory: Option<&Inventory>, units: Option<&Vec<Unit>>) -> Vec<u32> {
-    let mut list: Vec<u32> = units
+fn places(inventory: Option<&Inventory>, units: Option<&Vec<Unit>>) -> Vec<Place> {
+    let mut list: Vec<Place> = units
         .into_iter()
         .flatten()
-        .filter_map(|unit| inventory?.by_unit(unit).map(|gpu| gpu.index))
+        .filter_map(|unit| inventory?.piece(unit).map(|piece| piece.place()))
         .collect();
-    list.sort_unstable();
+    list.sort_unstable_by_key(|place| (place.gpu(), *place));
     list
 }
 
@@ -93,17 +93,20 @@ pub(super) fn gpus(ctx: &Context) -> Result<Answer, Failure> {
         return Err(Failure::new(error.to_string()).hint(error.hint()));
     }
     let seen = observe(&ctx.ledger, &ctx.view(), None)?;
-    let rows = seen
-        .inventory
-        .gpus
-        .iter()
-        .map(|gpu| {
-            let usage =
-                usage.iter().find(|u| u.mig.is_none() && u.unit.as_ref() == Some(&gpu.unit));
-            row(gpu, seen.judged.get(&gpu.unit), usage, seen.busy.get(&gpu.unit))
-        })
-        .collect();
-    Ok(Answer::Gpus(rows))
+    let pieces: Vec<Piece<'_>> = seen.inventory.gpus.iter().flat_map(Gpu::pieces).collect();
+    // A slot that somebody has though the config has no such slot any more.
+    let known: Vec<Unit> = pieces.iter().map(Piece::unit).collect();
+    let more = seen.judged.keys().filter(|unit| !known.contains(unit));
+    let mut pieces: Vec<Piece<'_>> =
+        pieces.into_iter().chain(more.filter_map(|unit| seen.inventory.piece(unit))).collect();
+    pieces.sort_by_key(|piece| (piece.gpu.index, piece.place()));
+    let rows = pieces.iter().map(|piece| {
+        let unit = piece.unit();
+        // Nothing tells slots apart: what goes on on their GPU stands in its own row.
+        let usage = usage.iter().find(|u| u.unit.as_ref() == Some(&unit));
+        row(piece, seen.judged.get(&unit), usage, seen.busy.get(&unit))
+    });
+    Ok(Answer::Gpus(rows.collect()))
 }
 
 fn usage(ctx: &Context, inventory: &Inventory) -> Vec<Usage> {
@@ -113,7 +116,14 @@ fn usage(ctx: &Context, inventory: &Inventory) -> Vec<Usage> {
         .unwrap_or_default()
 }
 
-fn row(gpu: &Gpu, judged: Option<&Judged>, usage: Option<&Usage>, busy: Option<&String>) -> GpuRow {
+fn row(
+    piece: &Piece<'_>,
+    judged: Option<&Judged>,
+    usage: Option<&Usage>,
+    busy: Option<&String>,
+) -> GpuRow {
+    let gpu = piece.gpu;
+    let whole = matches!(piece.part, Part::Whole);
     // A lease whose holder is gone for good is as good as none: the next claim takes it.
     let lease = judged.filter(|j| j.life != Life::Gone).map(|j| &j.lease);
     let fault = usage.and_then(|u| u.fault.clone());
@@ -121,13 +131,22 @@ fn row(gpu: &Gpu, judged: Option<&Judged>, usage: Option<&Usage>, busy: Option<&
         (Health::Bad(why), _, _) => why.clone(),
         (Health::Ok, Some(fault), _) => fault,
         (Health::Ok, None, Some(busy)) if lease.is_none() => format!("busy: {busy}"),
+        (Health::Ok, None, _) if whole && !gpu.mig.is_empty() => {
+            format!("cut into {} MIG devices", gpu.mig.len())
+        }
         (Health::Ok, None, _) => "ok".into(),
     };
+    let profile = piece.mig().map(|mig| mig.profile.as_str()).filter(|profile| !profile.is_empty());
     GpuRow {
         index: gpu.index,
-        uuid: gpu.unit.clone(),
-        model: gpu.model.clone(),
-        memory_total: gpu.memory,
+        mig: piece.mig().map(|mig| mig.index),
+        slot: if let Part::Slot(slot) = piece.part { Some(slot) } else { None },
+        uuid: piece.unit(),
+        model: match profile {
+            Some(profile) => format!("{} MIG {profile}", gpu.model),
+            None => gpu.model.clone(),
+        },
+        memory_total: piece.memory(),
         memory_used: usage.and_then(|u| u.memory_used),
         utilisation: usage.and_then(|u| u.utilization),
         holder: lease.map(|l| l.holder.shown().to_owned()),
@@ -146,6 +165,7 @@ fn row(gpu: &Gpu, judged: Option<&Judged>, usage: Option<&Usage>, busy: Option<&
             .map(|list| list.iter().map(|p| p.pid).collect())
             .unwrap_or_default(),
         health,
+        links: if whole { gpu.peers.clone() } else { Vec::new() },
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use gpuctl_ledger::model::{Health, Timestamp};
+use gpuctl_ledger::model::{ContainerId, Health, Timestamp, Unit};
 use gpuctl_ledger::node::busy::{self, Watch};
 use gpuctl_ledger::node::{files, process};
 
@@ -37,7 +37,16 @@ pub fn tick(ctx: &Context) -> Result<(), Failure> {
     }
     for one in usage {
         let Some(unit) = one.unit else { continue };
-        let holder = leases.get(&unit).map(|at| at.record.holder.container.clone());
+        // Who has the GPU or a part of it may use it: the driver tells no slots apart.
+        let piece = inventory.piece(&unit);
+        let may_use = |other: &Unit| {
+            piece.zip(inventory.piece(other)).is_some_and(|(piece, other)| piece.overlaps(&other))
+        };
+        let holders: Vec<&ContainerId> = leases
+            .iter()
+            .filter(|(other, _)| may_use(other))
+            .map(|(_, at)| &at.record.holder.container)
+            .collect();
         let Some(processes) = one.processes else { continue };
         watch.asked.insert(unit.clone());
         for used in processes {
@@ -47,9 +56,7 @@ pub fn tick(ctx: &Context) -> Result<(), Failure> {
                 continue;
             }
             // Docker's cgroups carry the container's id in their names.
-            let inside = holder.as_ref().is_some_and(|id| {
-                process::cgroup_of(pid).is_ok_and(|cgroup| cgroup.folder.contains(id.as_str()))
-            });
+            let inside = holders.iter().any(|id| process::is_of(pid, id));
             if !inside {
                 watch.strangers.entry(unit.clone()).or_default().push((used.pid, name));
             }
