@@ -2,7 +2,6 @@
 //! do with GPUs.
 
 use std::cell::OnceCell;
-use std::path::Path;
 
 use gpuctl_ledger::config::Config;
 use gpuctl_ledger::model::Inventory;

@@ -455,7 +455,9 @@ fn inventory_of(gpus: &[gpuctl_sim::profile::Gpu]) -> Inventory {
         index: m.index,
         unit: unit(&m.uuid),
         memory: m.memory,
+        profile: m.profile.clone(),
         caps: m.caps,
+        health: Health::Ok,
     };
     let gpu = |(index, g): (u32, &gpuctl_sim::profile::Gpu)| Gpu {
         index,
@@ -467,7 +469,9 @@ fn inventory_of(gpus: &[gpuctl_sim::profile::Gpu]) -> Inventory {
         health: Health::Ok,
         numa: g.numa,
         links: g.links.clone(),
+        peers: Vec::new(),
         mig: g.mig().iter().map(mig).collect(),
+        slots: 0,
     };
     Inventory {
         schema: SCHEMA,

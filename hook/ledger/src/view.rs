@@ -99,6 +99,11 @@ impl<'a> NodeView<'a> {
             if let Some(held) = quarantine.of(&gpu.unit) {
                 gpu.health = Health::Bad(quarantine_words(held));
             }
+            for mig in &mut gpu.mig {
+                if let Some(held) = quarantine.of(&mig.unit) {
+                    mig.health = Health::Bad(quarantine_words(held));
+                }
+            }
         }
         Ok(inventory)
     }

@@ -277,6 +277,7 @@ fn cut() -> (Gpu, Value) {
         memory: 0,
         profile: String::new(),
         caps,
+        health: Default::default(),
     };
     let parent = Gpu { mig: vec![mig(0, [21, 22]), mig(1, [30, 31])], ..gpu(0, 2) };
     let cap = |n: u32| json!({"path": format!("/dev/nvidia-caps/nvidia-cap{n}"), "type": "c", "major": 236, "minor": n});

@@ -267,6 +267,7 @@ fn mig_nodes_are_the_mig_device_and_not_the_whole_gpu() {
         memory: 0,
         profile: String::new(),
         caps,
+        health: Default::default(),
     };
     let gpu = Gpu {
         index: 0,

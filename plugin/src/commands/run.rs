@@ -26,8 +26,12 @@ Usage:  docker gpuctl run [OPTIONS] IMAGE [COMMAND] [ARG...]
 Create and run a container with GPUs of its own
 
 Takes every option of docker run (docker run --help). Those with a meaning of their own:
-      --gpus N | all | device=LIST   How many GPUs, or which: indexes as in nvidia-smi, or UUIDs.
-                                     They are held until the container stops. None when not given
+      --gpus N | all | device=LIST   How many GPUs, or which: indexes as in nvidia-smi, UUIDs, MIG
+                                     devices as 0:1. Held until the container stops. None when not given
+      --gpus ATTRIBUTES              By what they are: count=2,memory>=40GB,name=A100 (quote it for the
+                                     shell). docker run has no such --gpus
+      --gpus mig=N | mig=PROFILE     MIG devices: so many, or one of a profile: mig=1g.10gb
+      --gpus shared                  A slot of a GPU that the config shares among containers
       --name NAME                    The container's name. In Docker it is NAME-VERSION
       --from NAME[@VERSION]          Build from the record of a container instead of from options
   -d, --detach                       Run in the background and print the container's id

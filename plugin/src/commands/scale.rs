@@ -11,7 +11,8 @@ use crate::ui;
 pub(super) struct Args {
     /// The name: NAME, NAME-VERSION or id
     name: String,
-    /// How many GPUs, or which: a number, all, or device=0,3
+    /// How many GPUs, or which: a number, all, device=0,3, mig=1, shared, or attributes as
+    /// count=2,memory>=40GB,name=A100
     #[arg(long, value_name = "N")]
     gpus: GpuRequest,
     /// Only show what would be done

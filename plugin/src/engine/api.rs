@@ -3,7 +3,7 @@
 
 use gpuctl_ledger::audit::{Decision, Entry};
 use gpuctl_ledger::model::{
-    ContainerId, ContainerName, DockerName, GpuRequest, Timestamp, Unit, Version,
+    ContainerId, ContainerName, DockerName, GpuRequest, Peer, Place, Timestamp, Unit, Version,
 };
 use gpuctl_ledger::rules::retry::WaitsFor;
 use serde::{Deserialize, Serialize};
@@ -296,8 +296,8 @@ pub struct PsRow {
     pub image: String,
     /// What it is to get when it starts.
     pub gpus: GpuRequest,
-    /// Indexes of the GPUs it holds now.
-    pub held: Vec<u32>,
+    /// The GPUs, MIG devices and slots that it holds now.
+    pub held: Vec<Place>,
     /// Who owns it.
     pub owner: Option<String>,
     /// When this version came to be.
@@ -328,12 +328,18 @@ pub struct RefusedRow {
     pub next: Timestamp,
 }
 
-/// A row of gpus.
+/// A row of gpus: a GPU, a MIG device or a slot.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GpuRow {
-    /// As in nvidia-smi.
+    /// Of the GPU, as in nvidia-smi.
     pub index: u32,
-    /// Its UUID.
+    /// Of the MIG device on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mig: Option<u32>,
+    /// The slot's number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slot: Option<u32>,
+    /// Its UUID; of a slot with the number.
     pub uuid: Unit,
     /// Its model.
     pub model: String,
@@ -355,6 +361,20 @@ pub struct GpuRow {
     pub processes: Vec<u32>,
     /// `ok`, or why it is not granted.
     pub health: String,
+    /// How it lies to the other GPUs, where they are near.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub links: Vec<Peer>,
+}
+
+impl GpuRow {
+    /// Where it stands.
+    pub fn place(&self) -> Place {
+        match (self.mig, self.slot) {
+            (Some(mig), _) => Place::Mig(self.index, mig),
+            (None, Some(slot)) => Place::Slot(self.index, slot),
+            (None, None) => Place::Whole(self.index),
+        }
+    }
 }
 
 /// A row of history.

@@ -91,8 +91,8 @@ pub(super) fn release_all(
 fn kept(ctx: &Context, shown: &str, left: &[Lease]) -> String {
     let inventory = ctx.view().inventory().ok();
     let gpu = |unit: &Unit| {
-        let known = inventory.as_ref().and_then(|inventory| inventory.by_unit(unit));
-        known.map_or_else(|| unit.to_string(), |gpu| format!("GPU {}", gpu.index))
+        let known = inventory.as_ref().and_then(|inventory| inventory.piece(unit));
+        known.map_or_else(|| unit.to_string(), |piece| format!("GPU {}", piece.place()))
     };
     let gpus: Vec<String> = left.iter().map(|lease| gpu(&lease.unit)).collect();
     let cgroup = left.iter().find_map(|lease| lease.evidence.cgroup.as_ref());

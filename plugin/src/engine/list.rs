@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use gpuctl_ledger::grant::observe;
 use gpuctl_ledger::ledger::At;
 use gpuctl_ledger::model::{
-    Binding, ContainerId, ContainerRecord, DockerName, Gpu, Health, Inventory, LeaseState,
-    Timestamp, Unit, VersionRecord,
+    Binding, ContainerId, ContainerRecord, DockerName, Gpu, Health, Inventory, LeaseState, Part,
+    Piece, Place, Timestamp, Unit, VersionRecord,
 };
 use gpuctl_ledger::node::refused::{self, RefusedStart};
 use gpuctl_ledger::rules::allocate::Judged;
@@ -55,7 +55,7 @@ pub(super) fn ps(ctx: &Context, all: bool) -> Result<Answer, Failure> {
         if !running && hidden && note.is_none() {
             continue;
         }
-        let held = if running { indexes(inventory.as_ref(), held.get(&id)) } else { Vec::new() };
+        let held = if running { places(inventory.as_ref(), held.get(&id)) } else { Vec::new() };
         let status = summary.map_or("Removed outside gpuctl", |s| s.status.as_str());
         rows.push(PsRow {
             gpus: bindings.get(&id).map(|b| b.gpus.clone()).unwrap_or_default(),
@@ -115,13 +115,13 @@ fn refused_row(note: &RefusedStart) -> RefusedRow {
     }
 }
 
-fn indexes(inventory: Option<&Inventory>, units: Option<&Vec<Unit>>) -> Vec<u32> {
-    let mut list: Vec<u32> = units
+fn places(inventory: Option<&Inventory>, units: Option<&Vec<Unit>>) -> Vec<Place> {
+    let mut list: Vec<Place> = units
         .into_iter()
         .flatten()
-        .filter_map(|unit| inventory?.by_unit(unit).map(|gpu| gpu.index))
+        .filter_map(|unit| inventory?.piece(unit).map(|piece| piece.place()))
         .collect();
-    list.sort_unstable();
+    list.sort_unstable_by_key(|place| (place.gpu(), *place));
     list
 }
 
@@ -138,30 +138,35 @@ pub(super) fn gpus(ctx: &Context) -> Result<Answer, Failure> {
         Err(_) => Seen::default(),
     };
     let seen = observe(&ctx.ledger, &ctx.view(), None)?;
-    let rows = seen
-        .inventory
-        .gpus
-        .iter()
-        .map(|gpu| {
-            let unit = &gpu.unit;
-            let usage = now.usage.iter().find(|u| u.mig.is_none() && u.unit.as_ref() == Some(unit));
-            row(gpu, seen.judged.get(unit), usage, seen.busy.get(unit), now.on.get(unit))
-        })
-        .collect();
-    Ok(Answer::Gpus(rows))
+    let pieces: Vec<Piece<'_>> = seen.inventory.gpus.iter().flat_map(Gpu::pieces).collect();
+    // A slot that somebody has though the config has no such slot any more.
+    let known: Vec<Unit> = pieces.iter().map(Piece::unit).collect();
+    let more = seen.judged.keys().filter(|unit| !known.contains(unit));
+    let mut pieces: Vec<Piece<'_>> =
+        pieces.into_iter().chain(more.filter_map(|unit| seen.inventory.piece(unit))).collect();
+    pieces.sort_by_key(|piece| (piece.gpu.index, piece.place()));
+    let rows = pieces.iter().map(|piece| {
+        let unit = piece.unit();
+        // Nothing tells slots apart: what goes on on their GPU stands in its own row.
+        let usage = now.usage.iter().find(|u| u.unit.as_ref() == Some(&unit));
+        row(piece, seen.judged.get(&unit), usage, seen.busy.get(&unit), now.on.get(&unit))
+    });
+    Ok(Answer::Gpus(rows.collect()))
 }
 
 fn row(
-    gpu: &Gpu,
+    piece: &Piece<'_>,
     judged: Option<&Judged>,
     usage: Option<&Usage>,
     busy: Option<&String>,
     on: Option<&On>,
 ) -> GpuRow {
+    let gpu = piece.gpu;
+    let whole = matches!(piece.part, Part::Whole);
     // A lease whose holder is gone for good is as good as none: the next claim takes it.
     let lease = judged.filter(|j| j.life != Life::Gone).map(|j| &j.lease);
     let fault = usage.and_then(|u| u.fault.clone());
-    let health = match (&gpu.health, fault, busy) {
+    let health = match (piece.health(), fault, busy) {
         (Health::Bad(why), _, _) => why.clone(),
         (Health::Ok, Some(fault), _) => fault,
         (Health::Ok, None, busy) => match (on.filter(|on| !on.strangers.is_empty()), busy, lease) {
@@ -170,14 +175,21 @@ fn row(
                 format!("ok; without a lease: {}", strangers_words(&on.strangers))
             }
             (None, Some(busy), None) => format!("busy: {busy}"),
+            _ if whole && !gpu.mig.is_empty() => format!("cut into {} MIG devices", gpu.mig.len()),
             (None, ..) => "ok".into(),
         },
     };
+    let profile = piece.mig().map(|mig| mig.profile.as_str()).filter(|profile| !profile.is_empty());
     GpuRow {
         index: gpu.index,
-        uuid: gpu.unit.clone(),
-        model: gpu.model.clone(),
-        memory_total: gpu.memory,
+        mig: piece.mig().map(|mig| mig.index),
+        slot: if let Part::Slot(slot) = piece.part { Some(slot) } else { None },
+        uuid: piece.unit(),
+        model: match profile {
+            Some(profile) => format!("{} MIG {profile}", gpu.model),
+            None => gpu.model.clone(),
+        },
+        memory_total: piece.memory(),
         memory_used: usage.and_then(|u| u.memory_used),
         utilisation: usage.and_then(|u| u.utilization),
         holder: lease.map(|l| l.holder.shown().to_owned()),
@@ -196,6 +208,7 @@ fn row(
             .map(|list| list.iter().map(|p| p.pid).collect())
             .unwrap_or_default(),
         health,
+        links: if whole { gpu.peers.clone() } else { Vec::new() },
     }
 }
 

@@ -45,15 +45,28 @@ impl Seen {
     /// As the rule of quarantine takes it.
     pub(super) fn looks(&self) -> Vec<quarantine::Look> {
         let gpus = self.inventory.iter().flat_map(|inventory| &inventory.gpus);
-        gpus.map(|gpu| quarantine::Look {
-            unit: gpu.unit.clone(),
-            bad: match &gpu.health {
-                Health::Bad(why) => Some(why.clone()),
-                Health::Ok => None,
-            },
-            leftovers: self.on.get(&gpu.unit).map(|on| on.leftovers.clone()),
+        gpus.flat_map(|gpu| {
+            let whole = quarantine::Look {
+                unit: gpu.unit.clone(),
+                bad: match &gpu.health {
+                    Health::Bad(why) => Some(why.clone()),
+                    Health::Ok => None,
+                },
+                leftovers: self.leftovers(&gpu.unit),
+            };
+            // What is the matter with the card is the matter with all of it.
+            let parts = gpu.mig.iter().map(|mig| quarantine::Look {
+                unit: mig.unit.clone(),
+                bad: None,
+                leftovers: self.leftovers(&mig.unit),
+            });
+            std::iter::once(whole).chain(parts)
         })
         .collect()
+    }
+
+    fn leftovers(&self, unit: &Unit) -> Option<Vec<Leftover>> {
+        self.on.get(unit).map(|on| on.leftovers.clone())
     }
 
     /// As the hook takes it.
@@ -117,13 +130,13 @@ pub(super) fn look(ctx: &Context, before: Option<&Watch>) -> Result<Seen, Failur
     let inventory = node::refresh(ctx).map_err(refused)?;
     let holders = holders(ctx)?;
     let first = usage(ctx, &inventory)?;
-    let mut on = sort(ctx, &first, &holders, before);
+    let mut on = sort(ctx, &inventory, &first, &holders, before);
     let mut usage_now = first;
     if on.values().any(|on| !on.leftovers.is_empty()) {
         // A process may have ended between the driver's answer and our look at it.
         std::thread::sleep(SETTLING);
         usage_now = usage(ctx, &inventory)?;
-        let again = sort(ctx, &usage_now, &holders, before);
+        let again = sort(ctx, &inventory, &usage_now, &holders, before);
         for (unit, on) in &mut on {
             let still = again.get(unit).map(|on| on.leftovers.as_slice()).unwrap_or_default();
             on.leftovers.retain(|one| still.iter().any(|now| now.pid == one.pid));
@@ -135,6 +148,7 @@ pub(super) fn look(ctx: &Context, before: Option<&Watch>) -> Result<Seen, Failur
 /// Sorts the processes that the driver shows by whose they are.
 fn sort(
     ctx: &Context,
+    inventory: &Inventory,
     usage: &[Usage],
     holders: &BTreeMap<Unit, Holder>,
     before: Option<&Watch>,
@@ -143,9 +157,15 @@ fn sort(
     for one in usage {
         let (Some(unit), Some(processes)) = (&one.unit, &one.processes) else { continue };
         let mut on = On::default();
-        let holder = holders.get(unit);
+        // Who has the GPU or a part of it may use it: the driver tells no slots apart.
+        let piece = inventory.piece(unit);
+        let may_use = |other: &Unit| {
+            piece.zip(inventory.piece(other)).is_some_and(|(piece, other)| piece.overlaps(&other))
+        };
+        let may: Vec<&Holder> =
+            holders.iter().filter(|(other, _)| may_use(other)).map(|(_, holder)| holder).collect();
         let was = before.and_then(|watch| watch.inside.get(unit));
-        let mut inside = BTreeSet::new();
+        let (mut inside, mut names) = (BTreeSet::new(), BTreeSet::new());
         for used in processes {
             let Ok(pid) = i32::try_from(used.pid) else { continue };
             // What cannot be looked at counts as there.
@@ -154,27 +174,27 @@ fn sort(
             if alive && busy::is_watcher(pid, &name, &ctx.config.gpu.watchers) {
                 continue;
             }
-            // Docker's cgroups carry the container's id in their names.
-            let is_holders = holder.is_some_and(|holder| {
-                process::cgroup_of(pid)
-                    .is_ok_and(|cgroup| cgroup.folder.contains(holder.container.as_str()))
-            });
+            let holder = may.iter().find(|holder| process::is_of(pid, &holder.container));
             let of = was.filter(|was| was.pids.contains(&used.pid)).map(|was| was.of.clone());
-            match (is_holders, holder, alive) {
-                (true, ..) => drop(inside.insert(used.pid)),
+            match (holder, may.is_empty(), alive) {
+                (Some(holder), ..) => {
+                    inside.insert(used.pid);
+                    names.insert(holder.shown());
+                }
                 // Its container holds the GPU yet: nobody else gets it.
-                (false, Some(_), false) => {}
-                (false, None, false) => {
+                (None, false, false) => {}
+                (None, true, false) => {
                     on.leftovers.push(Leftover { pid: used.pid, name, of });
                 }
-                (false, None, true) if of.is_some() => {
+                (None, true, true) if of.is_some() => {
                     on.leftovers.push(Leftover { pid: used.pid, name, of });
                 }
-                (false, _, true) => on.strangers.push((used.pid, name)),
+                (None, _, true) => on.strangers.push((used.pid, name)),
             }
         }
-        if let Some(holder) = holder.filter(|_| !inside.is_empty()) {
-            on.inside = Some(Inside { of: holder.shown().to_owned(), pids: inside });
+        if !inside.is_empty() {
+            let of = names.into_iter().collect::<Vec<_>>().join(", ");
+            on.inside = Some(Inside { of, pids: inside });
         }
         all.insert(unit.clone(), on);
     }

@@ -9,8 +9,8 @@ use gpuctl_ledger::audit::{Decision, Entry};
 use gpuctl_ledger::grant::{self, Claim};
 use gpuctl_ledger::ledger::{At, Batch, Ledger, LedgerError};
 use gpuctl_ledger::model::{
-    Binding, ContainerId, ContainerName, ContainerRecord, DockerName, GpuRequest, Holder, Lease,
-    OperationKind, SCHEMA, Timestamp, Token, Unit, Version, VersionRecord,
+    Binding, ContainerId, ContainerName, ContainerRecord, DockerName, GpuRequest, Holder, Kind,
+    Lease, OperationKind, SCHEMA, Timestamp, Token, Unit, Version, VersionRecord,
 };
 use gpuctl_ledger::node::notes;
 use gpuctl_ledger::store::Outcome;
@@ -147,6 +147,12 @@ pub(super) fn words(gpus: &GpuRequest) -> String {
         GpuRequest::Count(n) => format!("{n} GPUs"),
         GpuRequest::All => "all GPUs".into(),
         named @ GpuRequest::Named(_) => format!("GPUs {named}"),
+        GpuRequest::Matching(wanted) => match (wanted.kind, wanted.attributes()) {
+            (Kind::Shared, text) if text.is_empty() => "a slot of a shared GPU".into(),
+            (Kind::Mig, text) if text.is_empty() && wanted.count == 1 => "1 MIG device".into(),
+            (Kind::Mig, text) if text.is_empty() => format!("{} MIG devices", wanted.count),
+            _ => format!("GPUs {wanted}"),
+        },
     }
 }
 

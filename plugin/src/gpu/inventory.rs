@@ -67,6 +67,11 @@ impl Driver {
         for (gpu, links) in gpus.iter_mut().zip(links::links(&devices)) {
             gpu.links = links;
         }
+        for (at, peers) in links::peers(&self.nvml, &gpus, &devices).into_iter().enumerate() {
+            if let Some(gpu) = gpus.get_mut(at) {
+                gpu.peers = peers;
+            }
+        }
         Ok(Inventory { schema: SCHEMA, at: Timestamp::now(), driver, gpus })
     }
 
@@ -119,8 +124,8 @@ impl<'n> Seen<'n> {
             numa: None,
             links: Vec::new(),
             peers: Vec::new(),
-mig: Vec::new(),
-slots: 0,
+            mig: Vec::new(),
+            slots: 0,
         };
         Some((gpu, self.device))
     }
@@ -246,8 +251,8 @@ mod tests {
             numa: None,
             links: Vec::new(),
             peers: Vec::new(),
-mig: Vec::new(),
-slots: 0,
+            mig: Vec::new(),
+            slots: 0,
         }
     }
 

@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-use gpuctl_ledger::model::{MigDevice, Unit};
+use gpuctl_ledger::model::{Health, MigDevice, Unit};
 use nvml_wrapper::{Device, Nvml};
 
 use super::nvml::answer;
@@ -42,6 +42,11 @@ fn caps(nvml: &Nvml, card: &Unit, minor: u32, folder: &Path) -> Vec<(String, [u3
     found
 }
 
+/// The profile in a MIG device's name: `NVIDIA A100-SXM4-80GB MIG 1g.10gb`. Empty where there is none.
+fn profile(name: &str) -> String {
+    name.rsplit_once("MIG ").map(|(_, profile)| profile.trim().to_owned()).unwrap_or_default()
+}
+
 /// The MIG devices of a card that can be granted: those whose nodes are known.
 pub(super) fn devices(
     nvml: &Nvml,
@@ -63,7 +68,8 @@ pub(super) fn devices(
             let uuid = answer(device.uuid(), why)?;
             let (_, caps) = caps.iter().find(|(of, _)| *of == uuid)?;
             let memory = answer(device.memory_info(), why).map_or(0, |m| m.total);
-            Some(MigDevice { index, unit: Unit::new(uuid).ok()?, memory, caps: *caps })
+            let profile = answer(device.name(), why).map(|name| profile(&name)).unwrap_or_default();
+            Some(MigDevice { index, unit: Unit::new(uuid).ok()?, memory, profile, caps: *caps, health: Health::Ok })
         })
         .collect();
     if devices.is_empty() && why.is_none() {

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use gpuctl_ledger::config::Config;
-use gpuctl_ledger::model::{Gpu, GpuRef, Health, Inventory};
+use gpuctl_ledger::model::{Gpu, GpuRef, Health, Inventory, Path as Way, Peer};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -156,6 +156,38 @@ fn links_are_pairs_where_the_bridges_are() {
 }
 
 #[test]
+fn how_cards_lie_to_each_other_is_told_by_links_and_switches() {
+    let mut profile = Node::profile("a100x8-pairs");
+    // Four NVLinks of one pair; a switch over two cards of one socket, and over two of both.
+    profile["gpus"][0]["links"] = json!([1, 1, 1, 1]);
+    profile["gpus"][1]["links"] = json!([0, 0, 0, 0]);
+    for (card, switch) in [(1, 7), (2, 7), (3, 8), (4, 8)] {
+        profile["gpus"][card]["switch"] = json!(switch);
+    }
+    let inventory = Node::from_json(&profile).inventory(None);
+    let to = |a: usize, b: usize| {
+        let peer = inventory.gpus[a].to(&inventory.gpus[b]);
+        (peer.nvlinks, peer.path)
+    };
+    assert_eq!(to(0, 1), (4, Way::Socket));
+    assert_eq!(to(1, 0), (4, Way::Socket));
+    assert_eq!((to(1, 2), to(3, 4)), ((0, Way::Switch), (0, Way::Switch)));
+    assert_eq!((to(0, 3), to(2, 3)), ((0, Way::Socket), (1, Way::Socket)));
+    assert_eq!(to(0, 7), (0, Way::System));
+    assert_eq!(inventory.gpus[0].links, [1], "each card once");
+    assert!(inventory.gpus[0].peers.iter().all(|peer| peer.gpu < 4), "what is far is not written");
+    // Through a switch of NVLinks the driver says only that there are some.
+    let all = Node::new("a100x8").inventory(None);
+    assert!(all.gpus.iter().all(|g| g.peers.len() == 7 && g.peers.iter().all(|p| p.nvlinks == 1)));
+    // A driver that knows none of it: links and NUMA nodes are left.
+    profile["missing"] = json!(["nvmlDeviceGetTopologyCommonAncestor", "nvmlDeviceGetNvLinkState"]);
+    let old = Node::from_json(&profile).inventory(None);
+    assert_eq!(old.gpus[0].to(&old.gpus[1]), Peer { gpu: 1, nvlinks: 1, path: Way::Socket });
+    assert_eq!(old.gpus[1].to(&old.gpus[2]).path, Way::Socket);
+    assert_eq!(old.gpus[3].to(&old.gpus[4]).path, Way::System);
+}
+
+#[test]
 fn two_consumer_cards_have_no_links_and_a_desktop() {
     let node = Node::new("consumer2");
     let inventory = node.inventory(None);
@@ -184,6 +216,8 @@ fn mig_devices_have_the_nodes_that_the_kernel_says() {
     let (card, whole) = (&inventory.gpus[0], &inventory.gpus[1]);
     assert_eq!((bad(card), bad(whole)), (None, None));
     assert_eq!(card.mig.len(), 3);
+    let profiles: Vec<&str> = card.mig.iter().map(|mig| mig.profile.as_str()).collect();
+    assert_eq!(profiles, ["2g.20gb", "1g.10gb", "1g.10gb"]);
     for (mig, told) in card.mig.iter().zip(profile["gpus"][0]["mig"].as_array().unwrap()) {
         assert_eq!(mig.index, told["index"]);
         assert_eq!(mig.unit.as_str(), told["uuid"]);

@@ -17,7 +17,9 @@ pub(super) fn inventory(count: u32) -> Inventory {
         health: Health::Ok,
         numa: None,
         links: Vec::new(),
+        peers: Vec::new(),
         mig: Vec::new(),
+        slots: 0,
     };
     let gpus = (0..count).map(gpu).collect();
     Inventory { schema: SCHEMA, at: Timestamp::now(), driver: "550".into(), gpus }

@@ -14,7 +14,7 @@ use crate::engine::api::Failure;
 
 pub use human::{ago, mebibytes};
 pub use table::{Table, visible};
-pub use views::{Format, checks, decision, gpus, history, inspect, ps, version};
+pub use views::{Format, checks, decision, gpus, history, inspect, links, ps, version};
 
 /// The exit code of a program that wrote to a reader who had gone: that of SIGPIPE.
 const CLOSED_CODE: u8 = 141;

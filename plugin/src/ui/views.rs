@@ -1,7 +1,7 @@
 //! What each command shows of its answer. All return text; nothing here prints.
 
 use gpuctl_ledger::audit::Entry;
-use gpuctl_ledger::model::{GpuRequest, Timestamp};
+use gpuctl_ledger::model::{GpuRequest, Path, Place, Timestamp};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -35,7 +35,7 @@ fn joined<T: ToString>(list: &[T]) -> String {
 }
 
 /// `3 (0,2,5)` while it holds GPUs; what it is to get otherwise.
-fn gpus_cell(wanted: &GpuRequest, held: &[u32]) -> String {
+fn gpus_cell(wanted: &GpuRequest, held: &[Place]) -> String {
     match held {
         [] => wanted.to_string(),
         held => format!("{} ({})", held.len(), joined(held)),
@@ -90,18 +90,56 @@ pub fn gpus(rows: &[GpuRow], format: Format, quiet: bool, whole: bool) -> String
         Table::new(&["GPU", "UUID", "MODEL", "MEMORY", "UTIL", "HOLDER", "PROCESSES", "HEALTH"]);
     for r in rows {
         let uuid = r.uuid.as_str();
-        let uuid = if whole { uuid } else { uuid.get(..SHORT_UUID).unwrap_or(uuid) };
+        let short = || uuid.get(..SHORT_UUID).unwrap_or(uuid).to_owned();
+        let uuid = match r.slot {
+            _ if whole => uuid.to_owned(),
+            Some(slot) => format!("{}/{slot}", short()),
+            None => short(),
+        };
         let used = r.memory_used.map_or_else(|| NOTHING.to_owned(), mebibytes);
         table.row(vec![
-            r.index.to_string(),
-            uuid.to_owned(),
+            r.place().to_string(),
+            uuid,
             r.model.clone(),
-            format!("{used} / {}", mebibytes(r.memory_total)),
+            match r.slot {
+                Some(_) => NOTHING.to_owned(),
+                None => format!("{used} / {}", mebibytes(r.memory_total)),
+            },
             r.utilisation.map_or_else(|| NOTHING.to_owned(), |u| format!("{u}%")),
             or_dash(r.holder.as_deref()),
             or_dash(Some(&joined(&r.processes))),
             r.health.clone(),
         ]);
+    }
+    table.to_string()
+}
+
+/// gpus --links: how each GPU lies to each, in the words of `nvidia-smi topo -m`.
+pub fn links(rows: &[GpuRow]) -> String {
+    let gpus: Vec<&GpuRow> = rows.iter().filter(|r| matches!(r.place(), Place::Whole(_))).collect();
+    let names: Vec<String> = gpus.iter().map(|r| format!("GPU{}", r.index)).collect();
+    let mut head = vec![""];
+    head.extend(names.iter().map(String::as_str));
+    let mut table = Table::new(&head);
+    for (row, name) in gpus.iter().zip(&names) {
+        let mut cells = vec![name.clone()];
+        cells.extend(gpus.iter().map(|other| {
+            let peer = row.links.iter().find(|peer| peer.gpu == other.index);
+            match peer {
+                _ if row.index == other.index => "X".to_owned(),
+                Some(peer) if peer.nvlinks > 0 => format!("NV{}", peer.nvlinks),
+                Some(peer) => match peer.path {
+                    Path::Board | Path::Switch => "PIX",
+                    Path::Switches => "PXB",
+                    Path::Bridge => "PHB",
+                    Path::Socket => "NODE",
+                    Path::System => "SYS",
+                }
+                .to_owned(),
+                None => "SYS".to_owned(),
+            }
+        }));
+        table.row(cells);
     }
     table.to_string()
 }

@@ -1,6 +1,6 @@
 use super::*;
 use gpuctl_ledger::audit::Decision;
-use gpuctl_ledger::model::{ContainerId, DockerName, Unit, Version};
+use gpuctl_ledger::model::{ContainerId, DockerName, Path, Peer, Place, Unit, Version};
 use gpuctl_ledger::rules::retry::WaitsFor;
 
 use crate::engine::api::RefusedRow;
@@ -12,7 +12,7 @@ fn row() -> PsRow {
         id: Some(ContainerId::new("0123456789abcdef").unwrap()),
         image: "busybox".into(),
         gpus: GpuRequest::Count(3),
-        held: vec![0, 2, 5],
+        held: vec![Place::Whole(0), Place::Whole(2), Place::Whole(5)],
         owner: Some("ann".into()),
         since: Some(Timestamp::from_millis(0)),
         status: "Up 5 minutes".into(),
@@ -52,6 +52,8 @@ fn json_is_one_object_a_line_and_keeps_texts_as_they_are() {
 fn gpus_are_shown_with_what_the_driver_says() {
     let gpu = GpuRow {
         index: 3,
+        mig: None,
+        slot: None,
         uuid: Unit::new("GPU-11111111-2222-3333-4444-555555555555").unwrap(),
         model: "NVIDIA A100".into(),
         memory_total: 80 << 30,
@@ -63,6 +65,7 @@ fn gpus_are_shown_with_what_the_driver_says() {
         state: None,
         processes: vec![10, 11],
         health: "ok".into(),
+        links: vec![],
     };
     let text = gpus(std::slice::from_ref(&gpu), Format::Table, false, false);
     let line = text.lines().nth(1).unwrap();
@@ -70,10 +73,52 @@ fn gpus_are_shown_with_what_the_driver_says() {
         assert!(line.contains(part), "{part}: {line}");
     }
     assert!(gpus(std::slice::from_ref(&gpu), Format::Table, false, true).contains("555555555555"));
+    let slot = GpuRow {
+        slot: Some(1),
+        uuid: Unit::new("GPU-11111111-2222-3333-4444-555555555555/1").unwrap(),
+        ..gpu.clone()
+    };
+    let text = gpus(&[slot], Format::Table, false, false);
+    assert!(text.contains("3/1 ") && text.contains("GPU-11111111/1 "), "{text}");
     let unknown =
         GpuRow { memory_used: None, utilisation: None, holder: None, processes: vec![], ..gpu };
     let text = gpus(&[unknown], Format::Table, false, false);
     assert!(text.contains("- / 81920MiB"), "{text}");
+}
+
+#[test]
+fn links_are_a_matrix_in_nvidias_words() {
+    let to = |gpu, nvlinks, path| Peer { gpu, nvlinks, path };
+    let row = |index, links: Vec<Peer>| GpuRow {
+        index,
+        mig: None,
+        slot: None,
+        uuid: Unit::new(format!("GPU-{index}")).unwrap(),
+        model: String::new(),
+        memory_total: 0,
+        memory_used: None,
+        utilisation: None,
+        holder: None,
+        owner: None,
+        since: None,
+        state: None,
+        processes: vec![],
+        health: "ok".into(),
+        links,
+    };
+    let rows = [
+        row(0, vec![to(1, 4, Path::System), to(2, 0, Path::Switch)]),
+        GpuRow { mig: Some(0), ..row(0, vec![]) },
+        row(1, vec![to(0, 4, Path::System)]),
+        row(2, vec![to(0, 0, Path::Switch), to(1, 0, Path::Socket)]),
+    ];
+    let text = links(&rows);
+    let cells: Vec<Vec<&str>> = text.lines().map(|l| l.split_whitespace().collect()).collect();
+    assert_eq!(cells[0], ["GPU0", "GPU1", "GPU2"]);
+    assert_eq!(cells[1], ["GPU0", "X", "NV4", "PIX"]);
+    assert_eq!(cells[2], ["GPU1", "NV4", "X", "SYS"]);
+    assert_eq!(cells[3], ["GPU2", "PIX", "NODE", "X"]);
+    assert_eq!(cells.len(), 4, "{text}");
 }
 
 #[test]

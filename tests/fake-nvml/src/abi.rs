@@ -17,6 +17,9 @@ pub const RESET_REQUIRED: Ret = 16;
 pub const VERSION_MISMATCH: Ret = 25;
 pub const UNKNOWN: Ret = 999;
 
+pub const TOPOLOGY_SINGLE: c_uint = 10;
+pub const TOPOLOGY_NODE: c_uint = 40;
+pub const TOPOLOGY_SYSTEM: c_uint = 50;
 pub const EVENT_XID: c_ulonglong = 8;
 pub const P2P_INDEX_NVLINK: c_uint = 2;
 pub const P2P_OK: c_uint = 0;

@@ -165,8 +165,14 @@ pub unsafe extern "C" fn nvmlDeviceGetUUID(device: Device, to: *mut c_char, room
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetName(device: Device, to: *mut c_char, room: c_uint) -> Ret {
-    // SAFETY: as above.
-    with_device("nvmlDeviceGetName", device, |gpu, _| unsafe { put_text(to, room, &gpu.name) })
+    with_device("nvmlDeviceGetName", device, |gpu, mig| {
+        let name = match mig.and_then(|mig| mig.profile.as_ref()) {
+            Some(profile) => format!("{} MIG {profile}", gpu.name),
+            None => gpu.name.clone(),
+        };
+        // SAFETY: as above.
+        unsafe { put_text(to, room, &name) }
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -299,6 +305,57 @@ pub unsafe extern "C" fn nvmlDeviceGetP2PStatus(
         let linked = what == P2P_INDEX_NVLINK && gpu.links.iter().any(|l| *l as usize == index);
         // SAFETY: as above.
         unsafe { put(to, if linked { P2P_OK } else { P2P_NOT_SUPPORTED }) }
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetTopologyCommonAncestor(
+    one: Device,
+    other: Device,
+    to: *mut c_uint,
+) -> Ret {
+    let name = "nvmlDeviceGetTopologyCommonAncestor";
+    with_device(name, other, |theirs, _| {
+        with_device(name, one, |gpu, _| {
+            let level = if gpu.switch.is_some() && gpu.switch == theirs.switch {
+                TOPOLOGY_SINGLE
+            } else if gpu.numa == theirs.numa {
+                TOPOLOGY_NODE
+            } else {
+                TOPOLOGY_SYSTEM
+            };
+            // SAFETY: as above.
+            unsafe { put(to, level) }
+        })
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetNvLinkState(
+    device: Device,
+    link: c_uint,
+    to: *mut c_uint,
+) -> Ret {
+    with_device("nvmlDeviceGetNvLinkState", device, |gpu, _| {
+        if link as usize >= gpu.links.len() {
+            return INVALID_ARGUMENT;
+        }
+        // SAFETY: as above.
+        unsafe { put(to, 1) }
+    })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetNvLinkRemotePciInfo_v2(
+    device: Device,
+    link: c_uint,
+    to: *mut PciInfo,
+) -> Ret {
+    let name = "nvmlDeviceGetNvLinkRemotePciInfo_v2";
+    with_device(name, device, |gpu, _| {
+        let Some(index) = gpu.links.get(link as usize) else { return INVALID_ARGUMENT };
+        // SAFETY: as above; the card at the other end is asked as its own caller would.
+        unsafe { nvmlDeviceGetPciInfo_v3(handle_of(*index as usize, None), to) }
     })
 }
 

@@ -47,7 +47,9 @@ pub struct Gpu {
     #[serde(default)]
     pub persistence: bool,
     pub numa: Option<u32>,
-    /// Indexes of the cards that it has an NVLink to.
+    /// The number of the PCIe switch that it is under.
+    pub switch: Option<u32>,
+    /// Indexes of the cards that it has an NVLink to, once for each NVLink.
     #[serde(default)]
     pub links: Vec<u32>,
     #[serde(default)]
@@ -73,6 +75,9 @@ pub struct Mig {
     pub uuid: String,
     pub index: u32,
     pub memory: u64,
+    /// `1g.10gb`: the end of its name.
+    #[serde(default)]
+    pub profile: Option<String>,
     /// Ids of the GPU instance and of the compute instance in it.
     pub gi: u32,
     pub ci: u32,

@@ -37,6 +37,11 @@ const ORDINARY: [(&str, u64, u64); 7] = [
 /// When a file cannot be made.
 pub fn lay_out(place: &Place, profile: &Profile) -> Result<()> {
     nodes(&place.dev(), profile)?;
+    let majors = format!(
+        "Character devices:\n  1 mem\n{NVIDIA:>3} nvidia\n{UVM:>3} nvidia-uvm\n{CAPS:>3} nvidia-caps\n\n\
+         Block devices:\n  7 loop\n"
+    );
+    write(&place.majors(), &majors)?;
     proc_tree(&place.proc(), profile)?;
     write(&place.cdi().join("nvidia.json"), &format!("{:#}\n", cdi(place, profile)))
 }
@@ -267,7 +272,12 @@ pub fn config(place: &Place, settings: &Settings) -> Result<()> {
             let dirs = format!("cdi_dirs = [\"{}\"]\n\n", at(place.cdi()));
             section(
                 "gpu",
-                &[("nvml", at(place.nvml())), ("proc", at(place.proc())), ("dev", at(place.dev()))],
+                &[
+                    ("nvml", at(place.nvml())),
+                    ("proc", at(place.proc())),
+                    ("dev", at(place.dev())),
+                    ("majors", at(place.majors())),
+                ],
             );
             text.truncate(text.trim_end().len());
             text.push('\n');

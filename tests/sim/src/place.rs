@@ -55,6 +55,10 @@ impl Place {
     pub fn proc(&self) -> PathBuf {
         self.at("proc/driver/nvidia")
     }
+    /// What stands for `/proc/devices`.
+    pub fn majors(&self) -> PathBuf {
+        self.at("proc/devices")
+    }
     /// The simulated driver's library; its profile lies beside it.
     pub fn nvml(&self) -> PathBuf {
         self.at("lib/libnvidia-ml.so.1")

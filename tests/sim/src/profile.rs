@@ -49,6 +49,9 @@ pub struct Mig {
     pub index: u32,
     /// Its memory, in bytes.
     pub memory: u64,
+    /// Its profile: `1g.10gb`.
+    #[serde(default)]
+    pub profile: String,
     /// The id of its GPU instance.
     pub gi: u32,
     /// The id of its compute instance in that.

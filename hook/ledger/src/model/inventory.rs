@@ -109,6 +109,9 @@ pub struct MigDevice {
     pub profile: String,
     /// Minors of its two nvidia-caps nodes: GPU instance and compute instance.
     pub caps: [u32; 2],
+    /// Whether it may be granted, where its GPU may.
+    #[serde(default)]
+    pub health: Health,
 }
 
 /// What a node has. Written by setup, at boot and by the service; the hook only reads it.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Gpu, GpuRef, Inventory, MigDevice, Unit};
+use super::{Gpu, GpuRef, Health, Inventory, MigDevice, Unit};
 
 /// Something that can be leased by itself.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -58,6 +58,14 @@ impl<'a> Piece<'a> {
     /// Its memory, in bytes. A slot's is the GPU's: nothing divides it.
     pub fn memory(&self) -> u64 {
         self.mig().map_or(self.gpu.memory, |mig| mig.memory)
+    }
+
+    /// Whether it may be granted.
+    pub fn health(&self) -> &'a Health {
+        match (&self.gpu.health, self.mig()) {
+            (Health::Ok, Some(mig)) => &mig.health,
+            (health, _) => health,
+        }
     }
 
     /// Where it stands, for people.

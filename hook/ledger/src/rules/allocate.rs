@@ -165,7 +165,7 @@ impl<'a> Sight<'a> {
         if piece.part == Part::Whole && !piece.gpu.mig.is_empty() {
             return Some(Taken::Mig);
         }
-        if let Health::Bad(why) = &piece.gpu.health {
+        if let Health::Bad(why) = piece.health() {
             return Some(Taken::Unhealthy(why.clone()));
         }
         let busy = self.busy.iter().find(|(other, _)| other.overlaps(piece));

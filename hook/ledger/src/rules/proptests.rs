@@ -145,6 +145,7 @@ fn node() -> impl Strategy<Value = Node> {
                     memory: u64::from(k),
                     profile: String::new(),
                     caps: [k, k + 100],
+                    health: Health::Ok,
                 };
                 card.mig = (0..).zip(&parts).map(mig).collect();
             }
@@ -248,7 +249,7 @@ proptest! {
             prop_assert_eq!(once.len(), units.len(), "a GPU twice");
             for unit in units {
                 let piece = node.inventory.piece(unit);
-                prop_assert!(piece.is_some_and(|p| p.gpu.health == Health::Ok), "not there or not healthy");
+                prop_assert!(piece.is_some_and(|p| *p.health() == Health::Ok), "not there or not healthy");
                 prop_assert!(node.is_free(unit, Some(&me)), "busy, or somebody else's, or a part of it is");
                 let cut = node.inventory.by_unit(unit).is_some_and(|gpu| !gpu.mig.is_empty());
                 prop_assert!(!cut, "a whole GPU that is cut");
