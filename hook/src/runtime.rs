@@ -47,6 +47,8 @@ struct Making<'a> {
     config_path: &'a Path,
     id: ContainerId,
     bundle: PathBuf,
+    /// What we become.
+    behind: &'a Path,
     spec: Spec,
     files: Option<DockerFiles>,
     driver: Driver<'a>,
@@ -159,8 +161,10 @@ fn create(
     }
     let began = Instant::now();
     let driver = Driver::new(config);
+    let behind = behind(config, entered);
     let view = OnceCell::new();
-    let mut making = Making { config, config_path, id, bundle, spec, files, driver, view, began };
+    let mut making =
+        Making { config, config_path, id, bundle, behind, spec, files, driver, view, began };
     making.start()
 }
 
@@ -300,8 +304,7 @@ impl Making<'_> {
     /// What the container asks for. Whether that is anything at all its own files tell, so that one
     /// without GPUs waits for no look at the driver.
     fn asked(&self) -> Result<Asked, AskError> {
-        let nvidia_runtime =
-            self.config.gpu.inject == Inject::Env || real::is_nvidia(&self.config.runtime.real);
+        let nvidia_runtime = self.config.gpu.inject == Inject::Env || real::is_nvidia(self.behind);
         let own = NodeFacts {
             inventory: None,
             cdi_kind: &self.config.gpu.cdi_kind,
@@ -533,11 +536,14 @@ mod tests {
 
     #[test]
     fn called_by_nvidias_runtime_only_the_real_runc_is_behind_us() {
-        let text = "[runtime]\nreal = \"/usr/bin/nvidia-container-runtime\"\nrunc = \"/usr/bin/runc\"\n";
+        let text =
+            "[runtime]\nreal = \"/usr/bin/nvidia-container-runtime\"\nrunc = \"/usr/bin/runc\"\n";
         let nvidia = Config::parse(text).unwrap();
         assert_eq!(behind(&nvidia, "gpuctl-gate"), nvidia.runtime.real);
         assert_eq!(behind(&nvidia, "runc"), Path::new("/usr/bin/runc"));
         assert_eq!(behind(&Config::default(), "runc"), Path::new("/usr/bin/runc"));
-        assert!(real::is_nvidia(&nvidia.runtime.real) && !real::is_nvidia(Path::new("/usr/bin/runc")));
+        assert!(
+            real::is_nvidia(&nvidia.runtime.real) && !real::is_nvidia(Path::new("/usr/bin/runc"))
+        );
     }
 }

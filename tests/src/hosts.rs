@@ -76,7 +76,11 @@ pub fn restart(node: &Node) {
     let next = node.place().at(NEXT_PATH);
     match fs::read_to_string(drop_in) {
         Ok(text) => {
-            let path = text.split("PATH=").nth(1).and_then(|t| t.split('"').next()).expect("the host is laid out");
+            let path = text
+                .split("PATH=")
+                .nth(1)
+                .and_then(|t| t.split('"').next())
+                .expect("the host is laid out");
             fs::write(&next, path).expect("the host is laid out");
         }
         Err(_) => drop(fs::remove_file(&next)),
@@ -84,4 +88,3 @@ pub fn restart(node: &Node) {
     node.site().engine().stop().expect("the host is laid out");
     node.start_engine();
 }
-

@@ -56,7 +56,13 @@ impl DaemonJson {
                 return Err(format!("the runtime {name:?} is no object"));
             }
         }
-        Ok(Self { original: text.to_owned(), indent: indentation(body), top, runtimes, changed: false })
+        Ok(Self {
+            original: text.to_owned(),
+            indent: indentation(body),
+            top,
+            runtimes,
+            changed: false,
+        })
     }
 
     /// The default runtime, where one is named.
@@ -100,7 +106,8 @@ impl DaemonJson {
             return;
         }
         let mut value = self.runtimes.value(name).unwrap_or_else(|| json!({}));
-        let by_option = value.pointer("/options/BinaryName").is_some() && value.get("path").is_none();
+        let by_option =
+            value.pointer("/options/BinaryName").is_some() && value.get("path").is_none();
         let place = if by_option { value.pointer_mut("/options") } else { Some(&mut value) };
         if let Some(map) = place.and_then(Value::as_object_mut) {
             map.insert(if by_option { "BinaryName" } else { "path" }.into(), (*program).into());
@@ -160,12 +167,18 @@ mod tests {
         json.set_program("gpuctl-gate", Path::new("/l/gpuctl-gate"));
         json.set_default("gpuctl-gate");
         let text = json.render();
-        for kept in ["1.50e3", "\"max-size\": \"10m\",\n               \"max-file\"", "[true,null]",
-            "\"runtimeArgs\": [\"--debug\"]"] {
+        for kept in [
+            "1.50e3",
+            "\"max-size\": \"10m\",\n               \"max-file\"",
+            "[true,null]",
+            "\"runtimeArgs\": [\"--debug\"]",
+        ] {
             assert!(text.contains(kept), "{kept}\n{text}");
         }
         let order = |t: &str| text.find(t).unwrap_or_else(|| panic!("{t}\n{text}"));
-        assert!(order("data-root") < order("x-number") && order("ünknown") < order("default-runtime"));
+        assert!(
+            order("data-root") < order("x-number") && order("ünknown") < order("default-runtime")
+        );
         // Ours gone again, all is as it was but for the default, which is named.
         let mut back = DaemonJson::parse(&text).unwrap();
         assert_eq!(back.runtimes().len(), 2);

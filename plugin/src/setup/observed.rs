@@ -102,6 +102,8 @@ pub(super) struct Daemon {
     pub(super) pid: i32,
     /// Its PATH.
     pub(super) path: String,
+    /// Whether it runs as root of this host.
+    pub(super) root: bool,
     /// `GPUCTL_CONFIG` of its environment.
     pub(super) config: Option<PathBuf>,
 }

@@ -68,7 +68,7 @@ fn runtime(me: &Path, arguments: &[String]) -> Result<()> {
         let mut spec = spec(&bundle)?;
         if visible(&spec).is_some() {
             let hook = me.with_file_name(HOOK);
-            let mine = json!({"path": hook, "args": [HOOK, "prestart"]});
+            let mine = json!({"path": hook, "args": [hook, "prestart"]});
             let hooks = spec.as_object_mut().ok_or("the spec is no object")?;
             let hooks = hooks.entry("hooks").or_insert_with(|| json!({}));
             let list = hooks.as_object_mut().ok_or("hooks is no object")?;
@@ -89,7 +89,8 @@ fn hook(me: &Path) -> Result<()> {
     let pid = state["pid"].as_i64().ok_or("the state names no pid")?;
     let Some(named) = visible(&spec(Path::new(bundle))?) else { return Ok(()) };
     let gpus = Profile::read(&me.with_file_name(PROFILE))?.gpus;
-    let cgroups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).doing("read the cgroup")?;
+    let cgroups =
+        std::fs::read_to_string(format!("/proc/{pid}/cgroup")).doing("read the cgroup")?;
     let devices = |line: &str| {
         let mut fields = line.splitn(3, ':').skip(1);
         let controllers = fields.next()?;
