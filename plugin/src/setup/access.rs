@@ -80,7 +80,8 @@ pub(super) fn of_spec(spec: &Value, inventory: Option<&Inventory>) -> Access {
     });
     if legacy {
         let env = spec.pointer("/process/env").and_then(Value::as_array).into_iter().flatten();
-        let named = env.filter_map(|e| e.as_str()?.strip_prefix("NVIDIA_VISIBLE_DEVICES=")).last();
+        let mut named = env.filter_map(|e| e.as_str()?.strip_prefix("NVIDIA_VISIBLE_DEVICES="));
+        let named = named.next_back();
         by_environment(&mut access, named.unwrap_or_default(), inventory);
     }
     access

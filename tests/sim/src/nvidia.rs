@@ -34,9 +34,11 @@ pub fn install(sim: &Path, profile: &Path, folder: &Path) -> Result<()> {
 
 /// Runs the part that the program is entered as; `None` where it is neither.
 pub fn entered(me: &Path, arguments: &[String]) -> Option<ExitCode> {
+    // By its bare name it is entered too: the profile lies beside the file.
+    let file = std::env::current_exe().ok()?;
     let done = match me.file_name()?.to_str()? {
-        RUNTIME => runtime(me, arguments),
-        HOOK => hook(me),
+        RUNTIME => runtime(&file, arguments),
+        HOOK => hook(&file),
         _ => return None,
     };
     Some(match done {
@@ -51,7 +53,7 @@ pub fn entered(me: &Path, arguments: &[String]) -> Option<ExitCode> {
 /// What the environment names; nothing for none, void and empty.
 fn visible(spec: &Value) -> Option<String> {
     let env = spec.pointer("/process/env").and_then(Value::as_array)?;
-    let last = env.iter().filter_map(|e| e.as_str()?.strip_prefix(VISIBLE)).last()?;
+    let last = env.iter().rev().find_map(|e| e.as_str()?.strip_prefix(VISIBLE))?;
     (!matches!(last, "" | "none" | "void")).then(|| last.to_owned())
 }
 
