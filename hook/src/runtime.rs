@@ -311,7 +311,7 @@ impl Making<'_> {
             caps_major: None,
             // Then the real runtime is NVIDIA's, and does what the environment says.
             nvidia_runtime,
-            image_env: self.image_env(),
+            image_env: self.image_env(nvidia_runtime),
         };
         let asked = request::detect(&self.spec, self.host(), &own);
         if asked.as_ref().is_ok_and(Asked::is_nothing) {
@@ -321,10 +321,11 @@ impl Making<'_> {
         request::detect(&self.spec, self.host(), &NodeFacts { inventory, caps_major, ..own })
     }
 
-    /// What is made of the environment's `all`, where it is the image's own word. Only then are the
-    /// image's files looked at.
-    fn image_env(&self) -> Option<ImageEnvPolicy> {
-        if !request::env_says_all(&self.spec) {
+    /// What is made of the environment's `all`, where something honours it and it is the image's own
+    /// word. Only then are the image's files looked at.
+    fn image_env(&self, nvidia_runtime: bool) -> Option<ImageEnvPolicy> {
+        let honoured = nvidia_runtime || request::has_legacy_hook(&self.spec);
+        if !honoured || !request::env_says_all(&self.spec) {
             return None;
         }
         let container = &self.files.as_ref()?.container;

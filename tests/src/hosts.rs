@@ -80,7 +80,7 @@ pub fn default_runtime(node: &Node) -> String {
 /// # Panics
 /// When it does not come up.
 pub fn restart(node: &Node) {
-    let drop_in = root(node).join("etc/systemd/system/docker.service.d/50-gpuctl.conf");
+    let drop_in = root(node).join("etc/systemd/system/docker.service.d/zz-gpuctl.conf");
     let next = node.place().at(NEXT_PATH);
     match fs::read_to_string(drop_in) {
         Ok(text) => {
