@@ -152,7 +152,11 @@ fn from_nothing_to_cooperative_to_strict_and_back() {
     assert!(again.stdout.is_empty() && again.stderr.contains("nothing to change"), "{again}");
     assert_eq!(tree(&node).keys().collect::<Vec<_>>(), seen.keys().collect::<Vec<_>>());
     let doctor = node.gpuctl(&["doctor"]);
-    assert!(doctor.stdout.contains("cooperative"), "{doctor}");
+    let said = |name: &str, word: &str| {
+        doctor.stdout.lines().any(|line| line.starts_with(name) && line.contains(word))
+    };
+    assert!(said("level", "cooperative") && said("hole", "--runtime runc"), "{doctor}");
+    assert!(said("hole", "early") && said("hole", "old"), "{doctor}");
 
     // Strict, once the Engine was restarted with the drop-in's PATH.
     let got = setup_ok(&node, &["--strict"]);

@@ -105,6 +105,14 @@ impl DaemonJson {
         if had.as_ref().is_some_and(|r| r.program.as_deref() == Some(&*program)) {
             return;
         }
+        // Where its word stands once, only that is changed, and the text around it stays.
+        let old = had.and_then(|r| r.program).map(|old| Value::from(old).to_string());
+        let text = self.runtimes.text(name).unwrap_or_default();
+        if let Some(old) = old.filter(|old| text.matches(old.as_str()).count() == 1) {
+            let text = text.replace(&old, &Value::from(&*program).to_string());
+            self.runtimes.set(name, text);
+            return self.write_runtimes();
+        }
         let mut value = self.runtimes.value(name).unwrap_or_else(|| json!({}));
         let by_option =
             value.pointer("/options/BinaryName").is_some() && value.get("path").is_none();
@@ -234,5 +242,15 @@ mod tests {
         let again = DaemonJson::parse(&json.render()).unwrap();
         assert_eq!(of(&again, "a").program.as_deref(), Some("/l/strict/runc"));
         assert!(again.render().contains("\"Root\": \"/r\""));
+        // And back again, it reads as before.
+        let mut back = again;
+        back.set_program("a", Path::new("/usr/bin/runc"));
+        assert!(back.render().contains(r#"{"runtimeType": "io.containerd.runc.v2", "options": {"BinaryName": "/usr/bin/runc", "Root": "/r"}}"#));
+        // A word that stands there twice is found by its place.
+        let twice = r#"{"runtimes": {"b": {"path": "/r", "runtimeArgs": ["--root", "/r"]}}}"#;
+        let mut twice = DaemonJson::parse(twice).unwrap();
+        twice.set_program("b", Path::new("/s"));
+        let again: Value = serde_json::from_str(&twice.render()).unwrap();
+        assert_eq!(again["runtimes"]["b"], json!({"path": "/s", "runtimeArgs": ["--root", "/r"]}));
     }
 }

@@ -207,7 +207,8 @@ fn every_level_twice_changes_nothing_the_second_time_also_from_any_other_level()
 
 #[test]
 fn cooperative_names_two_runtimes_and_puts_the_stub_last() {
-    let seen = host();
+    let mut seen = host();
+    seen.containers = vec![container("web", &[1])];
     let plan = planned(&seen, Level::Cooperative);
     // What GPU containers need is there before any container is led to us.
     let at = |of: &dyn Fn(&Step) -> bool| plan.steps.iter().position(of).unwrap();
