@@ -126,7 +126,11 @@ mod tests {
             assert_eq!(from_image(&list(image), &merged(user, image), NAME), own, "{user}");
         }
         // The image says nothing of it.
-        assert!(!from_image(&list("PATH=/bin"), &merged("NVIDIA_VISIBLE_DEVICES=all", "PATH=/bin"), NAME));
+        assert!(!from_image(
+            &list("PATH=/bin"),
+            &merged("NVIDIA_VISIBLE_DEVICES=all", "PATH=/bin"),
+            NAME
+        ));
         // An old CUDA image, which says nothing and means all.
         assert!(from_image(&list("CUDA_VERSION=8"), &merged("A=1", "CUDA_VERSION=8"), NAME));
     }

@@ -49,6 +49,8 @@ struct Making<'a> {
     config_path: &'a Path,
     id: ContainerId,
     bundle: PathBuf,
+    /// What we become.
+    behind: &'a Path,
     spec: Spec,
     files: Option<DockerFiles>,
     driver: Driver<'a>,
@@ -170,12 +172,14 @@ fn create(
     }
     let began = Instant::now();
     let driver = Driver::new(config);
+    let behind = behind(config, entered);
     let view = OnceCell::new();
     let mut making = Making {
         config,
         config_path,
         id,
         bundle,
+        behind,
         spec,
         files,
         driver,
@@ -324,15 +328,14 @@ impl Making<'_> {
     /// What the container asks for. Whether that is anything at all its own files tell, so that one
     /// without GPUs waits for no look at the driver.
     fn asked(&self) -> Result<Asked, AskError> {
-        let nvidia_runtime =
-            self.config.gpu.inject == Inject::Env || real::is_nvidia(&self.config.runtime.real);
+        let nvidia_runtime = self.config.gpu.inject == Inject::Env || real::is_nvidia(self.behind);
         let own = NodeFacts {
             inventory: None,
             cdi_kind: &self.config.gpu.cdi_kind,
             caps_major: None,
             // Then the real runtime is NVIDIA's, and does what the environment says.
             nvidia_runtime,
-            image_env: self.image_env(),
+            image_env: self.image_env(nvidia_runtime),
         };
         let asked = request::detect(&self.spec, self.host(), &own);
         if asked.as_ref().is_ok_and(Asked::is_nothing) {
@@ -349,10 +352,11 @@ impl Making<'_> {
         request::detect(&self.spec, self.host(), &NodeFacts { inventory, caps_major, ..own })
     }
 
-    /// What is made of the environment's `all`, where it is the image's own word. Only then are the
-    /// image's files looked at.
-    fn image_env(&self) -> Option<ImageEnvPolicy> {
-        if !request::env_says_all(&self.spec) {
+    /// What is made of the environment's `all`, where something honours it and it is the image's own
+    /// word. Only then are the image's files looked at.
+    fn image_env(&self, nvidia_runtime: bool) -> Option<ImageEnvPolicy> {
+        let honoured = nvidia_runtime || request::has_legacy_hook(&self.spec);
+        if !honoured || !request::env_says_all(&self.spec) {
             return None;
         }
         let container = &self.files.as_ref()?.container;
@@ -604,11 +608,14 @@ mod tests {
 
     #[test]
     fn called_by_nvidias_runtime_only_the_real_runc_is_behind_us() {
-        let text = "[runtime]\nreal = \"/usr/bin/nvidia-container-runtime\"\nrunc = \"/usr/bin/runc\"\n";
+        let text =
+            "[runtime]\nreal = \"/usr/bin/nvidia-container-runtime\"\nrunc = \"/usr/bin/runc\"\n";
         let nvidia = Config::parse(text).unwrap();
         assert_eq!(behind(&nvidia, "gpuctl-gate"), nvidia.runtime.real);
         assert_eq!(behind(&nvidia, "runc"), Path::new("/usr/bin/runc"));
         assert_eq!(behind(&Config::default(), "runc"), Path::new("/usr/bin/runc"));
-        assert!(real::is_nvidia(&nvidia.runtime.real) && !real::is_nvidia(Path::new("/usr/bin/runc")));
+        assert!(
+            real::is_nvidia(&nvidia.runtime.real) && !real::is_nvidia(Path::new("/usr/bin/runc"))
+        );
     }
 }

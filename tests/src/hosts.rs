@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use gpuctl_sim::engine::NEXT_PATH;
+use gpuctl_sim::engine::{self, NEXT_PATH};
 
 use crate::{Node, Options, Output};
 
@@ -12,10 +12,18 @@ use crate::{Node, Options, Output};
 /// # Panics
 /// When it does not come up.
 pub fn host(daemon_json: &str, first_on_path: Option<&Path>) -> Node {
-    let mut options = Options { inventory: false, ..Options::default() };
-    options.engine.daemon_json = Some(daemon_json.into());
-    options.engine.first_on_path = first_on_path.map(Path::to_owned);
-    let node = Node::start(options);
+    let first_on_path = first_on_path.map(Path::to_owned);
+    host_of(daemon_json, engine::Options { first_on_path, ..engine::Options::default() })
+}
+
+/// As [`host`], with more of the Engine to be chosen.
+///
+/// # Panics
+/// As there.
+pub fn host_of(daemon_json: &str, engine: engine::Options) -> Node {
+    let first_on_path = engine.first_on_path.clone();
+    let engine = engine::Options { daemon_json: Some(daemon_json.into()), ..engine };
+    let node = Node::start(Options { inventory: false, engine, ..Options::default() });
     // As a host with systemd would have it.
     let root = root(&node);
     fs::create_dir_all(root.join("run/systemd/system")).expect("the host is laid out");
@@ -72,11 +80,15 @@ pub fn default_runtime(node: &Node) -> String {
 /// # Panics
 /// When it does not come up.
 pub fn restart(node: &Node) {
-    let drop_in = root(node).join("etc/systemd/system/docker.service.d/50-gpuctl.conf");
+    let drop_in = root(node).join("etc/systemd/system/docker.service.d/zz-gpuctl.conf");
     let next = node.place().at(NEXT_PATH);
     match fs::read_to_string(drop_in) {
         Ok(text) => {
-            let path = text.split("PATH=").nth(1).and_then(|t| t.split('"').next()).expect("the host is laid out");
+            let path = text
+                .split("PATH=")
+                .nth(1)
+                .and_then(|t| t.split('"').next())
+                .expect("the host is laid out");
             fs::write(&next, path).expect("the host is laid out");
         }
         Err(_) => drop(fs::remove_file(&next)),
@@ -84,4 +96,3 @@ pub fn restart(node: &Node) {
     node.site().engine().stop().expect("the host is laid out");
     node.start_engine();
 }
-

@@ -4,10 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use gpuctl_sim::{command, files};
-use gpuctl_tests::node::run;
 use gpuctl_tests::hosts::{default_runtime, host, restart, root, setup, setup_ok};
+use gpuctl_tests::node::{run, wait_for};
 use gpuctl_tests::{Node, Options, engine_runs_here, probe};
 use serde_json::Value;
 
@@ -48,15 +49,27 @@ fn tree(node: &Node) -> BTreeMap<PathBuf, Vec<u8>> {
             }
             all.insert(path.to_owned(), Vec::new());
         } else if meta.is_symlink() {
-            all.insert(path.to_owned(), fs::read_link(path).unwrap().into_os_string().into_encoded_bytes());
+            all.insert(
+                path.to_owned(),
+                fs::read_link(path).unwrap().into_os_string().into_encoded_bytes(),
+            );
         } else if meta.is_file() {
             all.insert(path.to_owned(), fs::read(path).unwrap());
         }
     }
     let mut all = BTreeMap::new();
     let place = node.place();
-    for path in [root(node), place.libexec(), place.state(), place.run(), place.cdi(), place.dev().join("char"),
-        place.config(), place.at("daemon.json"), place.root().join("daemon.json")] {
+    for path in [
+        root(node),
+        place.libexec(),
+        place.state(),
+        place.run(),
+        place.cdi(),
+        place.dev().join("char"),
+        place.config(),
+        place.at("daemon.json"),
+        place.root().join("daemon.json"),
+    ] {
         walk(&path, &mut all);
     }
     all
@@ -86,7 +99,14 @@ fn from_nothing_to_cooperative_to_strict_and_back() {
 
     let before = tree(&node);
     let dry = setup_ok(&node, &["--dry-run"]);
-    for word in ["change ", "daemon.json", "+   \"default-runtime\": \"gpuctl-gate\"", "50-gpuctl.conf", "SIGHUP", "GPU 0 to early"] {
+    for word in [
+        "change ",
+        "daemon.json",
+        "+   \"default-runtime\": \"gpuctl-gate\"",
+        "zz-gpuctl.conf",
+        "SIGHUP",
+        "GPU 0 to early",
+    ] {
         assert!(dry.stdout.contains(word), "{word:?}\n{dry}");
     }
     assert_eq!(tree(&node), before, "a dry run changed something");
@@ -95,14 +115,25 @@ fn from_nothing_to_cooperative_to_strict_and_back() {
     // Cooperative, by a reload alone.
     let got = setup_ok(&node, &[]);
     assert!(got.stderr.contains("hole: docker run --runtime runc"), "{got}");
-    assert!(got.stderr.contains("to do: ") && got.stderr.contains("systemctl restart docker"), "{got}");
+    assert!(
+        got.stderr.contains("to do: ") && got.stderr.contains("systemctl restart docker"),
+        "{got}"
+    );
     assert_eq!(default_runtime(&node), "gpuctl-gate");
     let text = fs::read_to_string(node.place().at("daemon.json")).unwrap();
-    for kept in ["\"max-size\": \"10m\",\n               \"max-file\": \"3\"", "[\"a=b\",\"c=d\"]", "\"shutdown-timeout\": 16"] {
+    for kept in [
+        "\"max-size\": \"10m\",\n               \"max-file\": \"3\"",
+        "[\"a=b\",\"c=d\"]",
+        "\"shutdown-timeout\": 16",
+    ] {
         assert!(text.contains(kept), "{kept}\n{text}");
     }
-    let copies: Vec<PathBuf> = fs::read_dir(node.place().root()).unwrap().flatten().map(|e| e.path())
-        .filter(|p| p.to_string_lossy().contains("daemon.json.gpuctl-")).collect();
+    let copies: Vec<PathBuf> = fs::read_dir(node.place().root())
+        .unwrap()
+        .flatten()
+        .map(|e| e.path())
+        .filter(|p| p.to_string_lossy().contains("daemon.json.gpuctl-"))
+        .collect();
     assert_eq!(copies.len(), 1, "{copies:?}");
     assert_eq!(fs::read_to_string(&copies[0]).unwrap(), foreign_keys());
     assert_eq!(node.leased_minors(&node.id("early")), minors(&node, &[0]));
@@ -111,14 +142,21 @@ fn from_nothing_to_cooperative_to_strict_and_back() {
     assert!(opens(&node, "plain", &[]).is_empty());
     node.check();
     // What is named as a hole is one.
-    assert_eq!(opens(&node, "past", &["--runtime", "runc", "--device", &second]), minors(&node, &[1]));
+    assert_eq!(
+        opens(&node, "past", &["--runtime", "runc", "--device", &second]),
+        minors(&node, &[1])
+    );
     node.docker_ok(&["rm", "-f", "past"]);
     let seen = tree(&node);
     let again = setup_ok(&node, &[]);
     assert!(again.stdout.is_empty() && again.stderr.contains("nothing to change"), "{again}");
     assert_eq!(tree(&node).keys().collect::<Vec<_>>(), seen.keys().collect::<Vec<_>>());
     let doctor = node.gpuctl(&["doctor"]);
-    assert!(doctor.stdout.contains("cooperative"), "{doctor}");
+    let said = |name: &str, word: &str| {
+        doctor.stdout.lines().any(|line| line.starts_with(name) && line.contains(word))
+    };
+    assert!(said("level", "cooperative") && said("hole", "--runtime runc"), "{doctor}");
+    assert!(said("hole", "early") && said("hole", "old"), "{doctor}");
 
     // Strict, once the Engine was restarted with the drop-in's PATH.
     let got = setup_ok(&node, &["--strict"]);
@@ -144,7 +182,13 @@ fn from_nothing_to_cooperative_to_strict_and_back() {
 
     // Removed, with containers left that name our runtime.
     let got = setup_ok(&node, &["--remove"]);
-    for word in ["hole: the runtime gpuctl-gate stays", "late", "plain", "two", "strict mode ends when these are restarted"] {
+    for word in [
+        "hole: the runtime gpuctl-gate stays",
+        "late",
+        "plain",
+        "two",
+        "strict mode ends when these are restarted",
+    ] {
         assert!(got.stderr.contains(word), "{word:?}\n{got}");
     }
     assert_eq!(default_runtime(&node), "runc");
@@ -152,7 +196,10 @@ fn from_nothing_to_cooperative_to_strict_and_back() {
     let real = node.config().runtime.real;
     assert_eq!(daemon_json(&node)["runtimes"]["gpuctl-gate"]["path"], real.display().to_string());
     assert_eq!(daemon_json(&node)["runtimes"]["gpuctl"], Value::Null);
-    assert_eq!(daemon_json(&node)["runtimes"]["abs"]["path"], command::find(&["runc"]).unwrap().display().to_string());
+    assert_eq!(
+        daemon_json(&node)["runtimes"]["abs"]["path"],
+        command::find(&["runc"]).unwrap().display().to_string()
+    );
     restart(&node);
     node.docker_ok(&["start", "plain", "late"]);
     assert_eq!(probe::opens(&node, "late"), minors(&node, &[1]));
@@ -178,7 +225,17 @@ fn what_runs_is_leased_and_what_two_share_is_said_by_name() {
     opens(&node, "rule", &["--device-cgroup-rule", &format!("c 195:{} rw", node.minor(4))]);
     opens(&node, "plain", &[]);
     opens(&node, "mount", &["-v", &format!("{}:/dev/x", devices[3])]);
-    opens(&node, "priv", &["--privileged"]);
+    // The real runc as the config has it: where this machine's root lacks a capability, one that
+    // leaves it out.
+    let real = node.config().runtime.real;
+    let narrow = format!("{{\"runtimes\": {{\"narrow\": {{\"path\": \"{}\"}}}}}}", real.display());
+    fs::write(node.place().at("daemon.json"), narrow).unwrap();
+    let dockerd = nix::unistd::Pid::from_raw(node.site().engine().pid().unwrap());
+    nix::sys::signal::kill(dockerd, nix::sys::signal::Signal::SIGHUP).unwrap();
+    wait_for("the reload", Duration::from_secs(10), || {
+        node.docker(&["info", "--format", "{{.Runtimes}}"]).stdout.contains("narrow")
+    });
+    opens(&node, "priv", &["--runtime", "narrow", "--privileged"]);
     opens(&node, "gone", &["--device", &devices[3]]);
     node.docker_ok(&["kill", "gone"]);
     let got = setup_ok(&node, &[]);
@@ -214,8 +271,20 @@ fn a_setup_killed_between_its_steps_goes_on_with_the_next() {
     let first = device(&node, 0);
     opens(&node, "early", &["--device", &first]);
     let root = root(&node).display().to_string();
-    let points = ["gpuctl-gate:done", "config.toml:begun", "config.toml:done", "setup.json:done", "links:done",
-        "inventory:done", "seeds:begun", "seeds:done", "50-gpuctl.conf:done", "daemon.json:begun", "daemon.json:done", "reload:done"];
+    let points = [
+        "gpuctl-gate:done",
+        "config.toml:begun",
+        "config.toml:done",
+        "setup.json:done",
+        "links:done",
+        "inventory:done",
+        "seeds:begun",
+        "seeds:done",
+        "zz-gpuctl.conf:done",
+        "daemon.json:begun",
+        "daemon.json:done",
+        "reload:done",
+    ];
     for point in points {
         let flags = ["setup", "--root", &root, "--observe"];
         // What there is to do differs from the last time only in level: back to nothing first.
@@ -250,9 +319,13 @@ fn what_dockerd_would_not_start_with_is_refused_and_nothing_changes() {
     fs::create_dir_all(root(&node)).unwrap();
     let before = tree(&node);
     let untouched = |before: &BTreeMap<PathBuf, Vec<u8>>| {
-        let mut now = tree(&node);
-        now.retain(|path, _| !path.ends_with("setup.lock"));
-        assert_eq!(now.keys().collect::<Vec<_>>(), before.keys().collect::<Vec<_>>());
+        // The lock of setup itself is there.
+        let lock = node.place().run();
+        let rest = |all: &BTreeMap<PathBuf, Vec<u8>>| {
+            let rest = all.iter().filter(|(path, _)| !path.starts_with(&lock));
+            rest.map(|(path, text)| (path.clone(), text.clone())).collect::<BTreeMap<_, _>>()
+        };
+        assert!(rest(&tree(&node)) == rest(before), "something was changed");
     };
     let got = setup(&node, &[]);
     assert_eq!(got.code, 1, "{got}");
@@ -272,7 +345,10 @@ fn what_dockerd_would_not_start_with_is_refused_and_nothing_changes() {
     fs::write(node.place().at("daemon.json"), odd).unwrap();
     let got = setup(&node, &[]);
     assert_eq!(got.code, 1, "{got}");
-    assert!(got.stderr.contains("dockerd did not take") && got.stderr.contains("is as it was before"), "{got}");
+    assert!(
+        got.stderr.contains("dockerd did not take") && got.stderr.contains("is as it was before"),
+        "{got}"
+    );
     assert_eq!(fs::read_to_string(node.place().at("daemon.json")).unwrap(), odd);
     assert_eq!(default_runtime(&node), "runc");
     let got = node.gpuctl_as(65534, 65534, &["setup"]);
@@ -301,8 +377,16 @@ fn programs_replaced_under_a_running_container_serve_it_to_its_end() {
     node.docker_ok(&["restart", "-t", "0", "runs"]);
     assert_eq!(probe::opens(&node, "runs"), minors(&node, &[0]));
     node.docker_ok(&["rm", "-f", "runs"]);
+    // Both ends were seen by the release hook, which is the new program.
+    wait_for("the release", Duration::from_secs(10), || {
+        let ended = |l: &gpuctl_ledger::model::Lease| l.evidence.ended.is_some();
+        node.leases().values().filter(|l| l.holder.name.is_none()).all(ended)
+    });
     node.gpuctl_ok(&["stop", "-t", "0", "train"]);
-    gpuctl_tests::node::wait_for("the leases' end", std::time::Duration::from_secs(10), || node.leases().is_empty());
+    wait_for("the leases' end", Duration::from_secs(15), || {
+        node.gpuctl(&["doctor", "--fix"]);
+        node.leases().is_empty()
+    });
     // The real runc is elsewhere: containers without GPUs start, and setup finds it.
     let real = node.config().runtime.real.display().to_string();
     node.edit_config(|text| text.replace(&real, "/gone/runc"));

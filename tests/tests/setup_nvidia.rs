@@ -11,7 +11,8 @@ use gpuctl_tests::hosts::{default_runtime, host, restart, root, setup_ok};
 use gpuctl_tests::{Node, engine_runs_here, probe, programs, skip};
 
 /// As of nvidia/cuda: PATH first.
-const IMAGE: [&str; 4] = ["--change", "ENV PATH=/bin", "--change", "ENV NVIDIA_VISIBLE_DEVICES=all"];
+const IMAGE: [&str; 4] =
+    ["--change", "ENV PATH=/bin", "--change", "ENV NVIDIA_VISIBLE_DEVICES=all"];
 
 fn runs_here() -> bool {
     if !Path::new("/sys/fs/cgroup/devices").is_dir() {
@@ -72,9 +73,17 @@ fn a_host_whose_default_is_nvidias_runtime_goes_on_working() {
     assert!(config.runtime.runc.is_some() && config.policy.observe);
     assert_eq!(node.leased_minors(&node.id("before")), all);
     assert_eq!(opens(&node, "observed", &[], "cuda"), all);
-    assert!(audit(&node, "observed").contains("only its image asks for all GPUs"), "{}", audit(&node, "observed"));
+    assert!(
+        audit(&node, "observed").contains("only its image asks for all GPUs"),
+        "{}",
+        audit(&node, "observed")
+    );
     assert_eq!(opens(&node, "asking", &["-e", "NVIDIA_VISIBLE_DEVICES=all"], "cuda"), all);
-    assert!(audit(&node, "asking").contains("\"decision\":\"refused\""), "{}", audit(&node, "asking"));
+    assert!(
+        audit(&node, "asking").contains("\"decision\":\"refused\""),
+        "{}",
+        audit(&node, "asking")
+    );
     assert!(opens(&node, "plain", &[], "busybox").is_empty());
     let doctor = node.gpuctl(&["doctor"]);
     assert!(doctor.stdout.contains("observe: docker run is logged"), "{doctor}");
@@ -82,7 +91,10 @@ fn a_host_whose_default_is_nvidias_runtime_goes_on_working() {
 
     // Cooperative: what runs keeps what it has, and the image's word alone is ignored.
     let got = setup_ok(&node, &[]);
-    assert!(got.stderr.contains("asking may open GPU 0,1,2,3,4,5,6,7, which observed holds"), "{got}");
+    assert!(
+        got.stderr.contains("asking may open GPU 0,1,2,3,4,5,6,7, which observed holds"),
+        "{got}"
+    );
     assert!(!node.config().policy.observe);
     assert_eq!(node.leased_minors(&node.id("observed")), all);
     assert!(opens(&node, "image", &[], "cuda").is_empty());
@@ -92,7 +104,10 @@ fn a_host_whose_default_is_nvidias_runtime_goes_on_working() {
     let named = format!("NVIDIA_VISIBLE_DEVICES={}", node.gpus()[3].uuid);
     assert_eq!(opens(&node, "named", &["-e", &named], "cuda"), [node.minor(3)].into());
     assert_eq!(opens(&node, "two", &["--gpus", "2"], "cuda").len(), 2);
-    node.edit_config(|text| format!("{text}\n").replace("[policy]\n", "[policy]\nall = \"free\"\nimage_env = \"claim\"\n"));
+    node.edit_config(|text| {
+        format!("{text}\n")
+            .replace("[policy]\n", "[policy]\nall = \"free\"\nimage_env = \"claim\"\n")
+    });
     assert_eq!(opens(&node, "rest", &[], "cuda").len(), 5);
     let got = node.docker(&["run", "--rm", "cuda", "true"]);
     assert!(got.code == 125 && got.stderr.contains("gpuctl: "), "{got}");
@@ -108,7 +123,10 @@ fn a_host_whose_default_is_nvidias_runtime_goes_on_working() {
     assert!(opens(&node, "strict", &["--runtime", "nvidia"], "cuda").is_empty());
     assert!(opens(&node, "gate", &[], "cuda").is_empty());
     let one = format!("NVIDIA_VISIBLE_DEVICES={}", node.gpus()[0].uuid);
-    assert_eq!(opens(&node, "one", &["--runtime", "nvidia", "-e", &one], "cuda"), [node.minor(0)].into());
+    assert_eq!(
+        opens(&node, "one", &["--runtime", "nvidia", "-e", &one], "cuda"),
+        [node.minor(0)].into()
+    );
     let got = node.docker(&["run", "--rm", "--runtime", "nvidia", "-e", &one, "cuda", "true"]);
     assert!(got.code == 125 && got.stderr.contains("one"), "{got}");
     assert_eq!(opens(&node, "three", &["--gpus", "3"], "cuda").len(), 3);
@@ -116,7 +134,9 @@ fn a_host_whose_default_is_nvidias_runtime_goes_on_working() {
     node.check();
 
     // Removed: as it was.
-    node.docker_ok(&["rm", "-f", "strict", "gate", "one", "three", "two", "named", "image", "plain"]);
+    node.docker_ok(&[
+        "rm", "-f", "strict", "gate", "one", "three", "two", "named", "image", "plain",
+    ]);
     setup_ok(&node, &["--remove"]);
     assert_eq!(default_runtime(&node), "nvidia");
     restart(&node);
@@ -138,10 +158,16 @@ fn with_nvidias_tool_a_cdi_spec_is_made_and_its_list_of_runtimes_led_through_us(
     let nvidia = root(&node).join("etc/nvidia-container-runtime/config.toml");
     fs::create_dir_all(nvidia.parent().unwrap()).unwrap();
     let runc = gpuctl_sim::command::find(&["runc"]).unwrap();
-    let list = format!("# of the site\n[nvidia-container-runtime]\nruntimes = [\"{}\"]\nmode = \"legacy\"\n", runc.display());
+    let list = format!(
+        "# of the site\n[nvidia-container-runtime]\nruntimes = [\"{}\"]\nmode = \"legacy\"\n",
+        runc.display()
+    );
     fs::write(&nvidia, &list).unwrap();
     // A tool that fails, or says something else, is no reason to go on.
-    for (script, word) in [("#!/bin/sh\nexit 3\n", "cdi generate failed"), ("#!/bin/sh\necho ok\n", "made no CDI spec")] {
+    for (script, word) in [
+        ("#!/bin/sh\nexit 3\n", "cdi generate failed"),
+        ("#!/bin/sh\necho ok\n", "made no CDI spec"),
+    ] {
         write(script);
         let got = gpuctl_tests::hosts::setup(&node, &[]);
         assert!(got.code == 1 && got.stderr.contains(word), "{got}");
@@ -155,13 +181,18 @@ fn with_nvidias_tool_a_cdi_spec_is_made_and_its_list_of_runtimes_led_through_us(
             "containerEdits": {"deviceNodes": [{"path": format!("/dev/nvidia{}", gpu.minor)}]},
         })).collect::<Vec<_>>(),
     });
-    write(&format!("#!/bin/sh\n[ \"$1 $2\" = 'cdi generate' ] || exit 9\ncat <<'END'\n{spec:#}\nEND\n"));
+    write(&format!(
+        "#!/bin/sh\n[ \"$1 $2\" = 'cdi generate' ] || exit 9\ncat <<'END'\n{spec:#}\nEND\n"
+    ));
     let got = setup_ok(&node, &["--strict"]);
     assert!(got.stdout.contains("nvidia.yaml with "), "{got}");
     assert_eq!(node.config().gpu.inject, gpuctl_ledger::config::Inject::Cdi);
     let text = fs::read_to_string(&nvidia).unwrap();
     let ours = node.place().libexec().join("strict/runc");
-    assert!(text.contains("# of the site") && text.contains(&format!("[\"{}\"", ours.display())), "{text}");
+    assert!(
+        text.contains("# of the site") && text.contains(&format!("[\"{}\"", ours.display())),
+        "{text}"
+    );
     restart(&node);
     assert_eq!(opens(&node, "two", &["--gpus", "2"], "cuda").len(), 2);
     assert!(opens(&node, "image", &["--runtime", "nvidia"], "cuda").is_empty());

@@ -434,7 +434,8 @@ pub fn by_legacy_hook(spec: &Spec) -> Result<GpuRequest, AskError> {
     total(&found)
 }
 
-fn has_legacy_hook(spec: &Spec) -> bool {
+/// Whether NVIDIA's legacy hook is in a spec.
+pub(crate) fn has_legacy_hook(spec: &Spec) -> bool {
     STAGES.iter().any(|stage| spec.hooks(stage).iter().any(is_legacy_hook))
 }
 

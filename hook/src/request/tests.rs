@@ -340,15 +340,24 @@ fn an_images_own_all_is_ignored_or_claimed_and_never_passes_unseen() {
         detect(spec, host, &facts).unwrap()
     };
     let ignored = under(Some(ImageEnvPolicy::Ignore), &s, None);
-    assert_eq!((ignored.request.clone(), routes(&ignored)), (GpuRequest::None, vec![Route::ImageEnv]));
+    assert_eq!(
+        (ignored.request.clone(), routes(&ignored)),
+        (GpuRequest::None, vec![Route::ImageEnv])
+    );
     // Passed on as it is, NVIDIA's runtime would obey it.
     assert!(!ignored.is_nothing() && ignored.is_image_env());
     let claimed = under(Some(ImageEnvPolicy::Claim), &s, None);
-    assert_eq!((claimed.request.clone(), routes(&claimed)), (GpuRequest::All, vec![Route::ImageEnv]));
+    assert_eq!(
+        (claimed.request.clone(), routes(&claimed)),
+        (GpuRequest::All, vec![Route::ImageEnv])
+    );
     let user = under(None, &s, None);
     assert_eq!((user.request.clone(), routes(&user)), (GpuRequest::All, vec![Route::Env]));
     // What else is asked for counts; a flag is asked for instead.
-    assert_eq!(under(Some(ImageEnvPolicy::Ignore), &s, Some(&gpus(2, &[]))).request, GpuRequest::Count(2));
+    assert_eq!(
+        under(Some(ImageEnvPolicy::Ignore), &s, Some(&gpus(2, &[]))).request,
+        GpuRequest::Count(2)
+    );
     let named = spec(&["NVIDIA_VISIBLE_DEVICES=1"], &[], json!([]), false);
     assert_eq!(under(Some(ImageEnvPolicy::Ignore), &named, None).request, indexes(&[1]));
     assert!(env_says_all(&s) && !env_says_all(&named));

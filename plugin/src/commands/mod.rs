@@ -199,9 +199,16 @@ mod tests {
         ] {
             assert!(read(line).is_ok(), "{line}: {:?}", read(line).err().map(|e| e.to_string()));
         }
-        for wrong in
-            ["stop", "setup --strict --observe", "scale a", "scale --gpus x a", "rm", "ps --format xml", "nope", "start"]
-        {
+        for wrong in [
+            "stop",
+            "setup --strict --observe",
+            "scale a",
+            "scale --gpus x a",
+            "rm",
+            "ps --format xml",
+            "nope",
+            "start",
+        ] {
             let error = read(wrong).unwrap_err();
             assert_eq!(usage(&error).code, USAGE, "{wrong}");
         }

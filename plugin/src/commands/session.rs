@@ -42,7 +42,8 @@ pub(super) fn config() -> Result<(Config, PathBuf), Failure> {
 /// # Errors
 /// As [`config`].
 pub(super) fn config_to_be() -> Result<(Config, PathBuf), Failure> {
-    let named = std::env::var_os(gpuctl_ledger::config::PATH_VARIABLE).filter(|path| !path.is_empty());
+    let named =
+        std::env::var_os(gpuctl_ledger::config::PATH_VARIABLE).filter(|path| !path.is_empty());
     match named.map(PathBuf::from) {
         Some(path) if path.symlink_metadata().is_err() => Ok((Config::default(), path)),
         _ => config(),

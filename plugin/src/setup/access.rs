@@ -72,13 +72,16 @@ pub(super) fn of_spec(spec: &Value, inventory: Option<&Inventory>) -> Access {
         }
     }
     let hooks = spec.get("hooks").and_then(Value::as_object).into_iter().flat_map(|h| h.values());
-    let mut programs = hooks.filter_map(Value::as_array).flatten().filter_map(|h| h.get("path")?.as_str());
+    let mut programs =
+        hooks.filter_map(Value::as_array).flatten().filter_map(|h| h.get("path")?.as_str());
     let legacy = programs.any(|path| {
-        path.ends_with("/nvidia-container-runtime-hook") || path.ends_with("/nvidia-container-toolkit")
+        path.ends_with("/nvidia-container-runtime-hook")
+            || path.ends_with("/nvidia-container-toolkit")
     });
     if legacy {
         let env = spec.pointer("/process/env").and_then(Value::as_array).into_iter().flatten();
-        let named = env.filter_map(|e| e.as_str()?.strip_prefix("NVIDIA_VISIBLE_DEVICES=")).last();
+        let mut named = env.filter_map(|e| e.as_str()?.strip_prefix("NVIDIA_VISIBLE_DEVICES="));
+        let named = named.next_back();
         by_environment(&mut access, named.unwrap_or_default(), inventory);
     }
     access
@@ -104,7 +107,8 @@ fn by_environment(access: &mut Access, value: &str, inventory: Option<&Inventory
 pub(super) fn of_inspect(shown: &Value, nodes: &[u32], inventory: Option<&Inventory>) -> Access {
     let mut access = Access::default();
     access.minors.extend(nodes.iter().filter(|minor| !SHARED.contains(minor)));
-    let list = |pointer: &str| shown.pointer(pointer).and_then(Value::as_array).into_iter().flatten();
+    let list =
+        |pointer: &str| shown.pointer(pointer).and_then(Value::as_array).into_iter().flatten();
     for request in list("/HostConfig/DeviceRequests") {
         let driver = request.get("Driver").and_then(Value::as_str).unwrap_or_default();
         if !matches!(driver, "" | "nvidia" | "cdi") {
@@ -114,12 +118,15 @@ pub(super) fn of_inspect(shown: &Value, nodes: &[u32], inventory: Option<&Invent
         let ids: Vec<&str> = ids.filter_map(Value::as_str).collect();
         let count = request.get("Count").and_then(Value::as_i64).unwrap_or_default();
         // nvidia.com/gpu=0 is device 0.
-        let names: Vec<String> = ids.iter().map(|id| id.rsplit('=').next().unwrap_or(id).to_owned()).collect();
+        let names: Vec<String> =
+            ids.iter().map(|id| id.rsplit('=').next().unwrap_or(id).to_owned()).collect();
         let names = match (names.is_empty(), count) {
             (false, _) => names.join(","),
             (true, count) if count < 0 => "all".to_owned(),
             // Without us, dockerd takes the first.
-            (true, count) => (0..count.min(256)).map(|n| n.to_string()).collect::<Vec<_>>().join(","),
+            (true, count) => {
+                (0..count.min(256)).map(|n| n.to_string()).collect::<Vec<_>>().join(",")
+            }
         };
         by_environment(&mut access, &names, inventory);
     }
@@ -155,9 +162,17 @@ mod tests {
         let gpu = |minor: u32| json!({"allow": true, "type": "c", "major": 195, "minor": minor, "access": "rw"});
         let plain = spec(json!([deny, gpu(3), gpu(255)]), "/x", "NVIDIA_VISIBLE_DEVICES=all");
         assert_eq!(of_spec(&plain, None), Access { minors: [3].into(), ..Access::default() });
-        let legacy = spec(json!([deny]), "/usr/bin/nvidia-container-runtime-hook", "NVIDIA_VISIBLE_DEVICES=all");
+        let legacy = spec(
+            json!([deny]),
+            "/usr/bin/nvidia-container-runtime-hook",
+            "NVIDIA_VISIBLE_DEVICES=all",
+        );
         assert!(of_spec(&legacy, None).all);
-        let void = spec(json!([deny]), "/usr/bin/nvidia-container-runtime-hook", "NVIDIA_VISIBLE_DEVICES=void");
+        let void = spec(
+            json!([deny]),
+            "/usr/bin/nvidia-container-runtime-hook",
+            "NVIDIA_VISIBLE_DEVICES=void",
+        );
         assert_eq!(of_spec(&void, None), Access::default());
         let every = spec(json!([{"allow": true, "access": "rwm"}]), "/x", "");
         assert!(of_spec(&every, None).all);
@@ -172,7 +187,12 @@ mod tests {
         let minors = |host: Value| of(host).minors.into_iter().collect::<Vec<_>>();
         // Index is not minor: GPU 0 is /dev/nvidia3 here.
         assert_eq!(minors(json!({"DeviceRequests": [{"Count": 2, "DeviceIDs": null}]})), [2, 3]);
-        assert_eq!(minors(json!({"DeviceRequests": [{"Driver": "cdi", "DeviceIDs": ["nvidia.com/gpu=3"]}]})), [0]);
+        assert_eq!(
+            minors(
+                json!({"DeviceRequests": [{"Driver": "cdi", "DeviceIDs": ["nvidia.com/gpu=3"]}]})
+            ),
+            [0]
+        );
         assert!(of(json!({"DeviceRequests": [{"Count": -1}]})).all);
         assert!(of(json!({"DeviceCgroupRules": ["c 195:* rmw"]})).all);
         assert_eq!(of(json!({"DeviceRequests": null})), Access::default());

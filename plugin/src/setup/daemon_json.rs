@@ -56,7 +56,13 @@ impl DaemonJson {
                 return Err(format!("the runtime {name:?} is no object"));
             }
         }
-        Ok(Self { original: text.to_owned(), indent: indentation(body), top, runtimes, changed: false })
+        Ok(Self {
+            original: text.to_owned(),
+            indent: indentation(body),
+            top,
+            runtimes,
+            changed: false,
+        })
     }
 
     /// The default runtime, where one is named.
@@ -99,8 +105,17 @@ impl DaemonJson {
         if had.as_ref().is_some_and(|r| r.program.as_deref() == Some(&*program)) {
             return;
         }
+        // Where its word stands once, only that is changed, and the text around it stays.
+        let old = had.and_then(|r| r.program).map(|old| Value::from(old).to_string());
+        let text = self.runtimes.text(name).unwrap_or_default();
+        if let Some(old) = old.filter(|old| text.matches(old.as_str()).count() == 1) {
+            let text = text.replace(&old, &Value::from(&*program).to_string());
+            self.runtimes.set(name, text);
+            return self.write_runtimes();
+        }
         let mut value = self.runtimes.value(name).unwrap_or_else(|| json!({}));
-        let by_option = value.pointer("/options/BinaryName").is_some() && value.get("path").is_none();
+        let by_option =
+            value.pointer("/options/BinaryName").is_some() && value.get("path").is_none();
         let place = if by_option { value.pointer_mut("/options") } else { Some(&mut value) };
         if let Some(map) = place.and_then(Value::as_object_mut) {
             map.insert(if by_option { "BinaryName" } else { "path" }.into(), (*program).into());
@@ -160,12 +175,18 @@ mod tests {
         json.set_program("gpuctl-gate", Path::new("/l/gpuctl-gate"));
         json.set_default("gpuctl-gate");
         let text = json.render();
-        for kept in ["1.50e3", "\"max-size\": \"10m\",\n               \"max-file\"", "[true,null]",
-            "\"runtimeArgs\": [\"--debug\"]"] {
+        for kept in [
+            "1.50e3",
+            "\"max-size\": \"10m\",\n               \"max-file\"",
+            "[true,null]",
+            "\"runtimeArgs\": [\"--debug\"]",
+        ] {
             assert!(text.contains(kept), "{kept}\n{text}");
         }
         let order = |t: &str| text.find(t).unwrap_or_else(|| panic!("{t}\n{text}"));
-        assert!(order("data-root") < order("x-number") && order("ünknown") < order("default-runtime"));
+        assert!(
+            order("data-root") < order("x-number") && order("ünknown") < order("default-runtime")
+        );
         // Ours gone again, all is as it was but for the default, which is named.
         let mut back = DaemonJson::parse(&text).unwrap();
         assert_eq!(back.runtimes().len(), 2);
@@ -221,5 +242,15 @@ mod tests {
         let again = DaemonJson::parse(&json.render()).unwrap();
         assert_eq!(of(&again, "a").program.as_deref(), Some("/l/strict/runc"));
         assert!(again.render().contains("\"Root\": \"/r\""));
+        // And back again, it reads as before.
+        let mut back = again;
+        back.set_program("a", Path::new("/usr/bin/runc"));
+        assert!(back.render().contains(r#"{"runtimeType": "io.containerd.runc.v2", "options": {"BinaryName": "/usr/bin/runc", "Root": "/r"}}"#));
+        // A word that stands there twice is found by its place.
+        let twice = r#"{"runtimes": {"b": {"path": "/r", "runtimeArgs": ["--root", "/r"]}}}"#;
+        let mut twice = DaemonJson::parse(twice).unwrap();
+        twice.set_program("b", Path::new("/s"));
+        let again: Value = serde_json::from_str(&twice.render()).unwrap();
+        assert_eq!(again["runtimes"]["b"], json!({"path": "/s", "runtimeArgs": ["--root", "/r"]}));
     }
 }

@@ -1,5 +1,6 @@
 //! dockerd and containerd as processes: who listens on a socket, with which flags and which PATH.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
@@ -36,14 +37,20 @@ fn is(pid: i32, name: &str) -> bool {
 /// The daemon of that name that listens on a socket. Where systemd listens for it, the one that has
 /// the socket from systemd.
 pub(super) fn behind(socket: &Path, name: &str) -> Option<Daemon> {
-    let peer = UnixStream::connect(socket).ok().and_then(|stream| getsockopt(&stream, PeerCredentials).ok());
-    let pid = peer.map(|peer| peer.pid()).filter(|pid| is(*pid, name)).or_else(|| inherited(socket, name))?;
+    let peer = UnixStream::connect(socket)
+        .ok()
+        .and_then(|stream| getsockopt(&stream, PeerCredentials).ok());
+    let pid = peer
+        .map(|peer| peer.pid())
+        .filter(|pid| is(*pid, name))
+        .or_else(|| inherited(socket, name))?;
     let environment = read(pid, "environ").map(|bytes| strings(&bytes)).unwrap_or_default();
     let variable = |name: &str| {
         environment.iter().find_map(|e| e.strip_prefix(name)?.strip_prefix('=')).map(str::to_owned)
     };
     Some(Daemon {
         pid,
+        root: std::fs::metadata(format!("/proc/{pid}")).is_ok_and(|meta| meta.uid() == 0),
         path: variable("PATH").unwrap_or_default(),
         config: variable("GPUCTL_CONFIG").filter(|v| !v.is_empty()).map(PathBuf::from),
     })

@@ -60,7 +60,9 @@ fn compare<'a>(old: &[&'a str], new: &[&'a str]) -> Vec<(char, &'a str)> {
                 marked.push((' ', *line));
                 (i, j) = (i + 1, j + 1);
             }
-            (Some(line), other) if other.is_none() || at(&longest, i + 1, j) >= at(&longest, i, j + 1) => {
+            (Some(line), other)
+                if other.is_none() || at(&longest, i + 1, j) >= at(&longest, i, j + 1) =>
+            {
                 marked.push(('-', *line));
                 i += 1;
             }
@@ -84,6 +86,9 @@ mod tests {
         assert_eq!(diff("a\nb\nc\n", "a\nx\nc\n"), ["  a", "- b", "+ x", "  c"]);
         let long = |mid: &str| format!("1\n2\n3\n4\n{mid}\n5\n6\n7\n8\n9\nend {mid}\n");
         let shown = diff(&long("x"), &long("y"));
-        assert_eq!(shown, ["  3", "  4", "- x", "+ y", "  5", "  6", "  ...", "  8", "  9", "- end x", "+ end y"]);
+        assert_eq!(
+            shown,
+            ["  3", "  4", "- x", "+ y", "  5", "  6", "  ...", "  8", "  9", "- end x", "+ end y"]
+        );
     }
 }

@@ -28,6 +28,9 @@ use crate::ui;
 const RELOAD_LIMIT: Duration = Duration::from_secs(15);
 /// How long nvidia-ctk and systemctl may take.
 const TOOL_LIMIT: Duration = Duration::from_secs(60);
+/// Has NVIDIA's tool print a spec whose devices have names that do not change.
+const CDI_WORDS: [&str; 4] =
+    ["cdi", "generate", "--device-name-strategy=index", "--device-name-strategy=uuid"];
 /// The longest CDI spec, in bytes.
 const LONGEST_CDI: u64 = 16 << 20;
 
@@ -98,15 +101,20 @@ impl Doing<'_> {
             Step::File { path, before, after, mode, backup } => {
                 let now = files::text(path).map_err(failed("read", path))?;
                 if now != *before {
-                    return Err(Failure::new(format!("{} was changed by somebody else just now", path.display()))
-                        .hint("try again"));
+                    return Err(Failure::new(format!(
+                        "{} was changed by somebody else just now",
+                        path.display()
+                    ))
+                    .hint("try again"));
                 }
                 if let (true, Some(text)) = (*backup, before) {
                     let copy = files::backup(path, text).map_err(failed("kept", path))?;
                     ui::print(&format!("kept {}", copy.display()));
                 }
                 match after {
-                    Some(text) => files::write(path, text, *mode).map_err(failed("written", path))?,
+                    Some(text) => {
+                        files::write(path, text, *mode).map_err(failed("written", path))?
+                    }
                     None => node_files::remove(path).map_err(failed("removed", path))?,
                 }
             }
@@ -133,13 +141,24 @@ impl Doing<'_> {
 
     /// Has NVIDIA's tool make the spec, and takes it only if it is one.
     fn cdi(&self, tool: &Path, output: &Path) -> Result<(), Failure> {
-        let hint = format!("{} cdi generate says more; docker gpuctl setup goes on where this stopped", tool.display());
+        let hint = format!(
+            "{} cdi generate says more; docker gpuctl setup goes on where this stopped",
+            tool.display()
+        );
         let kind = &self.config.gpu.cdi_kind;
-        let text = bounded(Command::new(tool).args(["cdi", "generate"]))
-            .map_err(|why| Failure::new(format!("{} cdi generate {why}", tool.display())).hint(hint.clone()))?;
+        let text = bounded(Command::new(tool).args(CDI_WORDS)).map_err(|why| {
+            Failure::new(format!("{} cdi generate {why}", tool.display())).hint(hint.clone())
+        })?;
         let spec = String::from_utf8(text).unwrap_or_default();
-        if !(spec.contains(kind.as_str()) && spec.contains("deviceNodes") && spec.contains("cdiVersion")) {
-            return Err(Failure::new(format!("{} cdi generate made no CDI spec of {kind}", tool.display())).hint(hint));
+        if !(spec.contains(kind.as_str())
+            && spec.contains("deviceNodes")
+            && spec.contains("cdiVersion"))
+        {
+            return Err(Failure::new(format!(
+                "{} cdi generate made no CDI spec of {kind}",
+                tool.display()
+            ))
+            .hint(hint));
         }
         files::write(output, &spec, 0o644).map_err(failed("written", output))
     }
@@ -160,7 +179,8 @@ impl Doing<'_> {
             // One that has ended meanwhile holds nothing.
             let Ok(Some(init)) = process::find(seed.pid) else { continue };
             let cgroup = process::cgroup_of(seed.pid).ok();
-            let token = Token::random().map_err(|_| Failure::new("the kernel gives no random numbers"))?;
+            let token =
+                Token::random().map_err(|_| Failure::new("the kernel gives no random numbers"))?;
             let holder = Holder {
                 container: seed.id.clone(),
                 docker_name: DockerName::new(seed.name.as_str())
@@ -169,16 +189,26 @@ impl Doing<'_> {
                 name: None,
                 owner: None,
             };
-            let since = seed.started.parse::<jiff::Timestamp>().ok().and_then(|at| {
-                serde_json::from_value::<Timestamp>(at.to_string().into()).ok()
-            });
+            let since = seed
+                .started
+                .parse::<jiff::Timestamp>()
+                .ok()
+                .and_then(|at| serde_json::from_value::<Timestamp>(at.to_string().into()).ok());
             let since = since.unwrap_or_else(Timestamp::now);
-            let evidence = Evidence { boot_id: ctx.boot_id.clone(), claimer: me, init: Some(init), cgroup, ended: None };
+            let evidence = Evidence {
+                boot_id: ctx.boot_id.clone(),
+                claimer: me,
+                init: Some(init),
+                cgroup,
+                ended: None,
+            };
             let mut batch = Batch::new();
             let mut units: Vec<Unit> = Vec::new();
             for (_, unit) in &seed.gpus {
                 let old = sight.leases.get(unit);
-                let free = old.is_none_or(|at| view.judge(&at.record, &sight.changing, Timestamp::now()) == Life::Gone);
+                let free = old.is_none_or(|at| {
+                    view.judge(&at.record, &sight.changing, Timestamp::now()) == Life::Gone
+                });
                 if !free {
                     continue;
                 }
@@ -216,7 +246,8 @@ impl Doing<'_> {
             match ctx.ledger.commit(&batch)? {
                 Outcome::Done(_) => {}
                 Outcome::Conflict => {
-                    return Err(Failure::new("leases were changed by somebody else just now").hint("try again"));
+                    return Err(Failure::new("leases were changed by somebody else just now")
+                        .hint("try again"));
                 }
             }
         }
@@ -232,8 +263,11 @@ impl Doing<'_> {
             if now.map(|d| d.pid) != Some(pid) {
                 return Err(Failure::new("dockerd was started anew just now").hint("try again"));
             }
-            nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGHUP)
-                .map_err(|e| Failure::new(format!("dockerd cannot be told to reload: {}", e.desc())))
+            nix::sys::signal::kill(
+                nix::unistd::Pid::from_raw(pid),
+                nix::sys::signal::Signal::SIGHUP,
+            )
+            .map_err(|e| Failure::new(format!("dockerd cannot be told to reload: {}", e.desc())))
         };
         hang_up()?;
         let until = Instant::now() + RELOAD_LIMIT;
@@ -331,7 +365,8 @@ fn bounded(command: &mut Command) -> Result<Vec<u8>, String> {
 impl Step {
     #[cfg_attr(not(feature = "faults"), allow(dead_code))]
     fn word(&self) -> String {
-        let name = |path: &PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name =
+            |path: &PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         match self {
             Self::Symlink { path, .. } | Self::Unlink(path) | Self::File { path, .. } => name(path),
             Self::CharLinks(_) => "links".into(),

@@ -41,7 +41,8 @@ pub(super) fn read(words: &[String]) -> Flags {
 pub(super) fn in_text(text: &str) -> Vec<String> {
     let lines = text.lines().map(str::trim_start);
     let code = lines.filter(|line| !line.starts_with('#') && !line.starts_with(';'));
-    let words = code.flat_map(|line| line.split(|c: char| c.is_whitespace() || c == '"' || c == '\''));
+    let words =
+        code.flat_map(|line| line.split(|c: char| c.is_whitespace() || c == '"' || c == '\''));
     let ours = words.filter_map(|word| {
         // DOCKER_OPTS=--default-runtime=x
         let at = OURS.iter().find_map(|flag| word.find(flag))?;
@@ -59,7 +60,9 @@ mod tests {
     #[test]
     fn flags_are_read_in_both_spellings() {
         let words = |t: &str| t.split(' ').map(str::to_owned).collect::<Vec<_>>();
-        let flags = read(&words("dockerd -H fd:// --config-file=/d.json --containerd /c.sock --default-runtime nvidia --add-runtime=a=/b"));
+        let flags = read(&words(
+            "dockerd -H fd:// --config-file=/d.json --containerd /c.sock --default-runtime nvidia --add-runtime=a=/b",
+        ));
         assert_eq!(flags.config_file, Some("/d.json".into()));
         assert_eq!(flags.containerd, Some("/c.sock".into()));
         assert_eq!(flags.runtimes, ["--default-runtime nvidia", "--add-runtime a=/b"]);

@@ -75,7 +75,12 @@ pub(super) fn led(seen: &Observed, config: &Config, json: &DaemonJson) -> Vec<(S
 }
 
 /// What stays open at a level, a line each. `json` is daemon.json as it will be.
-pub(super) fn holes(seen: &Observed, config: &Config, json: &DaemonJson, level: Level) -> Vec<String> {
+pub(super) fn holes(
+    seen: &Observed,
+    config: &Config,
+    json: &DaemonJson,
+    level: Level,
+) -> Vec<String> {
     let mut holes = Vec::new();
     let strict = level == Level::Strict;
     let mut passing = vec![STOCK.to_owned()];

@@ -20,7 +20,7 @@ use super::plan::GATE;
 use super::{flags, record, settings, units};
 use crate::docker::{Docker, Inspect};
 use crate::engine::api::Failure;
-use crate::engine::{is_exempt, NVML_LIMIT};
+use crate::engine::{NVML_LIMIT, is_exempt};
 use crate::gpu;
 
 /// Longest file that is read, in bytes.
@@ -42,7 +42,12 @@ const HOOK: &str = "nvidia-container-runtime-hook";
 ///
 /// # Errors
 /// Where a file that counts cannot be read, or the Engine breaks off.
-pub(super) fn look(config: &Config, mut places: Places, host: &str, docker: Option<&Docker>) -> Result<Observed, Failure> {
+pub(super) fn look(
+    config: &Config,
+    mut places: Places,
+    host: &str,
+    docker: Option<&Docker>,
+) -> Result<Observed, Failure> {
     let engine = match docker {
         Some(docker) => Some(docker.info()?),
         None => None,
@@ -53,7 +58,8 @@ pub(super) fn look(config: &Config, mut places: Places, host: &str, docker: Opti
     if let Some(file) = &flags.config_file {
         places.daemon_json.clone_from(file);
     }
-    let containerd = flags.containerd.as_deref().and_then(|socket| daemons::behind(socket, "containerd"));
+    let containerd =
+        flags.containerd.as_deref().and_then(|socket| daemons::behind(socket, "containerd"));
     let inventory = gpu::read_inventory(config).ok().flatten();
     let driver = driver(config);
     let known = driver.as_ref().ok().or(inventory.as_ref());
@@ -155,7 +161,12 @@ fn find(search: &[PathBuf], name: &str) -> Option<PathBuf> {
 }
 
 /// Every program name that counts.
-fn names(config: &Config, texts: &BTreeMap<PathBuf, String>, places: &Places, nvidia: &Path) -> BTreeSet<String> {
+fn names(
+    config: &Config,
+    texts: &BTreeMap<PathBuf, String>,
+    places: &Places,
+    nvidia: &Path,
+) -> BTreeSet<String> {
     let mut names: BTreeSet<String> = ["runc".to_owned()].into();
     names.insert(config.runtime.real.to_string_lossy().into_owned());
     names.extend(config.runtime.runc.iter().map(|p| p.to_string_lossy().into_owned()));
@@ -210,8 +221,10 @@ fn service(places: &Places, name: &str) -> Option<Service> {
     let mut paths = vec![unit];
     let mut drop_ins = BTreeMap::new();
     for folder in folders.iter().rev() {
-        let entries = std::fs::read_dir(folder.join(format!("{file}.d"))).into_iter().flatten().flatten();
-        for path in entries.map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "conf")) {
+        let entries =
+            std::fs::read_dir(folder.join(format!("{file}.d"))).into_iter().flatten().flatten();
+        for path in entries.map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "conf"))
+        {
             drop_ins.insert(path.file_name().map(ToOwned::to_owned), path);
         }
     }
@@ -251,22 +264,32 @@ fn leases(config: &Config) -> Result<BTreeMap<Unit, (ContainerId, String)>, Fail
     let view = NodeView::new(config)?;
     let sight = ledger.sight()?;
     let now = Timestamp::now();
-    let alive = sight.leases.into_iter().filter(|(_, at)| {
-        !matches!(view.judge(&at.record, &sight.changing, now), Life::Gone)
-    });
-    let holder = |lease: &gpuctl_ledger::model::Lease| (lease.holder.container.clone(), lease.holder.shown().to_owned());
+    let alive = sight
+        .leases
+        .into_iter()
+        .filter(|(_, at)| !matches!(view.judge(&at.record, &sight.changing, now), Life::Gone));
+    let holder = |lease: &gpuctl_ledger::model::Lease| {
+        (lease.holder.container.clone(), lease.holder.shown().to_owned())
+    };
     Ok(alive.map(|(unit, at)| (unit, holder(&at.record))).collect())
 }
 
 /// The containers, running or not.
-fn containers(config: &Config, docker: &Docker, inventory: Option<&Inventory>) -> Result<Vec<Seen>, Failure> {
+fn containers(
+    config: &Config,
+    docker: &Docker,
+    inventory: Option<&Inventory>,
+) -> Result<Vec<Seen>, Failure> {
     let until = Instant::now() + LIMIT;
     let open = open(config, inventory);
     let mut seen = Vec::new();
     for row in docker.list(true)? {
         if Instant::now() > until {
-            return Err(Failure::new(format!("the Engine did not show all containers within {} s", LIMIT.as_secs()))
-                .hint("try again when it is less busy; nothing was changed"));
+            return Err(Failure::new(format!(
+                "the Engine did not show all containers within {} s",
+                LIMIT.as_secs()
+            ))
+            .hint("try again when it is less busy; nothing was changed"));
         }
         // One that is removed meanwhile is none.
         let Some(shown) = docker.inspect(&row.id)? else { continue };
@@ -293,9 +316,12 @@ fn open(config: &Config, inventory: Option<&Inventory>) -> Vec<(String, u32)> {
     let minors: Vec<u32> = inventory.iter().flat_map(|i| &i.gpus).map(|gpu| gpu.minor).collect();
     let found = busy::Look::begin().and_then(|look| look.end(&minors, &config.gpu.watchers));
     let found = found.map(|found| found.open).unwrap_or_default();
-    let each = found.into_iter().flat_map(|(minor, pids)| pids.into_iter().map(move |(pid, _)| (pid, minor)));
+    let each = found
+        .into_iter()
+        .flat_map(|(minor, pids)| pids.into_iter().map(move |(pid, _)| (pid, minor)));
     each.filter_map(|(pid, minor)| {
-        let bytes = files::read_bounded(&PathBuf::from(format!("/proc/{pid}/cgroup")), LONGEST).ok()?;
+        let bytes =
+            files::read_bounded(&PathBuf::from(format!("/proc/{pid}/cgroup")), LONGEST).ok()?;
         Some((String::from_utf8_lossy(&bytes).into_owned(), minor))
     })
     .collect()
@@ -305,7 +331,8 @@ fn open(config: &Config, inventory: Option<&Inventory>) -> Vec<(String, u32)> {
 fn may_open(shown: &Inspect, id: &ContainerId, pid: i32, inventory: Option<&Inventory>) -> Access {
     let nodes = device_minors(shown);
     let asked = access::of_inspect(&shown.0, &nodes, inventory);
-    let privileged = shown.0.pointer("/HostConfig/Privileged") == Some(&serde_json::Value::Bool(true));
+    let privileged =
+        shown.0.pointer("/HostConfig/Privileged") == Some(&serde_json::Value::Bool(true));
     let list = process::cgroup_of(pid).ok().and_then(|cgroup| {
         files::read_bounded(&Path::new(&cgroup.folder).join("devices.list"), LONGEST).ok()
     });

@@ -96,12 +96,15 @@ pub fn run(call: &Call) -> Result<(), Failure> {
     let _locked = if call.dry_run {
         None
     } else {
-        let run = &config.paths.run;
-        let locked = lock::take(run, "setup.lock", Duration::ZERO).map_err(|e| {
+        // No container's name begins with a dot.
+        let locks = config.paths.locks();
+        let locked = lock::take(&locks, ".setup", Duration::ZERO).map_err(|e| {
             let why = gpuctl_ledger::config::plain_io_error(&e);
-            Failure::new(format!("{} cannot be used: {why}", run.display()))
+            Failure::new(format!("{} cannot be used: {why}", locks.display()))
         })?;
-        Some(locked.ok_or_else(|| Failure::new("another setup is at work").hint("try again when it is done"))?)
+        Some(locked.ok_or_else(|| {
+            Failure::new("another setup is at work").hint("try again when it is done")
+        })?)
     };
     let docker = Docker::connect(&call.host, DOCKER_LIMIT)?;
     let answers = docker.info();

@@ -61,9 +61,10 @@ impl Places {
     pub(super) fn stub(&self) -> PathBuf {
         self.libexec.join("stub")
     }
-    /// The drop-in of a service.
+    /// The drop-in of a service. systemd reads them by name, and of several PATHs the last counts:
+    /// after `override.conf`, which `systemctl edit` makes.
     pub(super) fn drop_in(&self, service: &str) -> PathBuf {
-        self.at(&format!("/etc/systemd/system/{service}.service.d/50-gpuctl.conf"))
+        self.at(&format!("/etc/systemd/system/{service}.service.d/zz-gpuctl.conf"))
     }
     /// The unit of the links.
     pub(super) fn links_unit(&self) -> PathBuf {
@@ -102,6 +103,8 @@ pub(super) struct Daemon {
     pub(super) pid: i32,
     /// Its PATH.
     pub(super) path: String,
+    /// Whether it runs as root of this host.
+    pub(super) root: bool,
     /// `GPUCTL_CONFIG` of its environment.
     pub(super) config: Option<PathBuf>,
 }

@@ -98,6 +98,7 @@ impl Ordered {
 /// The indentation of a document: what stands before its first member.
 pub(super) fn indentation(text: &str) -> String {
     let first = text.lines().find(|line| line.trim_start().starts_with('"'));
-    let blank = first.map(|line| line.chars().take_while(|c| c.is_whitespace()).collect::<String>());
+    let blank =
+        first.map(|line| line.chars().take_while(|c| c.is_whitespace()).collect::<String>());
     blank.filter(|b| !b.is_empty()).unwrap_or_else(|| "    ".to_owned())
 }

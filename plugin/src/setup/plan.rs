@@ -87,7 +87,14 @@ pub(super) struct Plan {
 
 impl Plan {
     /// Adds a change of a file, if it is one.
-    pub(super) fn file(&mut self, seen: &Observed, path: PathBuf, after: Option<String>, mode: u32, backup: bool) {
+    pub(super) fn file(
+        &mut self,
+        seen: &Observed,
+        path: PathBuf,
+        after: Option<String>,
+        mode: u32,
+        backup: bool,
+    ) {
         let before = seen.text(&path).map(str::to_owned);
         if before != after {
             let backup = backup && before.is_some();
@@ -121,8 +128,10 @@ pub(super) fn daemon_json(seen: &Observed) -> Result<DaemonJson, Failure> {
 pub(super) fn no_flags(seen: &Observed) -> Result<(), Failure> {
     let refuse = |flag: &str, place: String| {
         let path = seen.places.daemon_json.display();
-        Failure::new(format!("{place} has {flag}: dockerd does not start where daemon.json names runtimes too"))
-            .hint(format!("move the flag's content into {path} and restart dockerd, then try again"))
+        Failure::new(format!(
+            "{place} has {flag}: dockerd does not start where daemon.json names runtimes too"
+        ))
+        .hint(format!("move the flag's content into {path} and restart dockerd, then try again"))
     };
     if let Some(flag) = seen.flags.runtimes.first() {
         return Err(refuse(flag, "dockerd's command line".into()));
@@ -137,17 +146,21 @@ pub(super) fn no_flags(seen: &Observed) -> Result<(), Failure> {
 }
 
 /// What is needed before anything can be changed.
-fn ready(seen: &Observed) -> Result<(), Failure> {
+fn ready(seen: &Observed, level: Level) -> Result<(), Failure> {
     no_flags(seen)?;
     let hook = seen.places.libexec.join("gpuctl-hook");
     match &seen.hook {
         None => {
-            return Err(Failure::new(format!("{} is not there", hook.display()))
-                .hint("install the package first, or name the program as runtime.hook in the config"));
+            return Err(Failure::new(format!("{} is not there", hook.display())).hint(
+                "install the package first, or name the program as runtime.hook in the config",
+            ));
         }
         Some(program) if !program.trusted => {
-            return Err(Failure::new(format!("{} can be written by others than root", hook.display()))
-                .hint(format!("chown root {0}; chmod go-w {0}", hook.display())));
+            return Err(Failure::new(format!(
+                "{} can be written by others than root",
+                hook.display()
+            ))
+            .hint(format!("chown root {0}; chmod go-w {0}", hook.display())));
         }
         Some(_) => {}
     }
@@ -155,22 +168,34 @@ fn ready(seen: &Observed) -> Result<(), Failure> {
     let text = |path: &Path| path.to_string_lossy().into_owned();
     for path in [text(&seen.places.libexec), text(&seen.places.config)] {
         if !path.bytes().all(plain) {
-            return Err(Failure::new(format!("{path} has characters that units and PATH cannot hold"))
-                .hint("install under a path of letters, digits and /._-+@"));
+            return Err(Failure::new(format!(
+                "{path} has characters that units and PATH cannot hold"
+            ))
+            .hint("install under a path of letters, digits and /._-+@"));
         }
     }
     let Some(dockerd) = &seen.dockerd else {
         return Err(Failure::new(format!("no dockerd of this host listens on {}", seen.host))
             .hint("run setup on the host itself, as root; rootless Docker is not supported"));
     };
-    let read_by_hooks = dockerd.config.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_PATH));
-    if read_by_hooks != seen.places.config && seen.places.root == Path::new("/") {
-        return Err(Failure::new(format!(
-            "dockerd's environment leads the hooks to {}, and this config is {}",
-            read_by_hooks.display(),
-            seen.places.config.display()
-        ))
-        .hint("set GPUCTL_CONFIG to the same file in both, or in neither"));
+    if !dockerd.root {
+        return Err(Failure::new("dockerd does not run as root").hint(
+            "rootless Docker is not supported: its containers open no GPU by device rules of ours",
+        ));
+    }
+    // containerd's shims start us too, with its environment.
+    let strict =
+        seen.containerd.iter().filter(|_| level == Level::Strict).map(|d| ("containerd", d));
+    for (name, daemon) in std::iter::once(("dockerd", dockerd)).chain(strict) {
+        let read = daemon.config.as_deref().unwrap_or(Path::new(DEFAULT_PATH));
+        if read != seen.places.config && seen.places.root == Path::new("/") {
+            return Err(Failure::new(format!(
+                "{name}'s environment leads the hooks to {}, and this config is {}",
+                read.display(),
+                seen.places.config.display()
+            ))
+            .hint("set GPUCTL_CONFIG to the same file everywhere, or nowhere"));
+        }
     }
     Ok(())
 }
@@ -205,12 +230,19 @@ fn usable<'a>(seen: &'a Observed, name: &str) -> Option<&'a Program> {
 }
 
 /// The real runtime, and the runc behind it where it is NVIDIA's.
-fn real(seen: &Observed, config: &Config, set: &Settings, before: &Before) -> Result<(PathBuf, Option<PathBuf>), Failure> {
+fn real(
+    seen: &Observed,
+    config: &Config,
+    set: &Settings,
+    before: &Before,
+) -> Result<(PathBuf, Option<PathBuf>), Failure> {
     let of = |path: &Path| usable(seen, &path.to_string_lossy());
     let recorded = of(&config.runtime.real).filter(|_| set.has("runtime", "real"));
     let missing = |name: &str| {
-        Failure::new(format!("{name} is not there, not root's alone, or gpuctl's own: it cannot be the real runtime"))
-            .hint("install runc, or name it as runtime.real in the config, by its absolute path")
+        Failure::new(format!(
+            "{name} is not there, not root's alone, or gpuctl's own: it cannot be the real runtime"
+        ))
+        .hint("install runc, or name it as runtime.real in the config, by its absolute path")
     };
     let runc = recorded
         .filter(|p| !p.is_nvidia())
@@ -237,7 +269,7 @@ fn real(seen: &Observed, config: &Config, set: &Settings, before: &Before) -> Re
 /// # Errors
 /// Where nothing may be changed: with what to do.
 pub(super) fn plan(seen: &Observed, config: &Config, level: Level) -> Result<Plan, Failure> {
-    ready(seen)?;
+    ready(seen, level)?;
     let engine = seen.engine.as_ref().ok_or_else(|| Failure::new("the Engine does not answer"))?;
     let mut json = daemon_json(seen)?;
     let before = before(seen, &json)?;
@@ -250,7 +282,9 @@ pub(super) fn plan(seen: &Observed, config: &Config, level: Level) -> Result<Pla
     char_links(seen, &mut plan);
     cdi(seen, config, &mut plan);
     if let Ok(inventory) = &seen.driver {
-        let same = |old: &gpuctl_ledger::model::Inventory| (&old.driver, &old.gpus) == (&inventory.driver, &inventory.gpus);
+        let same = |old: &gpuctl_ledger::model::Inventory| {
+            (&old.driver, &old.gpus) == (&inventory.driver, &inventory.gpus)
+        };
         if !seen.inventory.as_ref().is_some_and(same) {
             plan.steps.push(Step::Inventory(inventory.gpus.len()));
         }
@@ -275,7 +309,8 @@ pub(super) fn plan(seen: &Observed, config: &Config, level: Level) -> Result<Pla
     }
     json.set_default(GATE);
     plan.file(seen, places.daemon_json.clone(), Some(json.render()), 0o644, true);
-    let written = matches!(plan.steps.last(), Some(Step::File { path, .. }) if *path == places.daemon_json);
+    let written =
+        matches!(plan.steps.last(), Some(Step::File { path, .. }) if *path == places.daemon_json);
     let has = |name: &str| engine.runtimes.iter().any(|r| r == name);
     let known = engine.default_runtime == GATE && has(GATE) && has(&config.runtime.managed_name);
     if let Some(dockerd) = seen.dockerd.as_ref().filter(|_| written || !known) {
@@ -318,8 +353,10 @@ fn own_config(
 ) -> Result<bool, Failure> {
     let path = &seen.places.config;
     let text = seen.text(path).unwrap_or_default();
-    let mut set = Settings::parse(text)
-        .map_err(|why| Failure::new(format!("config {} is wrong: {why}", path.display())).hint("mend the config, then try again"))?;
+    let mut set = Settings::parse(text).map_err(|why| {
+        Failure::new(format!("config {} is wrong: {why}", path.display()))
+            .hint("mend the config, then try again")
+    })?;
     let (real, runc) = real(seen, config, &set, before)?;
     set.set("docker", "root", engine.root.as_str());
     set.set("docker", "host", seen.host.as_str());
@@ -408,7 +445,9 @@ fn services(seen: &Observed, level: Level, plan: &mut Plan) -> bool {
     let last = (seen.toolkit.is_none() && !seen.stub_elsewhere).then_some(stub_dir.as_path());
     let ours = [strict_dir.as_path(), stub_dir.as_path()];
     let wanted = |own: &str, last: Option<&Path>| units::with_ours(own, first, last, ours);
-    let own = |service: Option<&Service>| service.and_then(Service::path).unwrap_or_else(|| units::USUAL_PATH.to_owned());
+    let own = |service: Option<&Service>| {
+        service.and_then(Service::path).unwrap_or_else(|| units::USUAL_PATH.to_owned())
+    };
     let separate = seen.flags.containerd.is_some();
     let all = [
         ("docker", seen.docker_unit.as_ref(), seen.dockerd.as_ref(), last, true),
@@ -429,7 +468,9 @@ fn services(seen: &Observed, level: Level, plan: &mut Plan) -> bool {
         if unit.is_some() && (seen.systemd || places.root != Path::new("/")) {
             plan.file(seen, drop_in, needs.then(|| units::drop_in(&path)), 0o644, false);
             let shadowed = unit.iter().flat_map(|u| &u.environment);
-            for (file, text) in shadowed.filter(|(_, text)| text.lines().any(|l| l.trim_start().starts_with("PATH="))) {
+            for (file, text) in shadowed
+                .filter(|(_, text)| text.lines().any(|l| l.trim_start().starts_with("PATH=")))
+            {
                 let _ = text;
                 plan.notes.push(Note::Hole(format!(
                     "{} sets PATH for {name}.service and counts before the drop-in: take PATH out of it",
@@ -445,7 +486,8 @@ fn services(seen: &Observed, level: Level, plan: &mut Plan) -> bool {
                 wanted(runs, last)
             )));
         } else if !right {
-            plan.notes.push(Note::Restart(format!("start {name} anew with PATH={}", wanted(runs, last))));
+            plan.notes
+                .push(Note::Restart(format!("start {name} anew with PATH={}", wanted(runs, last))));
         }
     }
     if !restart.is_empty() {
@@ -464,7 +506,9 @@ fn services(seen: &Observed, level: Level, plan: &mut Plan) -> bool {
         )));
     }
     let changes = |step: &Step| match step {
-        Step::File { path, .. } | Step::Symlink { path, .. } => path.starts_with(places.at("/etc/systemd")),
+        Step::File { path, .. } | Step::Symlink { path, .. } => {
+            path.starts_with(places.at("/etc/systemd"))
+        }
         _ => false,
     };
     plan.steps.iter().any(changes)

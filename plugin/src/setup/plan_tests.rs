@@ -22,10 +22,14 @@ fn program(path: &str) -> Program {
 /// A host with systemd, a driver and a CDI spec, without NVIDIA's toolkit, on which nothing is set up.
 fn host() -> Observed {
     let unit = |name: &str| Service {
-        texts: vec![(format!("/lib/systemd/system/{name}.service").into(), "[Service]\nEnvironment=PATH=/opt/bin:/usr/bin\n".into())],
+        texts: vec![(
+            format!("/lib/systemd/system/{name}.service").into(),
+            "[Service]\nEnvironment=PATH=/opt/bin:/usr/bin\n".into(),
+        )],
         environment: vec![],
     };
-    let daemon = |pid| Some(Daemon { pid, path: units::USUAL_PATH.into(), config: None });
+    let daemon =
+        |pid| Some(Daemon { pid, root: true, path: units::USUAL_PATH.into(), config: None });
     Observed {
         places: Places {
             root: "/".into(),
@@ -42,7 +46,10 @@ fn host() -> Observed {
         }),
         host: "unix:///run/docker.sock".into(),
         dockerd: daemon(7),
-        flags: Flags { containerd: Some("/run/containerd/containerd.sock".into()), ..Flags::default() },
+        flags: Flags {
+            containerd: Some("/run/containerd/containerd.sock".into()),
+            ..Flags::default()
+        },
         containerd: daemon(8),
         systemd: true,
         docker_unit: Some(unit("docker")),
@@ -50,7 +57,11 @@ fn host() -> Observed {
         files: BTreeMap::new(),
         own: Default::default(),
         symlinks: BTreeMap::new(),
-        programs: [("runc".to_owned(), program("/usr/bin/runc")), ("/usr/bin/runc".to_owned(), program("/usr/bin/runc"))].into(),
+        programs: [
+            ("runc".to_owned(), program("/usr/bin/runc")),
+            ("/usr/bin/runc".to_owned(), program("/usr/bin/runc")),
+        ]
+        .into(),
         hook: Some(program("/usr/libexec/gpuctl/gpuctl-hook")),
         toolkit: None,
         stub_elsewhere: false,
@@ -81,7 +92,9 @@ fn done(seen: &Observed, plan: &Plan) -> Observed {
                 assert!(target.ends_with("gpuctl-hook"));
                 seen.own.insert(path.clone());
             }
-            Step::Symlink { path, target } => drop(seen.symlinks.insert(path.clone(), target.clone())),
+            Step::Symlink { path, target } => {
+                drop(seen.symlinks.insert(path.clone(), target.clone()))
+            }
             Step::Unlink(path) => drop(seen.symlinks.remove(path)),
             Step::File { path, before, after, .. } => {
                 assert_eq!(seen.files.get(path), before.as_ref());
@@ -96,19 +109,25 @@ fn done(seen: &Observed, plan: &Plan) -> Observed {
             Step::Seeds(seeds) => {
                 for seed in seeds {
                     let units = seed.gpus.iter().map(|(_, unit)| unit.clone());
-                    seen.leases.extend(units.map(|unit| (unit, (seed.id.clone(), seed.name.clone()))));
+                    seen.leases
+                        .extend(units.map(|unit| (unit, (seed.id.clone(), seed.name.clone()))));
                 }
             }
             Step::Reload { default_runtime, .. } => {
-                let json = DaemonJson::parse(seen.text(&seen.places.daemon_json).unwrap_or_default()).unwrap();
+                let json =
+                    DaemonJson::parse(seen.text(&seen.places.daemon_json).unwrap_or_default())
+                        .unwrap();
                 let engine = seen.engine.as_mut().unwrap();
                 engine.default_runtime.clone_from(default_runtime);
-                engine.runtimes = json.runtimes().into_iter().map(|r| r.name).chain(["runc".into()]).collect();
+                engine.runtimes =
+                    json.runtimes().into_iter().map(|r| r.name).chain(["runc".into()]).collect();
             }
             Step::DaemonReload => {}
         }
     }
-    seen.record = seen.text(Path::new("/var/lib/gpuctl/setup.json")).map(|t| serde_json::from_str(t).unwrap());
+    seen.record = seen
+        .text(Path::new("/var/lib/gpuctl/setup.json"))
+        .map(|t| serde_json::from_str(t).unwrap());
     for name in ["gpuctl-runtime", GATE, "strict/runc"] {
         let path = format!("{LIBEXEC}/{name}");
         seen.programs.insert(path.clone(), program(&path));
@@ -142,16 +161,24 @@ fn program_of(seen: &Observed, name: &str) -> Option<String> {
 }
 
 fn holes(plan: &Plan) -> Vec<&str> {
-    plan.notes.iter().filter_map(|n| if let Note::Hole(t) = n { Some(t.as_str()) } else { None }).collect()
+    plan.notes
+        .iter()
+        .filter_map(|n| if let Note::Hole(t) = n { Some(t.as_str()) } else { None })
+        .collect()
 }
 
 fn restarts(plan: &Plan) -> Vec<&str> {
-    plan.notes.iter().filter_map(|n| if let Note::Restart(t) = n { Some(t.as_str()) } else { None }).collect()
+    plan.notes
+        .iter()
+        .filter_map(|n| if let Note::Restart(t) = n { Some(t.as_str()) } else { None })
+        .collect()
 }
 
 #[test]
 fn every_level_twice_changes_nothing_the_second_time_also_from_any_other_level() {
-    let mut start = with_daemon_json("{\"runtimes\": {\"abs\": {\"path\": \"/usr/bin/runc\"}}, \"log-level\": \"info\"}");
+    let mut start = with_daemon_json(
+        "{\"runtimes\": {\"abs\": {\"path\": \"/usr/bin/runc\"}}, \"log-level\": \"info\"}",
+    );
     start.containers = vec![container("web", &[1])];
     let levels = [Level::Observe, Level::Cooperative, Level::Strict];
     for first in levels {
@@ -163,9 +190,14 @@ fn every_level_twice_changes_nothing_the_second_time_also_from_any_other_level()
             assert_eq!(config(&seen).policy.observe, second == Level::Observe);
             let gone = done(&seen, &remove::plan(&seen, &config(&seen)).unwrap());
             assert_eq!(json(&gone).default_runtime().as_deref(), Some("runc"));
-            assert_eq!(program_of(&gone, "abs").as_deref(), Some("/usr/bin/runc"), "{first:?} {second:?}");
+            assert_eq!(
+                program_of(&gone, "abs").as_deref(),
+                Some("/usr/bin/runc"),
+                "{first:?} {second:?}"
+            );
             assert_eq!(json(&gone).runtimes().len(), 1);
-            let ours = |path: &PathBuf| path.starts_with("/etc/systemd") || path.starts_with("/etc/udev");
+            let ours =
+                |path: &PathBuf| path.starts_with("/etc/systemd") || path.starts_with("/etc/udev");
             assert!(!gone.files.keys().any(ours), "{:?}", gone.files.keys());
             assert!(gone.symlinks.is_empty());
             assert_eq!(remove::plan(&gone, &config(&gone)).unwrap().steps, []);
@@ -175,14 +207,17 @@ fn every_level_twice_changes_nothing_the_second_time_also_from_any_other_level()
 
 #[test]
 fn cooperative_names_two_runtimes_and_puts_the_stub_last() {
-    let seen = host();
+    let mut seen = host();
+    seen.containers = vec![container("web", &[1])];
     let plan = planned(&seen, Level::Cooperative);
     // What GPU containers need is there before any container is led to us.
     let at = |of: &dyn Fn(&Step) -> bool| plan.steps.iter().position(of).unwrap();
     let file = |name: &'static str| move |step: &Step| matches!(step, Step::File { path, .. } if path.ends_with(name));
     let reload = at(&|s| matches!(s, Step::Reload { pid: 7, .. }));
     assert!(at(&file("config.toml")) < at(&|s| matches!(s, Step::Inventory(4))));
-    assert!(at(&file("setup.json")) < at(&file("daemon.json")) && at(&file("daemon.json")) < reload);
+    assert!(
+        at(&file("setup.json")) < at(&file("daemon.json")) && at(&file("daemon.json")) < reload
+    );
     assert!(at(&|s| matches!(s, Step::CharLinks(_))) < at(&|s| *s == Step::DaemonReload));
     let seen = done(&seen, &plan);
     assert_eq!(json(&seen).default_runtime().as_deref(), Some(GATE));
@@ -214,7 +249,10 @@ fn strict_stands_first_on_both_paths_and_leads_absolute_paths_through_us() {
     assert_eq!(program_of(&seen, "crun").as_deref(), Some("/usr/bin/crun"));
     let holes = holes(&plan);
     assert_eq!(holes.len(), 2, "{holes:?}");
-    assert!(holes[0].contains("runtime crun (/usr/bin/crun)") && holes[1].contains("kata"), "{holes:?}");
+    assert!(
+        holes[0].contains("runtime crun (/usr/bin/crun)") && holes[1].contains("kata"),
+        "{holes:?}"
+    );
     assert!(restarts(&plan)[0].contains("systemctl restart containerd docker"), "{plan:?}");
 }
 
@@ -223,7 +261,12 @@ fn without_systemd_it_says_which_path_to_start_with() {
     let mut seen = host();
     (seen.systemd, seen.docker_unit, seen.containerd_unit) = (false, None, None);
     let plan = planned(&seen, Level::Strict);
-    assert!(!plan.steps.iter().any(|s| matches!(s, Step::File { path, .. } if path.starts_with("/etc/systemd"))));
+    assert!(
+        !plan
+            .steps
+            .iter()
+            .any(|s| matches!(s, Step::File { path, .. } if path.starts_with("/etc/systemd")))
+    );
     let all = restarts(&plan).join("\n");
     assert!(all.contains("start it with PATH=/usr/libexec/gpuctl/strict:"), "{all}");
     assert!(all.contains(":/usr/libexec/gpuctl/stub"), "{all}");
@@ -246,7 +289,8 @@ fn flags_of_dockerd_are_refused_also_those_of_its_next_start() {
 
 #[test]
 fn what_is_broken_or_not_roots_alone_is_refused() {
-    let refused = |seen: Observed| plan(&seen, &config(&seen), Level::Cooperative).unwrap_err().message;
+    let refused =
+        |seen: Observed| plan(&seen, &config(&seen), Level::Cooperative).unwrap_err().message;
     assert!(refused(with_daemon_json("{\n \"a\": }")).contains("line 2"));
     let mut seen = host();
     seen.hook = None;
@@ -263,6 +307,9 @@ fn what_is_broken_or_not_roots_alone_is_refused() {
     let mut seen = host();
     seen.dockerd.as_mut().unwrap().config = Some("/other.toml".into());
     assert!(refused(seen).contains("/other.toml"));
+    let mut seen = host();
+    seen.dockerd.as_mut().unwrap().root = false;
+    assert!(refused(seen).contains("does not run as root"));
     let kata = r#"{"default-runtime": "kata", "runtimes": {"kata": {"runtimeType": "io.containerd.kata.v2"}}}"#;
     assert!(refused(with_daemon_json(kata)).contains("the shim io.containerd.kata.v2"));
 }
@@ -272,8 +319,12 @@ fn nvidia_default() -> Observed {
     let mut seen = with_daemon_json(
         r#"{"default-runtime": "nvidia", "runtimes": {"nvidia": {"path": "nvidia-container-runtime", "runtimeArgs": []}}}"#,
     );
-    seen.programs.insert("nvidia-container-runtime".into(), program("/usr/bin/nvidia-container-runtime"));
-    seen.programs.insert("/usr/bin/nvidia-container-runtime".into(), program("/usr/bin/nvidia-container-runtime"));
+    seen.programs
+        .insert("nvidia-container-runtime".into(), program("/usr/bin/nvidia-container-runtime"));
+    seen.programs.insert(
+        "/usr/bin/nvidia-container-runtime".into(),
+        program("/usr/bin/nvidia-container-runtime"),
+    );
     seen.toolkit = Some("/usr/bin/nvidia-container-runtime-hook".into());
     seen.cdi = false;
     seen
@@ -289,7 +340,10 @@ fn where_nvidias_runtime_was_the_default_it_stands_behind_us_and_comes_back() {
         assert_eq!(now.runtime.real, Path::new("/usr/bin/nvidia-container-runtime"), "{level:?}");
         assert_eq!(now.runtime.runc.as_deref(), Some(Path::new("/usr/bin/runc")));
         assert_eq!(now.gpu.inject, Inject::Env);
-        assert!(plan.notes.iter().any(|n| matches!(n, Note::Say(t) if t.contains("image_env"))), "{plan:?}");
+        assert!(
+            plan.notes.iter().any(|n| matches!(n, Note::Say(t) if t.contains("image_env"))),
+            "{plan:?}"
+        );
         assert_eq!(planned(&seen, level).steps, [], "{level:?}");
         let gone = done(&seen, &remove::plan(&seen, &now).unwrap());
         assert_eq!(json(&gone).default_runtime().as_deref(), Some("nvidia"), "{level:?}");
@@ -301,7 +355,9 @@ fn with_nvidias_toolkit_a_cdi_spec_is_made_and_no_stub_stands_on_path() {
     let mut seen = nvidia_default();
     seen.ctk = Some("/usr/bin/nvidia-ctk".into());
     let plan = planned(&seen, Level::Cooperative);
-    assert!(plan.steps.iter().any(|s| matches!(s, Step::Cdi { output, .. } if output == Path::new("/etc/cdi/nvidia.yaml"))));
+    assert!(plan.steps.iter().any(
+        |s| matches!(s, Step::Cdi { output, .. } if output == Path::new("/etc/cdi/nvidia.yaml"))
+    ));
     let seen = done(&seen, &plan);
     assert_eq!(config(&seen).gpu.inject, Inject::Cdi);
     assert_eq!(seen.text(&seen.places.drop_in("docker")), None);
@@ -314,13 +370,18 @@ fn nvidias_own_list_is_led_through_us_in_strict_mode_only() {
     let text = "[nvidia-container-runtime]\nruntimes = [\"/usr/bin/runc\", \"crun\"] # ours\n";
     seen.files.insert(seen.nvidia_config.clone(), text.into());
     let strict = after(&seen, Level::Strict);
-    let list = |seen: &Observed| settings::nvidia_runtimes(seen.text(&seen.nvidia_config).unwrap()).unwrap();
+    let list = |seen: &Observed| {
+        settings::nvidia_runtimes(seen.text(&seen.nvidia_config).unwrap()).unwrap()
+    };
     assert_eq!(list(&strict), ["/usr/libexec/gpuctl/strict/runc", "/usr/bin/runc", "crun"]);
     assert_eq!(after(&strict, Level::Cooperative).text(&seen.nvidia_config), Some(text));
     let gone = done(&strict, &remove::plan(&strict, &config(&strict)).unwrap());
     assert_eq!(gone.text(&seen.nvidia_config), Some(text));
     // By its bare name it comes by PATH.
-    seen.files.insert(seen.nvidia_config.clone(), "[nvidia-container-runtime]\nruntimes = [\"docker-runc\", \"runc\"]\n".into());
+    seen.files.insert(
+        seen.nvidia_config.clone(),
+        "[nvidia-container-runtime]\nruntimes = [\"docker-runc\", \"runc\"]\n".into(),
+    );
     assert_eq!(list(&after(&seen, Level::Strict)), ["docker-runc", "runc"]);
 }
 
@@ -348,7 +409,10 @@ fn removal_keeps_runtimes_that_containers_name_and_says_which() {
     assert_eq!(json(&gone).default_runtime().as_deref(), Some("runc"));
     // An administrator's own choice meanwhile stays.
     let mut other = after(&host(), Level::Cooperative);
-    let text = other.text(&other.places.daemon_json).unwrap().replace("\"default-runtime\": \"gpuctl-gate\"", "\"default-runtime\": \"crun\"");
+    let text = other
+        .text(&other.places.daemon_json)
+        .unwrap()
+        .replace("\"default-runtime\": \"gpuctl-gate\"", "\"default-runtime\": \"crun\"");
     other.files.insert(other.places.daemon_json.clone(), text);
     let gone = done(&other, &remove::plan(&other, &config(&other)).unwrap());
     assert_eq!(json(&gone).default_runtime().as_deref(), Some("crun"));

@@ -37,7 +37,8 @@ pub(super) fn plan(seen: &Observed, config: &Config) -> Result<Plan, Failure> {
         }
     }
     for name in [managed, GATE] {
-        let of: Vec<&str> = seen.containers.iter().filter(|c| c.runtime == name).map(|c| c.name.as_str()).collect();
+        let of: Vec<&str> =
+            seen.containers.iter().filter(|c| c.runtime == name).map(|c| c.name.as_str()).collect();
         if json.runtime(name).is_none() {
             continue;
         }

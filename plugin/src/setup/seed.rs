@@ -113,7 +113,11 @@ mod tests {
         assert_eq!(indexes(&got.seeds[0]), [2, 3]);
         assert_eq!(indexes(&got.seeds[1]), [1]);
         assert_eq!(got.holes.len(), 1);
-        assert!(got.holes[0].starts_with("late may open GPU 2, which first holds"), "{:?}", got.holes);
+        assert!(
+            got.holes[0].starts_with("late may open GPU 2, which first holds"),
+            "{:?}",
+            got.holes
+        );
     }
 
     #[test]
@@ -122,19 +126,25 @@ mod tests {
         let mut wild = seen("wild", &[]);
         wild.access.all = true;
         let mut privileged = seen("priv", &[]);
-        (privileged.access.all, privileged.access.privileged, privileged.open) = (true, true, vec![2]);
+        (privileged.access.all, privileged.access.privileged, privileged.open) =
+            (true, true, vec![2]);
         privileged.started = "2020-01-01T00:00:00Z".into();
         let got = seeding(&[wild, privileged], &inventory, &BTreeMap::new());
         assert_eq!(indexes(&got.seeds[0]), [1]);
         assert_eq!(indexes(&got.seeds[1]), [0, 2, 3]);
         assert!(got.holes.iter().any(|h| h.starts_with("priv is privileged")), "{:?}", got.holes);
-        assert!(got.holes.iter().any(|h| h.starts_with("wild may open GPU 1, which priv")), "{:?}", got.holes);
+        assert!(
+            got.holes.iter().any(|h| h.starts_with("wild may open GPU 1, which priv")),
+            "{:?}",
+            got.holes
+        );
     }
 
     #[test]
     fn what_is_leased_already_and_what_is_exempt_or_stopped_is_left() {
         let inventory = inventory(2);
-        let (mut one, mut two, mut three) = (seen("one", &[0]), seen("two", &[1]), seen("three", &[1]));
+        let (mut one, mut two, mut three) =
+            (seen("one", &[0]), seen("two", &[1]), seen("three", &[1]));
         for c in [&mut one, &mut two, &mut three] {
             c.access.minors = c.access.minors.iter().map(|m| m - 2).collect();
         }

@@ -8,7 +8,8 @@ use toml_edit::{Array, DocumentMut, Item, Table, Value, value};
 /// # Errors
 /// The parser's first line.
 fn parse(text: &str) -> Result<DocumentMut, String> {
-    text.parse::<DocumentMut>().map_err(|e| e.to_string().lines().next().unwrap_or_default().to_owned())
+    text.parse::<DocumentMut>()
+        .map_err(|e| e.to_string().lines().next().unwrap_or_default().to_owned())
 }
 
 /// A config that is changed key by key.
@@ -98,8 +99,13 @@ mod tests {
         settings.set("policy", "observe", true);
         settings.set("runtime", "real", "/usr/bin/runc");
         let got = settings.render();
-        for kept in ["# ours\nnode = \"a\" # name", "root = \"/y\" # moved", "host = \"unix:///s\"",
-            "[[policy.exempt]]\nname = \"e\"", "[runtime]\nreal = \"/usr/bin/runc\""] {
+        for kept in [
+            "# ours\nnode = \"a\" # name",
+            "root = \"/y\" # moved",
+            "host = \"unix:///s\"",
+            "[[policy.exempt]]\nname = \"e\"",
+            "[runtime]\nreal = \"/usr/bin/runc\"",
+        ] {
             assert!(got.contains(kept), "{kept}\n{got}");
         }
         let config = gpuctl_ledger::config::Config::parse(&got).unwrap();
@@ -117,7 +123,12 @@ mod tests {
         let list = ["/l/strict/runc".to_owned(), "/usr/bin/runc".to_owned()];
         let got = with_nvidia_runtimes(text, &list).unwrap();
         assert_eq!(nvidia_runtimes(&got).unwrap(), list);
-        assert!(got.contains("#debug = 1\n") && got.contains("# mine") && got.contains("mode = \"auto\""), "{got}");
+        assert!(
+            got.contains("#debug = 1\n")
+                && got.contains("# mine")
+                && got.contains("mode = \"auto\""),
+            "{got}"
+        );
         assert!(nvidia_runtimes("[x\n").is_err());
     }
 }

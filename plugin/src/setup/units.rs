@@ -5,7 +5,8 @@ use std::path::Path;
 /// The PATH of a service whose unit says nothing of it.
 pub(super) const USUAL_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// The first line of every file that setup makes, by which it knows them again.
-pub(super) const MARK: &str = "# Made by docker gpuctl setup; docker gpuctl setup --remove takes it away.";
+pub(super) const MARK: &str =
+    "# Made by docker gpuctl setup; docker gpuctl setup --remove takes it away.";
 
 /// The PATH that a unit and its drop-ins, in the order in which systemd reads them, set for the
 /// service.
@@ -52,7 +53,12 @@ fn words(value: &str) -> Vec<String> {
 }
 
 /// A PATH with our folders in it, each once: ours first, the stub's last.
-pub(super) fn with_ours(own: &str, first: Option<&Path>, last: Option<&Path>, ours: [&Path; 2]) -> String {
+pub(super) fn with_ours(
+    own: &str,
+    first: Option<&Path>,
+    last: Option<&Path>,
+    ours: [&Path; 2],
+) -> String {
     let own = own.split(':').filter(|folder| !ours.iter().any(|o| Path::new(folder) == *o));
     let shown = |path: Option<&Path>| path.map(|p| p.display().to_string());
     let all = shown(first).into_iter().chain(own.map(str::to_owned)).chain(shown(last));
@@ -99,7 +105,10 @@ mod tests {
         assert_eq!(path_of([unit, "Environment='PATH=/x y'\n"]).as_deref(), Some("/x y"));
         assert_eq!(path_of([unit, "Environment=\n"]), None);
         assert_eq!(path_of(["ExecStart=/bin/x PATH=/no\n"]), None);
-        assert_eq!(environment_files(["EnvironmentFile=-/etc/default/docker\n"]), ["/etc/default/docker"]);
+        assert_eq!(
+            environment_files(["EnvironmentFile=-/etc/default/docker\n"]),
+            ["/etc/default/docker"]
+        );
     }
 
     #[test]

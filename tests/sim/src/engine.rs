@@ -70,6 +70,7 @@ pub struct Options {
     pub containerd_store: bool,
     /// The content of daemon.json before the first start, on a host where the product is not set up:
     /// then no flag names a runtime, no stub is on PATH, and daemon.json is left alone afterwards.
+    /// `@place@` in it is the place's folder.
     pub daemon_json: Option<String>,
 }
 
@@ -271,7 +272,10 @@ impl Engine {
         let daemon_json = place.at("daemon.json");
         match &self.options.daemon_json {
             Some(_) if daemon_json.exists() => {}
-            Some(text) => crate::files::write(&daemon_json, text)?,
+            Some(text) => {
+                let text = text.replace("@place@", &place.root().display().to_string());
+                crate::files::write(&daemon_json, &text)?;
+            }
             None => crate::files::write(&daemon_json, &format!("{:#}\n", self.daemon_json()))?,
         }
         Ok(child)

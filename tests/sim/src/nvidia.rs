@@ -34,9 +34,11 @@ pub fn install(sim: &Path, profile: &Path, folder: &Path) -> Result<()> {
 
 /// Runs the part that the program is entered as; `None` where it is neither.
 pub fn entered(me: &Path, arguments: &[String]) -> Option<ExitCode> {
+    // By its bare name it is entered too: the profile lies beside the file.
+    let file = std::env::current_exe().ok()?;
     let done = match me.file_name()?.to_str()? {
-        RUNTIME => runtime(me, arguments),
-        HOOK => hook(me),
+        RUNTIME => runtime(&file, arguments),
+        HOOK => hook(&file),
         _ => return None,
     };
     Some(match done {
@@ -51,7 +53,7 @@ pub fn entered(me: &Path, arguments: &[String]) -> Option<ExitCode> {
 /// What the environment names; nothing for none, void and empty.
 fn visible(spec: &Value) -> Option<String> {
     let env = spec.pointer("/process/env").and_then(Value::as_array)?;
-    let last = env.iter().filter_map(|e| e.as_str()?.strip_prefix(VISIBLE)).last()?;
+    let last = env.iter().rev().find_map(|e| e.as_str()?.strip_prefix(VISIBLE))?;
     (!matches!(last, "" | "none" | "void")).then(|| last.to_owned())
 }
 
@@ -68,7 +70,7 @@ fn runtime(me: &Path, arguments: &[String]) -> Result<()> {
         let mut spec = spec(&bundle)?;
         if visible(&spec).is_some() {
             let hook = me.with_file_name(HOOK);
-            let mine = json!({"path": hook, "args": [HOOK, "prestart"]});
+            let mine = json!({"path": hook, "args": [hook, "prestart"]});
             let hooks = spec.as_object_mut().ok_or("the spec is no object")?;
             let hooks = hooks.entry("hooks").or_insert_with(|| json!({}));
             let list = hooks.as_object_mut().ok_or("hooks is no object")?;
@@ -89,7 +91,8 @@ fn hook(me: &Path) -> Result<()> {
     let pid = state["pid"].as_i64().ok_or("the state names no pid")?;
     let Some(named) = visible(&spec(Path::new(bundle))?) else { return Ok(()) };
     let gpus = Profile::read(&me.with_file_name(PROFILE))?.gpus;
-    let cgroups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).doing("read the cgroup")?;
+    let cgroups =
+        std::fs::read_to_string(format!("/proc/{pid}/cgroup")).doing("read the cgroup")?;
     let devices = |line: &str| {
         let mut fields = line.splitn(3, ':').skip(1);
         let controllers = fields.next()?;

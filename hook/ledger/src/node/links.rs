@@ -70,7 +70,11 @@ pub fn nodes(dev: &Path) -> BTreeSet<NvidiaNode> {
 /// Makes the missing links of those nodes in `dev` that are `wanted`; how many. What fails is left: a
 /// container starts without.
 pub fn make(dev: &Path, wanted: impl Fn(&NvidiaNode) -> bool) -> usize {
-    nodes(dev).iter().filter(|node| wanted(node)).filter(|node| link(dev, node).is_ok_and(|m| m)).count()
+    nodes(dev)
+        .iter()
+        .filter(|node| wanted(node))
+        .filter(|node| link(dev, node).is_ok_and(|m| m))
+        .count()
 }
 
 /// Where a node's link is.
@@ -124,6 +128,12 @@ pub fn all(config: &Config) -> Result<usize, String> {
         nodes.extend(SHARED.map(|(minor, name)| of_kernel(minor, name.into())));
     }
     nodes.extend(gpus.into_iter().map(|minor| of_kernel(minor, format!("nvidia{minor}"))));
+    // Its major is given out when its module is loaded.
+    let uvm = files::read_bounded(Path::new("/proc/devices"), 1 << 16).ok();
+    let uvm = uvm.and_then(|text| major_of(&String::from_utf8_lossy(&text), "nvidia-uvm"));
+    for (minor, name) in [(0, "nvidia-uvm"), (1, "nvidia-uvm-tools")] {
+        nodes.extend(uvm.map(|major| NvidiaNode { name: name.into(), major, minor }));
+    }
     let mut made = 0;
     for node in &nodes {
         made += usize::from(link(dev, node).map_err(|e| {
@@ -137,6 +147,14 @@ pub fn all(config: &Config) -> Result<usize, String> {
         })?);
     }
     Ok(made)
+}
+
+/// The major that /proc/devices has for a name.
+fn major_of(devices: &str, name: &str) -> Option<u64> {
+    devices.lines().find_map(|line| {
+        let (major, of) = line.trim().split_once(' ')?;
+        (of.trim() == name).then(|| major.parse().ok())?
+    })
 }
 
 /// The minors of the GPUs that the driver shows.
@@ -162,7 +180,9 @@ mod tests {
         let granted = |node: NvidiaNode| node.is_granted(&[3], &[1]);
         assert!(granted(node("nvidia3", 195, 3)));
         assert!(!granted(node("nvidia1", 195, 1)));
-        for shared in [("nvidiactl", 195, 255), ("nvidia-modeset", 195, 254), ("nvidia-uvm", 510, 0)] {
+        for shared in
+            [("nvidiactl", 195, 255), ("nvidia-modeset", 195, 254), ("nvidia-uvm", 510, 0)]
+        {
             assert!(granted(node(shared.0, shared.1, shared.2)), "{shared:?}");
         }
         assert!(granted(node("nvidia-caps/nvidia-cap1", 511, 1)));
