@@ -289,6 +289,7 @@ impl Making<'_> {
             caps_major: None,
             // Then the real runtime is NVIDIA's, and does what the environment says.
             nvidia_runtime,
+            docker_env: self.files.as_ref().map(|files| files.container.config.env.as_slice()),
         };
         let asked = request::detect(&self.spec, self.host(), &own);
         if asked.as_ref().is_ok_and(Asked::is_nothing) {

@@ -5,6 +5,7 @@
 //! the first explains the second: of `--gpus 2` on Engine 29.2 the spec shows GPUs 0 and 1, which
 //! dockerd picked by itself and nobody asked for.
 
+mod answered;
 mod ids;
 
 use std::collections::BTreeSet;
@@ -41,6 +42,9 @@ pub struct NodeFacts<'a> {
     pub nvidia_runtime: bool,
     /// The CDI kind of the GPUs: `nvidia.com/gpu`.
     pub cdi_kind: &'a str,
+    /// The environment as Docker has it, before any runtime changed the spec; where Docker's files are
+    /// known.
+    pub docker_env: Option<&'a [String]>,
 }
 
 impl Default for NodeFacts<'_> {
@@ -50,6 +54,7 @@ impl Default for NodeFacts<'_> {
             inventory: None,
             nvidia_runtime: false,
             cdi_kind: "nvidia.com/gpu",
+            docker_env: None,
         }
     }
 }
@@ -197,6 +202,7 @@ pub fn detect(
     if !by_request && (facts.nvidia_runtime || asked.legacy_hook) {
         found.extend(honoured_env(spec)?);
     }
+    let answered = if by_request { None } else { answered::word(spec, facts.docker_env) };
     if facts.nvidia_runtime {
         found.extend(annotated(spec, facts.cdi_kind)?);
     }
@@ -205,13 +211,26 @@ pub fn detect(
             let by_name = matches!(f.route, Route::DeviceNode | Route::VolumeMount);
             !by_name && !f.request.is_none()
         });
-        if !explained {
-            add_nodes(found, Route::AppliedNode, &rest, &asked.caps, facts);
+        match answered {
+            // `all` is not the same as a list of every GPU: a policy says what it comes to.
+            Some(GpuRequest::All) if !explained && !rest.is_empty() => {
+                found.push(Found { route: Route::Env, request: GpuRequest::All });
+            }
+            _ if !explained => {
+                add_nodes(found, Route::AppliedNode, &rest, &asked.caps, facts);
+            }
+            _ => {}
         }
         asked.cdi_applied = in_order(rest);
     }
 
     if privileged {
+        // Every node is there, whoever put it there: only the word is left to tell.
+        if host.is_some()
+            && let Some(request) = answered
+        {
+            found.push(Found { route: Route::Env, request });
+        }
         found.push(Found { route: Route::Privileged, request: GpuRequest::None });
     } else {
         // Rules without a node: the container makes the node itself, which Docker lets it do.
