@@ -127,7 +127,7 @@ fn insecure(trial: &mut Trial) -> Tried {
         return Ok(Verdict::not_applicable(why));
     }
     match judged(trial, "--security=insecure", &["--allow", "security.insecure"]) {
-        Err(why) if why.contains("unknown flag: --security") => Ok(Verdict::not_applicable(
+        Err(why) if why.contains("unknown flag: ") && why.contains("security") => Ok(Verdict::not_applicable(
             "this BuildKit's own Dockerfile frontend has no RUN --security",
         )),
         other => other,

@@ -25,6 +25,7 @@ pub(super) const ROWS: &[Row] = &[
         what: "the same in legacy mode",
         run: |trial| image(trial, "nvidia-legacy"),
     },
+    Row { id: "nvidia-gpus", what: "`--runtime nvidia --gpus device=N` (CDI mode)", run: gpus },
     Row {
         id: "nvidia-env-privileged",
         what: "`--runtime nvidia --privileged -e NVIDIA_VISIBLE_DEVICES=N` (CDI mode)",
@@ -47,6 +48,13 @@ fn env(trial: &mut Trial, runtime: &str) -> Tried {
     trial.run_named(|index, _| {
         let line = format!("NVIDIA_VISIBLE_DEVICES={index}");
         vec!["--runtime".into(), runtime.into(), "-e".into(), line]
+    })
+}
+
+fn gpus(trial: &mut Trial) -> Tried {
+    trial.run_named(|index, _| {
+        let gpu = format!("device={index}");
+        ["--runtime", "nvidia", "--gpus", gpu.as_str()].map(str::to_owned).to_vec()
     })
 }
 
