@@ -120,7 +120,8 @@ impl Trial {
         for lease in leases.values().filter(|l| chosen(l.holder.container.as_str())) {
             let unit = lease.unit.as_str();
             for gpu in &gpus {
-                if gpu.uuid == unit {
+                // The whole, or a slot of one that is shared: UUID/slot.
+                if unit.split('/').next() == Some(gpu.uuid.as_str()) {
                     devices.insert((195, gpu.minor));
                 }
                 for mig in gpu.mig().iter().filter(|m| m.uuid == unit) {
