@@ -63,7 +63,8 @@ pub(super) const ROWS: &[Row] = &[
 ];
 
 /// How an Engine says that it does not know a runtime.
-const UNKNOWN: [&str; 2] = ["unknown or invalid runtime name", "Unknown runtime specified"];
+const UNKNOWN: [&str; 3] =
+    ["unknown or invalid runtime name", "Unknown runtime specified", "binary not installed"];
 
 fn by_name(trial: &mut Trial, runtime: &str) -> Tried {
     trial.run_named(|_, minor| {
