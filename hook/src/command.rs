@@ -8,7 +8,7 @@ use std::path::PathBuf;
 const GLOBAL_VALUES: [&str; 7] =
     ["root", "log", "log-format", "log-level", "criu", "rootless", "cgroup-manager"];
 /// Flags of create, run and restore that take a value.
-const CREATE_VALUES: [&str; 13] = [
+const CREATE_VALUES: [&str; 14] = [
     "pidfd-socket",
     "bundle",
     "b",
@@ -22,6 +22,7 @@ const CREATE_VALUES: [&str; 13] = [
     "manage-cgroups-mode",
     "empty-ns",
     "lsm-profile",
+    "lsm-mount-context",
 ];
 
 /// How the runtime writes its log.
@@ -74,6 +75,10 @@ pub fn parse(args: &[OsString]) -> Command {
     let mut command = Command::default();
     let mut rest = args.iter();
     while let Some(arg) = rest.next() {
+        // After it there are no flags any more; what follows is read as words all the same.
+        if arg == "--" {
+            continue;
+        }
         let Some((name, mut value)) = flag(arg) else {
             let word = arg.to_string_lossy().into_owned();
             if command.verb.is_empty() {
@@ -133,6 +138,17 @@ mod tests {
     fn a_container_may_be_named_like_a_verb() {
         assert_eq!(read("create --bundle /b create").id.as_deref(), Some("create"));
         assert_eq!(read("--root create delete x").verb, "delete");
+    }
+
+    #[test]
+    fn the_id_of_a_restore_is_not_a_flags_value() {
+        let got = read(
+            "--root /r restore --image-path /i --work-path /w --lsm-mount-context c --bundle /b \
+             --detach --pid-file /p --manage-cgroups-mode soft id",
+        );
+        assert!(got.makes_container());
+        assert_eq!((got.bundle, got.id.as_deref()), (Some("/b".into()), Some("id")));
+        assert_eq!(read("run -b /b -- id").id.as_deref(), Some("id"));
     }
 
     #[test]

@@ -336,6 +336,7 @@ impl Making<'_> {
             // Then the real runtime is NVIDIA's, and does what the environment says.
             nvidia_runtime,
             image_env: self.image_env(nvidia_runtime),
+            docker_env: self.files.as_ref().map(|files| files.container.config.env.as_slice()),
         };
         let asked = request::detect(&self.spec, self.host(), &own);
         if asked.as_ref().is_ok_and(Asked::is_nothing) {
@@ -355,11 +356,13 @@ impl Making<'_> {
     /// What is made of the environment's `all`, where something honours it and it is the image's own
     /// word. Only then are the image's files looked at.
     fn image_env(&self, nvidia_runtime: bool) -> Option<ImageEnvPolicy> {
+        let container = &self.files.as_ref()?.container;
         let honoured = nvidia_runtime || request::has_legacy_hook(&self.spec);
-        if !honoured || !request::env_says_all(&self.spec) {
+        let says_all = (honoured && request::env_says_all(&self.spec))
+            || request::answered_all(&self.spec, &container.config.env);
+        if !says_all {
             return None;
         }
-        let container = &self.files.as_ref()?.container;
         image_env::is_images_own(&self.config.docker.root, container, request::VISIBLE)
             .then_some(self.config.policy.image_env)
     }

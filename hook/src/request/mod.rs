@@ -5,6 +5,7 @@
 //! the first explains the second: of `--gpus 2` on Engine 29.2 the spec shows GPUs 0 and 1, which
 //! dockerd picked by itself and nobody asked for.
 
+mod answered;
 mod ids;
 
 use std::collections::BTreeSet;
@@ -49,6 +50,9 @@ pub struct NodeFacts<'a> {
     pub image_env: Option<ImageEnvPolicy>,
     /// The CDI kind of the GPUs: `nvidia.com/gpu`.
     pub cdi_kind: &'a str,
+    /// The environment as Docker has it, before any runtime changed the spec; where Docker's files are
+    /// known.
+    pub docker_env: Option<&'a [String]>,
 }
 
 impl Default for NodeFacts<'_> {
@@ -59,6 +63,7 @@ impl Default for NodeFacts<'_> {
             nvidia_runtime: false,
             image_env: None,
             cdi_kind: "nvidia.com/gpu",
+            docker_env: None,
         }
     }
 }
@@ -233,6 +238,7 @@ pub fn detect(
         let by_env = honoured_env(spec)?;
         found.extend(by_env.into_iter().map(|one| of_image(one, facts.image_env)));
     }
+    let answered = if by_request { None } else { answered::word(spec, facts.docker_env) };
     if facts.nvidia_runtime {
         found.extend(annotated(spec, facts.cdi_kind)?);
     }
@@ -241,13 +247,27 @@ pub fn detect(
             let by_name = matches!(f.route, Route::DeviceNode | Route::VolumeMount);
             !by_name && !f.request.is_none()
         });
-        if !explained {
-            add_nodes(found, Route::AppliedNode, &rest, &asked.caps, facts);
+        match answered {
+            // `all` is not the same as a list of every GPU: a policy says what it comes to.
+            Some(GpuRequest::All) if !explained && !rest.is_empty() => {
+                let all = Found { route: Route::Env, request: GpuRequest::All };
+                found.push(of_image(all, facts.image_env));
+            }
+            _ if !explained => {
+                add_nodes(found, Route::AppliedNode, &rest, &asked.caps, facts);
+            }
+            _ => {}
         }
         asked.cdi_applied = in_order(rest);
     }
 
     if privileged {
+        // Every node is there, whoever put it there: only the word is left to tell.
+        if host.is_some()
+            && let Some(request) = answered
+        {
+            found.push(of_image(Found { route: Route::Env, request }, facts.image_env));
+        }
         found.push(Found { route: Route::Privileged, request: GpuRequest::None });
     } else {
         // Rules without a node: the container makes the node itself, which Docker lets it do.
@@ -411,6 +431,11 @@ fn annotated(spec: &Spec, kind: &str) -> Result<Option<Found>, AskError> {
     }
     let request = ids::list(names)?;
     Ok((!request.is_none()).then_some(Found { route: Route::Annotation, request }))
+}
+
+/// Whether somebody between Docker and us has answered an environment that asked for all GPUs.
+pub fn answered_all(spec: &Spec, docker_env: &[String]) -> bool {
+    answered::word(spec, Some(docker_env)) == Some(GpuRequest::All)
 }
 
 /// Whether a hook is NVIDIA's legacy one.

@@ -363,3 +363,27 @@ fn an_images_own_all_is_ignored_or_claimed_and_never_passes_unseen() {
     assert!(env_says_all(&s) && !env_says_all(&named));
     assert!(env_says_all(&spec(&["CUDA_VERSION=8"], &[], json!([]), false)));
 }
+
+#[test]
+fn the_word_that_nvidias_runtime_has_answered_is_what_was_asked() {
+    const VOID: &str = "NVIDIA_VISIBLE_DEVICES=void";
+    let nodes = [("/dev/nvidia0", 195, 0), ("/dev/nvidia1", 195, 1)];
+    let s = spec(&[VOID], &nodes, json!([rule(195, 0), rule(195, 1)]), false);
+    let ask = |docker: &str, host: &HostConfig| {
+        let env = [docker.to_owned()];
+        detect(&s, Some(host), &NodeFacts { docker_env: Some(&env), ..NodeFacts::default() })
+            .unwrap()
+    };
+    let plain = host(json!({}));
+    let all = ask("NVIDIA_VISIBLE_DEVICES=all", &plain);
+    assert_eq!((&all.request, routes(&all)), (&GpuRequest::All, vec![Route::Env]));
+    // Names are the nodes' own: they are what was put there.
+    let some = ask("NVIDIA_VISIBLE_DEVICES=0,1", &plain);
+    assert_eq!((&some.request, routes(&some)), (&minors(&[0, 1]), vec![Route::AppliedNode]));
+    let privileged = host(json!({"Privileged": true}));
+    let one = ask("NVIDIA_VISIBLE_DEVICES=1", &privileged);
+    assert_eq!((&one.request, routes(&one)), (&indexes(&[1]), vec![Route::Env, Route::Privileged]));
+    // dockerd's own CDI leaves `void` too: then the flag is what was asked.
+    let flag = ask("NVIDIA_VISIBLE_DEVICES=all", &gpus(1, &[]));
+    assert_eq!(flag.request, GpuRequest::Count(1));
+}

@@ -80,7 +80,9 @@ pub fn run(order: &Order<'_>, tell: &mut dyn FnMut(&str)) -> Result<Vec<String>,
             Err(why) => {
                 tell(&format!("{name} {}: FAILED after {seconds} s: {why}", row.id));
                 let _ = under.tidy();
-                failures.push(format!("{name} {}: {why}", row.id));
+                // All of it was told just now.
+                let first = why.lines().next().unwrap_or_default();
+                failures.push(format!("{name} {}: {first}", row.id));
             }
         }
     }

@@ -79,32 +79,38 @@ A way that names a GPU was tried twice: with one that another container holds, a
 is of the free one; had the other been opened, it would say \"not caught\".
 ";
 
-/// What was seen besides, where it says more than the cell: of the first column that says it.
+/// What was seen besides, where it says more than the cell does: each thing once, with the first
+/// column that it was seen in.
 fn remarks(cells: &BTreeMap<(&str, &str), &Line>) -> String {
     let mut text = String::new();
     for row in rows::all() {
-        let mut said: Vec<(String, Vec<&str>)> = Vec::new();
+        let mut said: Vec<String> = Vec::new();
         for column in Column::all() {
             let name = column.to_string();
             let Some(line) = cells.get(&(name.as_str(), row.id)) else { continue };
-            if line.detail.is_empty() {
-                continue;
+            let detail = without_times(&without_devices(&line.detail));
+            if !detail.is_empty() && !said.contains(&detail) {
+                let _ = writeln!(text, "- {}, {name}: {}", row.id, escaped(&detail));
+                said.push(detail);
             }
-            let detail = without_numbers(&line.detail);
-            match said.iter_mut().find(|(have, _)| *have == detail) {
-                Some((_, columns)) => columns.push(&line.column),
-                None => said.push((detail, vec![&line.column])),
-            }
-        }
-        for (detail, columns) in said {
-            let _ = writeln!(text, "- {}: {} ({})", row.id, escaped(&detail), columns.join(", "));
         }
     }
     if text.is_empty() { text } else { format!("\n## What was seen\n\n{text}") }
 }
 
+/// Which devices it were is in the results; that a GPU of another's was tried is said above.
+fn without_devices(detail: &str) -> String {
+    let mine = |part: &&str| {
+        !part.is_empty()
+            && !part.starts_with("opens ")
+            && *part != "of a GPU that another holds: refused"
+            && !part.contains("another container holds")
+    };
+    detail.split("; ").filter(mine).collect::<Vec<_>>().join("; ")
+}
+
 /// A time of day is another in each column and run.
-fn without_numbers(detail: &str) -> String {
+fn without_times(detail: &str) -> String {
     let words = detail.split(' ').map(|word| {
         let time = word.trim_end_matches([';', ',']);
         let digits = time.bytes().filter(u8::is_ascii_digit).count();
@@ -181,7 +187,7 @@ mod tests {
             row: row.into(),
             column: column.into(),
             cell,
-            detail: "opens 195:1 | since 01:02".into(),
+            detail: "opens 195:1; GPU 0 a|b since 01:02; hint".into(),
             seconds: 1.0,
             hash: "abc".into(),
         }
@@ -205,6 +211,9 @@ mod tests {
         }
         // Results of other sources are none.
         assert!(cells_of(&page(&lines, "other")).unwrap().is_empty());
-        assert!(text.contains("since HH:MM"));
+        assert!(
+            text.contains("GPU 0 a\\|b since HH:MM; hint") && !text.contains("195:1"),
+            "{text}"
+        );
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use gpuctl_sim::command::Output;
 use gpuctl_sim::engine;
 use gpuctl_tests::newer::Debian;
-use gpuctl_tests::{Node, Options};
+use gpuctl_tests::{Node, Options, skip};
 
 use crate::cell::{Cell, Device, Verdict, judge};
 use crate::column::{Cgroup, Column, EngineOf};
@@ -74,6 +74,16 @@ impl Trial {
         let profile = if recorded { "engine29" } else { "a100x8" };
         let mut node =
             Node::start(Options { profile, engine, service: true, ..Options::default() });
+        if !recorded {
+            let version = node.docker_ok(&["version", "--format", "{{.Server.Version}}"]);
+            let wanted = column.engine_name().split('-').next().unwrap_or_default();
+            if !version.starts_with(&format!("{wanted}.")) {
+                // Another Debian moves on, and a machine may have an Engine of its own.
+                let why = format!("the Engine here is {version}");
+                skip(&why);
+                return Err(why);
+            }
+        }
         for (name, flags) in BEFORE {
             let program = ["busybox", "sleep", "100000"];
             node.docker_ok(&[&["create", "--name", name], flags, &program].concat());
@@ -120,7 +130,8 @@ impl Trial {
         for lease in leases.values().filter(|l| chosen(l.holder.container.as_str())) {
             let unit = lease.unit.as_str();
             for gpu in &gpus {
-                if gpu.uuid == unit {
+                // The whole, or a slot of one that is shared: UUID/slot.
+                if unit.split('/').next() == Some(gpu.uuid.as_str()) {
                     devices.insert((195, gpu.minor));
                 }
                 for mig in gpu.mig().iter().filter(|m| m.uuid == unit) {

@@ -23,7 +23,9 @@ fn main() -> ExitCode {
     let name = arguments.next().unwrap_or_default();
     let arguments: Vec<String> = arguments.collect();
     if Path::new(&name).file_name().is_some_and(|n| n == "runc") {
-        return runc(Path::new(&name), &arguments);
+        // Found on PATH, it is called by its name alone.
+        let me = std::env::current_exe().unwrap_or_else(|_| PathBuf::from(&name));
+        return runc(&me, &arguments);
     }
     if let Some(code) = nvidia::entered(Path::new(&name), &arguments) {
         return code;

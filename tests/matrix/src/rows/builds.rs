@@ -127,9 +127,11 @@ fn insecure(trial: &mut Trial) -> Tried {
         return Ok(Verdict::not_applicable(why));
     }
     match judged(trial, "--security=insecure", &["--allow", "security.insecure"]) {
-        Err(why) if why.contains("unknown flag: --security") => Ok(Verdict::not_applicable(
-            "this BuildKit's own Dockerfile frontend has no RUN --security",
-        )),
+        Err(why) if why.contains("unknown flag: ") && why.contains("security") => {
+            Ok(Verdict::not_applicable(
+                "this BuildKit's own Dockerfile frontend has no RUN --security",
+            ))
+        }
         other => other,
     }
 }

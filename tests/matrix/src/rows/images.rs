@@ -25,6 +25,12 @@ pub(super) const ROWS: &[Row] = &[
         what: "the same in legacy mode",
         run: |trial| image(trial, "nvidia-legacy"),
     },
+    Row { id: "nvidia-gpus", what: "`--runtime nvidia --gpus device=N` (CDI mode)", run: gpus },
+    Row {
+        id: "nvidia-env-privileged",
+        what: "`--runtime nvidia --privileged -e NVIDIA_VISIBLE_DEVICES=N` (CDI mode)",
+        run: env_privileged,
+    },
     Row { id: "image-env", what: "a CUDA image, nothing asked for", run: cuda },
     Row {
         id: "env-duplicate",
@@ -42,6 +48,20 @@ fn env(trial: &mut Trial, runtime: &str) -> Tried {
     trial.run_named(|index, _| {
         let line = format!("NVIDIA_VISIBLE_DEVICES={index}");
         vec!["--runtime".into(), runtime.into(), "-e".into(), line]
+    })
+}
+
+fn gpus(trial: &mut Trial) -> Tried {
+    trial.run_named(|index, _| {
+        let gpu = format!("device={index}");
+        ["--runtime", "nvidia", "--gpus", gpu.as_str()].map(str::to_owned).to_vec()
+    })
+}
+
+fn env_privileged(trial: &mut Trial) -> Tried {
+    trial.run_named(|index, _| {
+        let line = format!("NVIDIA_VISIBLE_DEVICES={index}");
+        ["--runtime", "nvidia", "--privileged", "-e", line.as_str()].map(str::to_owned).to_vec()
     })
 }
 

@@ -26,9 +26,14 @@ pub(super) const ROWS: &[Row] = &[
         run: |trial| by_name(trial, "io.containerd.runc.v2"),
     },
     Row {
+        id: "runtime-linux-v1",
+        what: "`--runtime io.containerd.runtime.v1.linux --device /dev/nvidiaN`",
+        run: |trial| where_known(trial, "io.containerd.runtime.v1.linux"),
+    },
+    Row {
         id: "runtime-shim-path",
         what: "`--runtime /usr/bin/containerd-shim-runc-v2 --device /dev/nvidiaN`",
-        run: shim_path,
+        run: |trial| where_known(trial, "/usr/bin/containerd-shim-runc-v2"),
     },
     Row {
         id: "runtime-absolute",
@@ -57,8 +62,9 @@ pub(super) const ROWS: &[Row] = &[
     },
 ];
 
-/// How an Engine says that it takes no path for a runtime's name.
-const UNKNOWN: [&str; 2] = ["unknown or invalid runtime name", "Unknown runtime specified"];
+/// How an Engine says that it does not know a runtime.
+const UNKNOWN: [&str; 3] =
+    ["unknown or invalid runtime name", "Unknown runtime specified", "binary not installed"];
 
 fn by_name(trial: &mut Trial, runtime: &str) -> Tried {
     trial.run_named(|_, minor| {
@@ -78,10 +84,11 @@ fn runc_privileged(trial: &mut Trial) -> Tried {
     trial.run("runc-privileged", &["--runtime", "runc", "--privileged"], "busybox")
 }
 
-fn shim_path(trial: &mut Trial) -> Tried {
-    match by_name(trial, "/usr/bin/containerd-shim-runc-v2") {
+/// A runtime that not every Engine takes.
+fn where_known(trial: &mut Trial, runtime: &str) -> Tried {
+    match by_name(trial, runtime) {
         Err(why) if UNKNOWN.iter().any(|words| why.contains(words)) => {
-            Ok(Verdict::not_applicable("this Engine takes no path there"))
+            Ok(Verdict::not_applicable("this Engine knows no such runtime"))
         }
         other => other,
     }
