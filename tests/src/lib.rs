@@ -3,12 +3,14 @@
 //!
 //! A test that cannot run on a machine says so with [`skip`]; `tests/run` counts those lines.
 
+pub mod api;
 pub mod check;
 pub mod newer;
 pub mod node;
 pub mod probe;
 pub mod programs;
 pub mod served;
+pub mod siege;
 pub mod state;
 
 pub use gpuctl_sim::command::Output;
