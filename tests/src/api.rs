@@ -23,10 +23,10 @@ pub struct Answer {
 /// Posts a body, of whatever bytes.
 ///
 /// # Panics
-/// When nobody listens, or the answer takes more than a minute.
+/// When nobody listens, or the answer takes longer than two and a half minutes.
 pub fn post(node: &Node, path: &str, body: &[u8]) -> Answer {
     let mut stream = UnixStream::connect(node.place().docker_socket()).expect("the Engine listens");
-    let limit = Some(Duration::from_secs(60));
+    let limit = Some(Duration::from_secs(150));
     stream.set_read_timeout(limit).and(stream.set_write_timeout(limit)).expect("limits");
     let head = format!(
         "POST {path} HTTP/1.1\r\nHost: docker\r\nContent-Type: application/json\r\n\
@@ -41,7 +41,7 @@ pub fn post(node: &Node, path: &str, body: &[u8]) -> Answer {
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
     let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or(0);
     // A chunked body is its JSON between two lines of lengths.
-    let json = body.find('{').and_then(|from| Some(&body[from..=body.rfind('}')?]));
+    let json = body.find('{').and_then(|from| body.get(from..=body.rfind('}')?));
     let body = json.and_then(|json| serde_json::from_str(json).ok());
     let body = body.unwrap_or_else(|| Value::String(text.clone().into_owned()));
     Answer { status, body }
