@@ -58,7 +58,9 @@ fn a_descriptor_that_is_passed_over_a_socket_works_where_its_node_cannot_be_open
     // There is no driver behind a simulated GPU, so nobody can have one open: the kernel's log stands for
     // it, a character device that an ordinary container may not open either.
     mknod(&node.place().dev().join("kmsg"), SFlag::S_IFCHR, Mode::S_IRUSR, makedev(1, 11)).unwrap();
-    for (name, flags) in [("giver", &["--device", "/dev/kmsg"][..]), ("taker", &[])] {
+    for (name, flags) in
+        [("giver", &["--device", "/dev/kmsg", "--cap-add", "SYSLOG"][..]), ("taker", &[])]
+    {
         let got = run(node, name, &[&["-v", "both:/both"], flags].concat());
         assert_eq!(got.code, 0, "{got}");
     }
