@@ -5,6 +5,8 @@
 build_packages=(gcc libc6-dev protobuf-compiler libprotobuf-dev)
 # What a private Engine needs.
 engine_packages=(docker.io containerd runc busybox-static iptables iproute2 tar)
+# What the fuzz targets need besides: libFuzzer is C++.
+fuzz_packages=(g++)
 etcd_packages=(etcd-server etcd-client)
 # What the tests fetch newer Engines with: Debian 12's takes no CDI devices (docker run --device
 # nvidia.com/gpu=0), later releases' do. The packages are unpacked into a folder and never installed here.

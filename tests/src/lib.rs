@@ -3,6 +3,7 @@
 //!
 //! A test that cannot run on a machine says so with [`skip`]; `tests/run` counts those lines.
 
+pub mod api;
 pub mod check;
 pub mod hosts;
 pub mod newer;
@@ -10,6 +11,7 @@ pub mod node;
 pub mod probe;
 pub mod programs;
 pub mod served;
+pub mod siege;
 pub mod state;
 
 pub use gpuctl_sim::command::Output;
