@@ -10,7 +10,7 @@ use gpuctl_ledger::model::Health;
 use super::api::{Answer, Check, Failure, Verdict};
 use super::context::Context;
 use super::node::{self, NVML_LIMIT};
-use super::{bypass, links, reconcile};
+use super::{bypass, links, reconcile, sharing};
 use crate::gpu;
 
 struct Checks(Vec<Check>);
@@ -165,6 +165,7 @@ fn gpus(ctx: &Context, fix: bool, checks: &mut Checks) {
                     checks.add("gpu", Verdict::Problem, text, None);
                 }
             }
+            checks.0.extend(sharing::checks(&ctx.config.gpu.shared, &inventory));
         }
         Err((why, hint)) => checks.add("driver", Verdict::Problem, why, Some(hint)),
     }

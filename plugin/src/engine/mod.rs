@@ -20,6 +20,7 @@ mod reconcile;
 mod recover;
 mod remove;
 mod scale;
+mod sharing;
 mod supply;
 mod under_way;
 mod undo_create;
