@@ -266,7 +266,7 @@ fn two_containers_have_two_mig_devices_of_one_gpu_and_each_opens_its_own() {
     // One and the same, twice; the GPU under them; a kind of which none is free.
     let no = |name: &str, flags: &[&str], words: &[&str]| refused(&run(&node, name, flags), words);
     no("n1", &["--gpus", "device=0:1"], &["GPU 0:1 of device=0:1 is not free", "ca", "since"]);
-    no("n2", &["--gpus", "device=0"], &["GPU 0", "holds GPU 0:"]);
+    no("n2", &["--gpus", "device=0"], &["GPU 0", "cut into MIG devices"]);
     no("n3", &["--gpus", "2"], &["2 GPUs asked for, 1 free"]);
     no("n4", &["--gpus", "device=0:7"], &["no GPU 0:7"]);
     refused(
