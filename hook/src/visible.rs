@@ -47,7 +47,7 @@ pub fn hint(own: Option<&str>, held: &[Piece<'_>]) -> Option<String> {
     let numbers = missing.iter().all(|name| name.parse::<u32>().is_ok());
     let ask = if numbers {
         format!(
-            "leave it out, or ask for GPUs by the host's index: --gpus device={}",
+            "leave it out, or ask for GPUs by the host's index: --gpus '\"device={}\"'",
             shown(&missing.join(","))
         )
     } else {

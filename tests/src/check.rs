@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use gpuctl_ledger::model::Lease;
 use gpuctl_sim::processes;
+use gpuctl_sim::profile::Gpu;
 use serde_json::Value;
 
 use crate::Node;
@@ -51,10 +52,22 @@ impl Node {
         let leases = self.leases();
         let held = leases.values().filter(|l| l.holder.container.as_str() == id);
         held.map(|l| {
-            let gpu = gpus.iter().find(|g| g.uuid == l.unit.as_str());
+            let part = |g: &Gpu| g.mig().iter().any(|mig| mig.uuid == l.unit.as_str());
+            let gpu = gpus.iter().find(|g| g.uuid == l.unit.card() || part(g));
             gpu.unwrap_or_else(|| panic!("a lease on {}, which is not there", l.unit)).minor
         })
         .collect()
+    }
+
+    /// Whether a container holds a part of the GPU with this minor - a MIG device or a slot - and not
+    /// the whole: others may then have its node open too.
+    fn holds_part(&self, id: &str, minor: u32) -> bool {
+        let whole = self.gpus().into_iter().find(|g| g.minor == minor).map(|g| g.uuid);
+        let leases = self.leases();
+        let whole = leases.values().any(|l| {
+            l.holder.container.as_str() == id && Some(l.unit.as_str()) == whole.as_deref()
+        });
+        !whole && self.leased_minors(id).contains(&minor)
     }
 
     /// The GPUs' minors that each running container may open, as the kernel has it (cgroup v1), or
@@ -142,7 +155,7 @@ impl Node {
             }
         }
         for (minor, ids) in users {
-            if ids.len() > 1 {
+            if ids.len() > 1 && !ids.iter().all(|id| self.holds_part(id, minor)) {
                 wrong.insert(format!("/dev/nvidia{minor} is open to {ids:?}"));
             }
         }

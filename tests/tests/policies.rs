@@ -369,7 +369,7 @@ fn a_refusal_says_who_has_it_since_when_what_is_free_and_what_to_type() {
         ("4", &["4 GPUs asked for, 3 free", "train-0", "bare", "since", hint, "--gpus 3"][..]),
         ("all", &["all GPUs asked for, 3 of 8 free", "train-0", "since", hint, "--gpus 3"]),
         ("\"device=0,5\"", &["GPU 0", "not free", "train-0", "root", "since", hint]),
-        ("device=2", &["GPU 2", "not free", "bare", "owner unknown", "since", hint]),
+        ("device=4", &["GPU 4", "not free", "bare", "owner unknown", "since", hint]),
         ("9", &["9 GPUs asked for", "has 8", hint]),
         ("device=8", &["no GPU 8", "GPUs 0 to 7", hint]),
         (&format!("device={long}"), &["GPU"]),

@@ -308,9 +308,10 @@ fn has_caps_rule(rules: &[Rule], caps_major: Option<u32>) -> bool {
 pub fn names_dynamic_major(spec: &Spec) -> bool {
     let dynamic = |major: u32| major >= FIRST_DYNAMIC_MAJOR;
     spec.nodes().iter().any(|node| !node.other && dynamic(node.major))
-        || spec.rules().iter().any(|rule| {
-            rule.allow && rule.kind == Kind::Char && rule.major.is_some_and(dynamic)
-        })
+        || spec
+            .rules()
+            .iter()
+            .any(|rule| rule.allow && rule.kind == Kind::Char && rule.major.is_some_and(dynamic))
 }
 
 /// Whether a path is one of some others, or lies below one. Both lists are the user's and may be long.

@@ -90,7 +90,7 @@ impl Wanted {
                 }
                 "gpus" => {
                     let gpus = value.parse().map_err(|e: gpuctl_ledger::model::Invalid| {
-                        Wrong::new(e.to_string()).hint("--gpus 2, --gpus all or --gpus device=0,3")
+                        Wrong::new(e.to_string()).hint("--gpus 2, --gpus all, --gpus device=0,3; docker gpuctl run --help shows all ways")
                     })?;
                     wanted.gpus = Some(gpus);
                 }

@@ -13,7 +13,7 @@ use gpuctl_ledger::view;
 use super::api::{Answer, Check, Failure, Verdict};
 use super::context::Context;
 use super::node::{self, NVML_LIMIT};
-use super::{bypass, links, look, reconcile, watch};
+use super::{bypass, links, look, reconcile, sharing, watch};
 use crate::gpu;
 
 struct Checks(Vec<Check>);
@@ -172,6 +172,7 @@ fn gpus(ctx: &Context, fix: bool, checks: &mut Checks) {
                     checks.add("gpu", Verdict::Problem, text, None);
                 }
             }
+            checks.0.extend(sharing::checks(&ctx.config.gpu.shared, &inventory));
         }
         Err((why, hint)) => checks.add("driver", Verdict::Problem, why, Some(hint)),
     }

@@ -23,6 +23,7 @@ mod recover;
 mod remove;
 mod retry;
 mod scale;
+mod sharing;
 mod supply;
 mod tail;
 mod under_way;

@@ -199,6 +199,26 @@ mod tests {
     }
 
     #[test]
+    fn records_of_before_are_read_and_those_of_later_are_refused() {
+        let read = |text: &str| serde_json::from_str::<GpuRequest>(text);
+        assert_eq!(read("\"none\"").unwrap(), GpuRequest::None);
+        assert_eq!(read("\"all\"").unwrap(), GpuRequest::All);
+        assert_eq!(read(r#"{"count":5}"#).unwrap(), GpuRequest::Count(5));
+        let named = r#"{"named":[{"index":0},{"uuid":"GPU-a"},{"mig_index":[0,1]}]}"#;
+        assert_eq!(read(named).unwrap().to_string(), "device=0,GPU-a,0:1");
+        let ours: GpuRequest = "count=2,memory>=40GB,name=A100".parse().unwrap();
+        let text = serde_json::to_string(&ours).unwrap();
+        assert_eq!(
+            text,
+            r#"{"matching":{"count":2,"kind":"whole","memory":[{"is":">=","amount":40,"shift":30}],"name":"A100"}}"#
+        );
+        assert_eq!(read(&text).unwrap(), ours);
+        for later in [r#"{"by_weight":1}"#, r#"{"matching":{"count":1,"kind":"vgpu"}}"#] {
+            assert!(read(later).is_err(), "{later}");
+        }
+    }
+
+    #[test]
     fn prints_what_it_reads() {
         for text in ["0", "2", "all", "device=1,GPU-ab,0:1", "device=GPU-a/1", "mig=1", "shared"] {
             assert_eq!(text.parse::<GpuRequest>().unwrap().to_string(), text);

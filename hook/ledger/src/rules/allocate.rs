@@ -159,11 +159,12 @@ impl<'a> Sight<'a> {
         if let Some((_, lease)) = held().find(|(other, _)| other.place() == piece.place()) {
             return Some(Taken::Held(Box::new((*lease).clone())));
         }
-        if let Some((other, lease)) = held().next() {
-            return Some(Taken::Overlap(other.place(), Box::new((*lease).clone())));
-        }
+        // Whoever has a part of it: as a whole it is nobody's.
         if piece.part == Part::Whole && !piece.gpu.mig.is_empty() {
             return Some(Taken::Mig);
+        }
+        if let Some((other, lease)) = held().next() {
+            return Some(Taken::Overlap(other.place(), Box::new((*lease).clone())));
         }
         if let Health::Bad(why) = piece.health() {
             return Some(Taken::Unhealthy(why.clone()));

@@ -390,6 +390,8 @@ fn goodness(table: &[Vec<(u32, usize)>], set: &[usize]) -> [u32; 6] {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
     /// Of all sets of so many, tried one by one, none has better links, and of those as good none
     /// leaves better ones: so no linked pair is broken where that can be had otherwise.
     #[test]
@@ -419,6 +421,11 @@ proptest! {
             .max();
         prop_assert_eq!(Some(merit(&chosen)), best);
     }
+
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
 
     /// Of a machine too large to try every set, in pairs: pairs are given whole, and left whole.
     #[test]

@@ -123,7 +123,7 @@ pub fn refusal(
             };
             Refusal {
                 headline: format!("{asked} asked for, {has}"),
-                rows: kinds.iter().map(|kind| format!("there are {kind}")).collect(),
+                rows: kinds.iter().map(|kind| format!("has {kind}")).collect(),
                 hint,
             }
         }
