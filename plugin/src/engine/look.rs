@@ -143,7 +143,9 @@ fn sort(
     for one in usage {
         let (Some(unit), Some(processes)) = (&one.unit, &one.processes) else { continue };
         let mut on = On::default();
-        let holder = holders.get(unit);
+        // Of a shared GPU several have a part.
+        let of_it: Vec<&Holder> =
+            holders.iter().filter(|(held, _)| is_part(held, unit)).map(|(_, h)| h).collect();
         let was = before.and_then(|watch| watch.inside.get(unit));
         let mut inside = BTreeSet::new();
         for used in processes {
@@ -155,12 +157,12 @@ fn sort(
                 continue;
             }
             // Docker's cgroups carry the container's id in their names.
-            let is_holders = holder.is_some_and(|holder| {
-                process::cgroup_of(pid)
-                    .is_ok_and(|cgroup| cgroup.folder.contains(holder.container.as_str()))
-            });
+            let is_holders = !of_it.is_empty()
+                && process::cgroup_of(pid).is_ok_and(|cgroup| {
+                    of_it.iter().any(|h| cgroup.folder.contains(h.container.as_str()))
+                });
             let of = was.filter(|was| was.pids.contains(&used.pid)).map(|was| was.of.clone());
-            match (is_holders, holder, alive) {
+            match (is_holders, of_it.first(), alive) {
                 (true, ..) => drop(inside.insert(used.pid)),
                 // Its container holds the GPU yet: nobody else gets it.
                 (false, Some(_), false) => {}
@@ -173,12 +175,18 @@ fn sort(
                 (false, _, true) => on.strangers.push((used.pid, name)),
             }
         }
-        if let Some(holder) = holder.filter(|_| !inside.is_empty()) {
+        if let Some(holder) = of_it.first().filter(|_| !inside.is_empty()) {
             on.inside = Some(Inside { of: holder.shown().to_owned(), pids: inside });
         }
         all.insert(unit.clone(), on);
     }
     all
+}
+
+/// Whether a unit is a GPU or a part of it: `UUID/slot`.
+fn is_part(unit: &Unit, gpu: &Unit) -> bool {
+    let rest = unit.as_str().strip_prefix(gpu.as_str());
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// `process 4711 (python)`, or the first few of several.
