@@ -125,7 +125,13 @@ fn connection(mut stream: UnixStream, perform: &Perform, limits: Limits) {
     let outcome = match request(&mut lines, limits) {
         Ok(request) => {
             let Ok(mut front) = SocketFront::new(&stream, lines, limits) else { return };
-            perform(request, &mut front)
+            let outcome = perform(request, &mut front);
+            if front.unwritable {
+                // It would be waited for once more.
+                let _ = stream.shutdown(Shutdown::Both);
+                return;
+            }
+            outcome
         }
         Err(Some(failure)) => Err(failure),
         Err(None) => return,
@@ -171,6 +177,8 @@ struct SocketFront {
     stream: UnixStream,
     from: Receiver<FromClient>,
     gone: Arc<AtomicBool>,
+    /// The client does not take what is written to it.
+    unwritable: bool,
     ended: Option<u8>,
     user: Option<String>,
     limits: Limits,
@@ -187,7 +195,15 @@ impl SocketFront {
         std::thread::Builder::new()
             .name("reader".into())
             .spawn(move || listen(lines, &tell, &flag))?;
-        Ok(Self { stream: stream.try_clone()?, from, gone, ended: None, user, limits })
+        Ok(Self {
+            stream: stream.try_clone()?,
+            from,
+            gone,
+            unwritable: false,
+            ended: None,
+            user,
+            limits,
+        })
     }
 
     fn send(&mut self, message: &FromServer) -> Result<(), AskError> {
@@ -197,6 +213,7 @@ impl SocketFront {
         write(&mut self.stream, message).map_err(|_| {
             // Half a line may have gone out: nothing more can be said to this client.
             self.gone.store(true, Ordering::Release);
+            self.unwritable = true;
             AskError::Gone
         })
     }
