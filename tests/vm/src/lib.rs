@@ -14,7 +14,7 @@ pub mod product;
 pub mod system;
 
 pub use machine::Machine;
-pub use product::Product;
+pub use product::{CgroupDriver, Product};
 pub use system::System;
 
 /// What went wrong, in words for people.

@@ -77,6 +77,16 @@ impl Machine {
         Ok(machine)
     }
 
+    /// The folder of its files, on the host.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Its disk, on the host.
+    pub fn disk(&self) -> PathBuf {
+        self.file("disk")
+    }
+
     fn file(&self, name: &str) -> PathBuf {
         self.folder.join(name)
     }

@@ -5,16 +5,19 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use gpuctl_vm::{Machine, Result, System, agent};
+use gpuctl_sim::site::Programs;
+use gpuctl_vm::{CgroupDriver, Machine, Product, Result, System, agent};
 
 const USAGE: &str = "\
 usage: gpuctl-vm make
-       gpuctl-vm run [--put FILE:PATH]... [--get PATH:FILE]... [--limit SECONDS] -- COMMAND...
+       gpuctl-vm run [--put FILE:PATH]... [--get PATH:FILE]... [--limit SECONDS]
+                     [--product PROGRAMS --profile FILE [--strict] [--cgroupfs]] -- COMMAND...
        gpuctl-vm agent PORT
 
 run boots the Debian (made first where it is not there), puts files of this machine into it, runs the
 command as root, brings files back, and powers off. Exits as the command does; 124 past its limit
-(600 s), 125 where there can be no machine here: that prints skipped: REASON.";
+(600 s), 125 where there can be no machine here: that prints skipped: REASON.
+--product installs docker-gpuctl there from a folder of built programs, with simulated GPUs.";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -44,9 +47,14 @@ fn say(text: &str) {
 /// The code where there can be no machine.
 const SKIPPED: u8 = 125;
 
+/// This program, which is the agent too.
+fn me() -> Result<PathBuf> {
+    std::env::current_exe().map_err(|e| format!("cannot find myself: {e}"))
+}
+
 fn make() -> Result<u8> {
     let started = Instant::now();
-    match System::get() {
+    match System::get(&me()?) {
         Ok(system) => {
             say(&format!(
                 "{} is ready ({} s)",
@@ -68,6 +76,10 @@ struct Asked<'a> {
     put: Vec<(PathBuf, &'a str)>,
     get: Vec<(&'a str, PathBuf)>,
     limit: Option<u64>,
+    product: Option<PathBuf>,
+    profile: Option<PathBuf>,
+    strict: bool,
+    cgroupfs: bool,
     command: Vec<&'a str>,
 }
 
@@ -79,11 +91,21 @@ fn asked<'a>(mut words: &[&'a str]) -> Option<Asked<'a>> {
                 asked.command = command.to_vec();
                 return Some(asked);
             }
+            ["--strict", rest @ ..] => {
+                asked.strict = true;
+                words = rest;
+            }
+            ["--cgroupfs", rest @ ..] => {
+                asked.cgroupfs = true;
+                words = rest;
+            }
             [flag, value, rest @ ..] => {
                 match *flag {
                     "--put" => asked.put.push(value.split_once(':').map(|(a, b)| (a.into(), b))?),
                     "--get" => asked.get.push(value.split_once(':').map(|(a, b)| (a, b.into()))?),
                     "--limit" => asked.limit = Some(value.parse().ok()?),
+                    "--product" => asked.product = Some(value.into()),
+                    "--profile" => asked.profile = Some(value.into()),
                     _ => return None,
                 }
                 words = rest;
@@ -98,16 +120,26 @@ fn run(words: &[&str]) -> Result<u8> {
         say(USAGE);
         return Ok(2);
     };
-    let system = match System::get() {
+    let system = match System::get(&me()?) {
         Ok(system) => system,
         Err(why) => {
             say(&format!("skipped: the booted Debian: {why}"));
             return Ok(SKIPPED);
         }
     };
-    let me = std::env::current_exe().map_err(|e| format!("cannot find myself: {e}"))?;
-    let mut machine = Machine::boot(&system, &me)?;
+    let mut machine = Machine::boot(&system, &me()?)?;
     machine.settle()?;
+    if let (Some(folder), Some(profile)) = (&asked.product, &asked.profile) {
+        let programs = Programs {
+            plugin: folder.join("docker-gpuctl"),
+            hook: folder.join("gpuctl-hook"),
+            nvml: folder.join("libfake_nvml.so"),
+        };
+        let driver = if asked.cgroupfs { CgroupDriver::Cgroupfs } else { CgroupDriver::Systemd };
+        let (profile, config) = (profile.clone(), String::new());
+        Product { programs, profile, driver, strict: asked.strict, config }
+            .install(&mut machine)?;
+    }
     let put: Vec<(&Path, &str)> =
         asked.put.iter().map(|(from, to)| (from.as_path(), *to)).collect();
     machine.put(&put)?;

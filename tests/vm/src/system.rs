@@ -10,18 +10,18 @@ use gpuctl_sim::{command, files};
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::initramfs::MODULES;
-use crate::{Doing as _, Result};
+use crate::{Doing as _, Machine, Result};
 
 /// Where it is kept, unless `GPUCTL_VM` names another folder.
 const FOLDER: &str = "/var/tmp/gpuctl-vm";
 /// What is installed, besides what any Debian has: systemd and what it takes to run an Engine, an etcd,
 /// and the tests' own nodes.
 const PACKAGES: &str = "systemd,systemd-sysv,dbus,udev,kmod,procps,iproute2,iptables,busybox-static,\
-                        docker.io,containerd,runc,etcd-server,etcd-client,xfsprogs";
+                        apparmor,docker.io,containerd,runc,etcd-server,etcd-client,xfsprogs";
 /// Debian's kernel for virtual machines: a third of the other's size, and whole where it matters.
 const KERNEL: &str = "linux-image-cloud-amd64";
 /// Another number, and every image that was kept is made anew.
-const EDITION: u32 = 1;
+const EDITION: u32 = 2;
 /// The longest that all packages may take.
 const FETCH: Duration = Duration::from_secs(600);
 /// The longest that one step after that may take.
@@ -53,6 +53,17 @@ rm -rf "$root"/var/cache/apt/archives/*.deb "$root"/var/lib/apt/lists/* "$root"/
     "$root"/usr/share/locale "$root"/usr/share/man
 "#;
 
+/// The images that all containers are of: with it, the first start of an Engine is done too.
+const IMAGES: &str = r#"
+set -eu
+mkdir -p /tmp/image/bin /tmp/image/tmp /tmp/image/etc
+cp /bin/busybox /tmp/image/bin/
+/tmp/image/bin/busybox --install /tmp/image/bin
+tar -C /tmp/image -cf - . | docker import -c 'CMD ["sh"]' - busybox:latest
+tar -C /tmp/image -cf - . | docker import -c 'ENV NVIDIA_VISIBLE_DEVICES=all' - cuda-like:latest
+rm -rf /tmp/image
+"#;
+
 /// See the module.
 #[derive(Debug, Clone)]
 pub struct System {
@@ -60,11 +71,12 @@ pub struct System {
 }
 
 impl System {
-    /// The one that is kept, made if it is not there.
+    /// The one that is kept, made if it is not there: for that it is booted once, with `agent` as
+    /// [`Machine::boot`] takes it.
     ///
     /// # Errors
     /// Why it cannot be had here: for a test the reason to be skipped.
-    pub fn get() -> Result<Self> {
+    pub fn get(agent: &Path) -> Result<Self> {
         let folder = std::env::var_os("GPUCTL_VM").map_or_else(|| FOLDER.into(), PathBuf::from);
         for program in ["qemu-system-x86_64", "setpriv"] {
             command::find(&[program])?;
@@ -81,7 +93,7 @@ impl System {
             .map_err(|(_, e)| format!("cannot lock: {e}"))?;
         let system = Self { folder };
         let suite = suite()?;
-        let recipe = format!("{EDITION} {suite} {SIZE} {PACKAGES} {KERNEL}\n{SETTLE}");
+        let recipe = format!("{EDITION} {suite} {SIZE} {PACKAGES} {KERNEL}\n{SETTLE}{IMAGES}");
         if fs::read_to_string(system.file("recipe")).is_ok_and(|kept| kept == recipe) {
             return Ok(system);
         }
@@ -92,6 +104,7 @@ impl System {
         let made = system.make(&suite, &work);
         let _ = fs::remove_dir_all(&work);
         made?;
+        system.import_images(agent)?;
         files::write(&system.file("recipe"), &recipe)?;
         Ok(system)
     }
@@ -116,6 +129,14 @@ impl System {
         format.args(["-q", "-F", "-m", "0", "-d"]).arg(&root).arg(&image).arg(SIZE);
         command::run(&mut format, STEP)?.ok()?;
         fs::rename(&image, self.disk()).doing("keep the disk")
+    }
+
+    fn import_images(&self, agent: &Path) -> Result<()> {
+        let mut machine = Machine::boot(self, agent)?;
+        machine.settle()?;
+        machine.sh(IMAGES, STEP)?.ok()?;
+        machine.power_off()?;
+        fs::rename(machine.disk(), self.disk()).doing("keep the disk")
     }
 
     /// Its folder.
