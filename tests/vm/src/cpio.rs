@@ -8,6 +8,7 @@ pub struct Archive {
 }
 
 const FOLDER: u32 = 0o040_755;
+const FILE: u32 = 0o100_644;
 const PROGRAM: u32 = 0o100_755;
 
 impl Archive {
@@ -17,9 +18,15 @@ impl Archive {
         self.entry(name, FOLDER, &[])
     }
 
-    /// A file that can be run.
+    /// A file.
     #[must_use]
     pub fn file(self, name: &str, content: &[u8]) -> Self {
+        self.entry(name, FILE, content)
+    }
+
+    /// A file that can be run.
+    #[must_use]
+    pub fn program(self, name: &str, content: &[u8]) -> Self {
         self.entry(name, PROGRAM, content)
     }
 

@@ -58,11 +58,11 @@ pub fn archive(busybox: &[u8], modules: &[Vec<u8>], agent: &[u8]) -> Vec<u8> {
     for name in ["dev", "proc", "sys", "run", "root", "modules"] {
         archive = archive.folder(name);
     }
-    archive = archive.file("init", INIT.as_bytes()).file("busybox", busybox);
+    archive = archive.program("init", INIT.as_bytes()).program("busybox", busybox);
     for (at, module) in modules.iter().enumerate() {
         archive = archive.file(&format!("modules/{at:02}.ko"), module);
     }
-    archive.file("agent.service", UNIT.as_bytes()).file("agent", agent).end()
+    archive.file("agent.service", UNIT.as_bytes()).program("agent", agent).end()
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ pub mod cpio;
 pub mod frame;
 pub mod initramfs;
 pub mod machine;
+pub mod probe;
 pub mod product;
 pub mod system;
 

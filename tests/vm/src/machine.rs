@@ -287,16 +287,22 @@ impl Machine {
         self.run(&words, tar, OFF, &mut |_, _| ())?.ok().map(drop)
     }
 
-    /// Puts files of the host into it: from, to, which may be new names. Owner is root.
+    /// Puts files and folders of the host into it: from, to, which may be new names. Owner is root.
     ///
     /// # Errors
     /// When one cannot be read or written.
     pub fn put(&mut self, files: &[(&Path, &str)]) -> Result<()> {
+        const FILE: &str = "mkdir -p \"${1%/*}\" && cat >\"$1.new\" && chmod $2 \"$1.new\" && mv \"$1.new\" \"$1\"";
+        const FOLDER: &str = "mkdir -p \"$1\" && tar -xf - -C \"$1\" --no-same-owner";
         for (from, to) in files {
+            if from.is_dir() {
+                let tar = archive(from, &self.file("put.tar"))?;
+                self.run(&["sh", "-c", FOLDER, "sh", to], &tar, OFF, &mut |_, _| ())?.ok()?;
+                continue;
+            }
             let content = fs::read(from).doing(format!("read {}", from.display()))?;
             let mode = if is_program(from) { "755" } else { "644" };
-            let script = "mkdir -p \"${1%/*}\" && cat >\"$1.new\" && chmod $2 \"$1.new\" && mv \"$1.new\" \"$1\"";
-            self.run(&["sh", "-c", script, "sh", to, mode], &content, OFF, &mut |_, _| ())?.ok()?;
+            self.run(&["sh", "-c", FILE, "sh", to, mode], &content, OFF, &mut |_, _| ())?.ok()?;
         }
         Ok(())
     }
@@ -358,6 +364,16 @@ impl Drop for Machine {
             let _ = fs::remove_dir_all(&self.folder);
         }
     }
+}
+
+/// What is in a folder, as tar writes it; by way of a file.
+pub(crate) fn archive(folder: &Path, file: &Path) -> Result<Vec<u8>> {
+    let mut tar = Command::new("tar");
+    tar.arg("-C").arg(folder).args(["--owner=0", "--group=0", "-cf"]).arg(file).arg(".");
+    command::run(&mut tar, OFF)?.ok()?;
+    let bytes = fs::read(file).doing("read the archive")?;
+    fs::remove_file(file).doing("remove the archive")?;
+    Ok(bytes)
 }
 
 fn is_program(file: &Path) -> bool {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use gpuctl_sim::site::Programs;
 use gpuctl_sim::{Profile, command, files};
 
-use crate::{Doing as _, Machine, Result};
+use crate::{Doing as _, Machine, Result, machine};
 
 /// Where the tree that stands for `/proc/driver/nvidia` is.
 const PROC: &str = "/var/lib/fake-driver/proc";
@@ -94,14 +94,8 @@ impl Product {
             let file = format!("etc/systemd/system/{unit}.service.d/gpuctl.conf");
             stage.text(&file, &format!("[Service]\nEnvironment=PATH={}\n", self.path()))?;
         }
-        let t = std::time::Instant::now();
-        let tar = stage.tar()?;
-        eprintln!("tar {} {:?}", tar.len(), t.elapsed());
-        machine.unpack(&tar)?;
-        eprintln!("unpacked {:?}", t.elapsed());
-        machine.sh(SET_UP, STEP)?.ok().map(drop)?;
-        eprintln!("set up {:?}", t.elapsed());
-        Ok(())
+        machine.unpack(&stage.tar()?)?;
+        machine.sh(SET_UP, STEP)?.ok().map(drop)
     }
 
     /// The PATH of dockerd and containerd.
@@ -173,13 +167,7 @@ impl Stage {
     }
 
     fn tar(self) -> Result<Vec<u8>> {
-        let file = self.folder.with_extension("tar");
-        let mut tar = Command::new("tar");
-        tar.arg("-C").arg(&self.folder).args(["--owner=0", "--group=0", "-cf"]).arg(&file).arg(".");
-        command::run(&mut tar, STEP)?.ok()?;
-        let bytes = fs::read(&file).doing("read the archive")?;
-        fs::remove_file(&file).doing("remove the archive")?;
-        Ok(bytes)
+        machine::archive(&self.folder, &self.folder.with_extension("tar"))
     }
 }
 

@@ -10,18 +10,19 @@ use gpuctl_sim::{command, files};
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::initramfs::MODULES;
-use crate::{Doing as _, Machine, Result};
+use crate::{Doing as _, Machine, Result, probe};
 
 /// Where it is kept, unless `GPUCTL_VM` names another folder.
 const FOLDER: &str = "/var/tmp/gpuctl-vm";
 /// What is installed, besides what any Debian has: systemd and what it takes to run an Engine, an etcd,
 /// and the tests' own nodes.
 const PACKAGES: &str = "systemd,systemd-sysv,dbus,udev,kmod,procps,iproute2,iptables,busybox-static,\
-                        apparmor,docker.io,containerd,runc,etcd-server,etcd-client,xfsprogs";
+                        apparmor,docker.io,containerd,runc,etcd-server,etcd-client,xfsprogs,\
+                        podman,crun,docker-compose,bpftool";
 /// Debian's kernel for virtual machines: a third of the other's size, and whole where it matters.
 const KERNEL: &str = "linux-image-cloud-amd64";
 /// Another number, and every image that was kept is made anew.
-const EDITION: u32 = 2;
+const EDITION: u32 = 3;
 /// The longest that all packages may take.
 const FETCH: Duration = Duration::from_secs(600);
 /// The longest that one step after that may take.
@@ -53,12 +54,14 @@ rm -rf "$root"/var/cache/apt/archives/*.deb "$root"/var/lib/apt/lists/* "$root"/
     "$root"/usr/share/locale "$root"/usr/share/man
 "#;
 
-/// The images that all containers are of: with it, the first start of an Engine is done too.
+/// The images that all containers are of, with nodes to try what a container can open: see
+/// [`crate::probe`]. With it, the first start of an Engine is done too.
 const IMAGES: &str = r#"
 set -eu
 mkdir -p /tmp/image/bin /tmp/image/tmp /tmp/image/etc
 cp /bin/busybox /tmp/image/bin/
 /tmp/image/bin/busybox --install /tmp/image/bin
+NODES
 tar -C /tmp/image -cf - . | docker import -c 'CMD ["sh"]' - busybox:latest
 tar -C /tmp/image -cf - . | docker import -c 'ENV NVIDIA_VISIBLE_DEVICES=all' - cuda-like:latest
 rm -rf /tmp/image
@@ -93,7 +96,8 @@ impl System {
             .map_err(|(_, e)| format!("cannot lock: {e}"))?;
         let system = Self { folder };
         let suite = suite()?;
-        let recipe = format!("{EDITION} {suite} {SIZE} {PACKAGES} {KERNEL}\n{SETTLE}{IMAGES}");
+        let images = IMAGES.replace("NODES\n", &probe::nodes("/tmp/image"));
+        let recipe = format!("{EDITION} {suite} {SIZE} {PACKAGES} {KERNEL}\n{SETTLE}{images}");
         if fs::read_to_string(system.file("recipe")).is_ok_and(|kept| kept == recipe) {
             return Ok(system);
         }
@@ -104,7 +108,7 @@ impl System {
         let made = system.make(&suite, &work);
         let _ = fs::remove_dir_all(&work);
         made?;
-        system.import_images(agent)?;
+        system.import_images(agent, &images)?;
         files::write(&system.file("recipe"), &recipe)?;
         Ok(system)
     }
@@ -131,10 +135,10 @@ impl System {
         fs::rename(&image, self.disk()).doing("keep the disk")
     }
 
-    fn import_images(&self, agent: &Path) -> Result<()> {
+    fn import_images(&self, agent: &Path, script: &str) -> Result<()> {
         let mut machine = Machine::boot(self, agent)?;
         machine.settle()?;
-        machine.sh(IMAGES, STEP)?.ok()?;
+        machine.sh(script, STEP)?.ok()?;
         machine.power_off()?;
         fs::rename(machine.disk(), self.disk()).doing("keep the disk")
     }
