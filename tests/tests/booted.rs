@@ -10,7 +10,7 @@ use gpuctl_vm::{CgroupDriver, Machine, Product, System};
 use serde_json::Value;
 
 /// The longest that one command in the machine may take: everything there is emulated.
-const LIMIT: Duration = Duration::from_secs(180);
+const LIMIT: Duration = Duration::from_secs(300);
 /// What every container may open.
 const ORDINARY: [&str; 4] = ["null", "zero", "urandom", "tty"];
 /// nvidiactl.

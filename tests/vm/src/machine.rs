@@ -17,9 +17,9 @@ use crate::{Doing as _, Result, System};
 
 /// How long a boot may take until the agent answers. Everything in the machine is emulated, and the
 /// host may be busy.
-const BOOT: Duration = Duration::from_secs(300);
+const BOOT: Duration = Duration::from_secs(600);
 /// How long a shutdown may take.
-const OFF: Duration = Duration::from_secs(180);
+const OFF: Duration = Duration::from_secs(300);
 /// How long the host waits beyond a program's own limit.
 const GRACE: Duration = Duration::from_secs(60);
 /// Its memory, in MiB.

@@ -12,11 +12,13 @@ const USAGE: &str = "\
 usage: gpuctl-vm make
        gpuctl-vm run [--put FILE:PATH]... [--get PATH:FILE]... [--limit SECONDS]
                      [--product PROGRAMS --profile FILE [--strict] [--cgroupfs]] -- COMMAND...
+       gpuctl-vm matrix --column NAME --out FILE --programs FOLDER [--rows a,b] [--limit SECONDS]
        gpuctl-vm agent PORT
 
 run boots the Debian (made first where it is not there), puts files of this machine into it, runs the
 command as root, brings files back, and powers off. Exits as the command does; 124 past its limit
 (600 s), 125 where there can be no machine here: that prints skipped: REASON.
+matrix runs a column of gpuctl-matrix there, and adds its lines to FILE.
 --product installs docker-gpuctl there from a folder of built programs, with simulated GPUs.";
 
 fn main() -> ExitCode {
@@ -26,6 +28,7 @@ fn main() -> ExitCode {
         ["agent", port] => agent::serve(Path::new(port)).map(|()| 0),
         ["make"] => make(),
         ["run", rest @ ..] => run(rest),
+        ["matrix", rest @ ..] => column(rest),
         _ => {
             say(USAGE);
             return ExitCode::from(2);
@@ -120,6 +123,10 @@ fn run(words: &[&str]) -> Result<u8> {
         say(USAGE);
         return Ok(2);
     };
+    act(&asked)
+}
+
+fn act(asked: &Asked<'_>) -> Result<u8> {
     let system = match System::get(&me()?) {
         Ok(system) => system,
         Err(why) => {
@@ -158,6 +165,47 @@ fn run(words: &[&str]) -> Result<u8> {
     }
     machine.power_off()?;
     Ok(u8::try_from(got.code).unwrap_or(1))
+}
+
+/// Where the column's programs and its lines are in the machine.
+const PROGRAMS: &str = "/root/programs";
+const LINES: &str = "/root/column.jsonl";
+/// How long a column may take there, unless it is said.
+const COLUMN: u64 = 7200;
+
+fn column(words: &[&str]) -> Result<u8> {
+    let mut pairs = words.chunks_exact(2);
+    let value = |flag: &str| {
+        words.chunks_exact(2).find(|p| p.first() == Some(&flag)).and_then(|p| p.get(1)).copied()
+    };
+    let known = ["--column", "--out", "--programs", "--rows", "--limit"];
+    let all_known = pairs.all(|p| p.first().is_some_and(|f| known.contains(f)));
+    let (Some(name), Some(out), Some(programs)) =
+        (value("--column"), value("--out"), value("--programs"))
+    else {
+        say(USAGE);
+        return Ok(2);
+    };
+    if !all_known || !words.len().is_multiple_of(2) {
+        say(USAGE);
+        return Ok(2);
+    }
+    let limit = value("--limit").map_or(Ok(COLUMN), str::parse);
+    let limit = limit.map_err(|e| format!("--limit: {e}"))?;
+    let out = Path::new(out);
+    let matrix = format!("{PROGRAMS}/gpuctl-matrix");
+    let mut command =
+        vec![matrix.as_str(), "run", "--column", name, "--out", LINES, "--programs", PROGRAMS];
+    if let Some(rows) = value("--rows") {
+        command.extend(["--rows", rows]);
+    }
+    let mut put = vec![(PathBuf::from(programs), PROGRAMS)];
+    // What was tried before is not tried again.
+    if out.exists() {
+        put.push((out.to_owned(), LINES));
+    }
+    let get = vec![(LINES, out.to_owned())];
+    act(&Asked { put, get, limit: Some(limit), command, ..Asked::default() })
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use crate::{Doing as _, Machine, Result, machine};
 /// Where the tree that stands for `/proc/driver/nvidia` is.
 const PROC: &str = "/var/lib/fake-driver/proc";
 /// How long one step may take.
-const STEP: Duration = Duration::from_secs(180);
+const STEP: Duration = Duration::from_secs(600);
 
 const SERVICE: &str = "[Unit]
 Description=GPU leases for Docker

@@ -17,8 +17,7 @@ const FOLDER: &str = "/var/tmp/gpuctl-vm";
 /// What is installed, besides what any Debian has: systemd and what it takes to run an Engine, an etcd,
 /// and the tests' own nodes.
 const PACKAGES: &str = "systemd,systemd-sysv,dbus,udev,kmod,procps,iproute2,iptables,busybox-static,\
-                        apparmor,docker.io,containerd,runc,etcd-server,etcd-client,xfsprogs,\
-                        podman,crun,docker-compose,bpftool";
+                        apparmor,docker.io,containerd,runc,etcd-server,etcd-client,xfsprogs,bpftool";
 /// Debian's kernel for virtual machines: a third of the other's size, and whole where it matters.
 const KERNEL: &str = "linux-image-cloud-amd64";
 /// Another number, and every image that was kept is made anew.
@@ -26,7 +25,7 @@ const EDITION: u32 = 3;
 /// The longest that all packages may take.
 const FETCH: Duration = Duration::from_secs(600);
 /// The longest that one step after that may take.
-const STEP: Duration = Duration::from_secs(180);
+const STEP: Duration = Duration::from_secs(600);
 /// The disk's size. Only what is written of it takes room.
 const SIZE: &str = "6G";
 
