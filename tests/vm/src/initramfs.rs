@@ -76,10 +76,10 @@ mod tests {
 
     #[test]
     fn the_modules_are_loaded_in_their_order() {
-        let made = archive(b"b", &[b"one".to_vec(), b"two".to_vec()], b"a");
+        let made = archive(b"b", &[b"<1st>".to_vec(), b"<2nd>".to_vec()], b"a");
         let text = String::from_utf8_lossy(&made);
         let at = |what: &str| text.find(what).unwrap();
-        assert!(at("modules/00.ko") < at("one") && at("one") < at("modules/01.ko"));
+        assert!(at("modules/00.ko") < at("<1st>") && at("<1st>") < at("modules/01.ko"));
         assert!(text.contains("TRAILER!!!"));
     }
 }
