@@ -14,6 +14,9 @@ newer_engine_packages=(debootstrap debian-archive-keyring wget)
 # What makes containers besides Docker, for the whole matrix of docs/matrix.md.
 matrix_packages=(podman docker-compose)
 
+# A booted Debian: for what needs systemd, cgroup v2 or a power cut (docs/adr/0013).
+vm_packages=(qemu-system-x86 debootstrap debian-archive-keyring e2fsprogs wget)
+
 # Names those of its arguments that are not installed.
 missing_packages() {
     local name

@@ -48,6 +48,14 @@ pub fn sim() -> PathBuf {
     built(folder().join("gpuctl-sim"))
 }
 
+/// `gpuctl-vm`.
+///
+/// # Panics
+/// When it was not built.
+pub fn vm() -> PathBuf {
+    built(folder().join("gpuctl-vm"))
+}
+
 /// A profile of `tests/profiles` by its name without `.json`.
 ///
 /// One beside the built programs goes before the repository's: so they run where there is none.

@@ -43,7 +43,7 @@ pub fn lay_out(place: &Place, profile: &Profile) -> Result<()> {
     );
     write(&place.majors(), &majors)?;
     proc_tree(&place.proc(), profile)?;
-    write(&place.cdi().join("nvidia.json"), &format!("{:#}\n", cdi(place, profile)))
+    write(&place.cdi().join("nvidia.json"), &format!("{:#}\n", cdi(&place.dev(), profile)))
 }
 
 fn node(dev: &Path, name: &str, major: u64, minor: u64) -> Result<()> {
@@ -55,6 +55,23 @@ fn node(dev: &Path, name: &str, major: u64, minor: u64) -> Result<()> {
     mknod(&path, SFlag::S_IFCHR, Mode::from_bits_truncate(0o666), makedev(major, minor))
         .doing(format!("make the node {}", path.display()))?;
     fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).doing("open the node's mode")
+}
+
+/// The nodes that NVIDIA's driver has: name below `/dev`, major, minor.
+pub fn driver_nodes(profile: &Profile) -> Vec<(String, u64, u64)> {
+    let mut nodes = vec![
+        ("nvidiactl".into(), NVIDIA, 255),
+        ("nvidia-modeset".into(), NVIDIA, 254),
+        ("nvidia-uvm".into(), UVM, 0),
+        ("nvidia-uvm-tools".into(), UVM, 1),
+    ];
+    for gpu in &profile.gpus {
+        nodes.push((format!("nvidia{}", gpu.minor), NVIDIA, u64::from(gpu.minor)));
+        for cap in gpu.mig().iter().flat_map(|m| m.caps) {
+            nodes.push((format!("nvidia-caps/nvidia-cap{cap}"), CAPS, u64::from(cap)));
+        }
+    }
+    nodes
 }
 
 fn nodes(dev: &Path, profile: &Profile) -> Result<()> {
@@ -74,16 +91,7 @@ fn nodes(dev: &Path, profile: &Profile) -> Result<()> {
     }
     let mut wanted: Vec<(String, u64, u64)> =
         ORDINARY.iter().map(|(n, a, b)| ((*n).to_owned(), *a, *b)).collect();
-    wanted.push(("nvidiactl".into(), NVIDIA, 255));
-    wanted.push(("nvidia-modeset".into(), NVIDIA, 254));
-    wanted.push(("nvidia-uvm".into(), UVM, 0));
-    wanted.push(("nvidia-uvm-tools".into(), UVM, 1));
-    for gpu in &profile.gpus {
-        wanted.push((format!("nvidia{}", gpu.minor), NVIDIA, u64::from(gpu.minor)));
-        for cap in gpu.mig().iter().flat_map(|m| m.caps) {
-            wanted.push((format!("nvidia-caps/nvidia-cap{cap}"), CAPS, u64::from(cap)));
-        }
-    }
+    wanted.extend(driver_nodes(profile));
     for (name, major, minor) in &wanted {
         node(dev, name, *major, *minor)?;
     }
@@ -113,7 +121,11 @@ fn information(gpu: &Gpu, driver: &str) -> String {
     )
 }
 
-fn proc_tree(proc: &Path, profile: &Profile) -> Result<()> {
+/// What stands for `/proc/driver/nvidia`, made or changed to show just these GPUs.
+///
+/// # Errors
+/// When a file cannot be made.
+pub fn proc_tree(proc: &Path, profile: &Profile) -> Result<()> {
     let gpus = proc.join("gpus");
     fs::create_dir_all(&gpus).doing("make the driver's folder")?;
     write(
@@ -159,8 +171,8 @@ fn capabilities(proc: &Path, profile: &Profile) -> Result<()> {
 }
 
 /// The CDI spec, shaped as nvidia-ctk makes it: devices by index, by UUID, and `all`.
-fn cdi(place: &Place, profile: &Profile) -> Value {
-    let dev = place.dev();
+/// Its device nodes are below `dev`.
+pub fn cdi(dev: &Path, profile: &Profile) -> Value {
     let edit = |names: &[String]| {
         let nodes: Vec<Value> = names
             .iter()
@@ -340,7 +352,7 @@ mod tests {
     #[test]
     fn index_and_minor_are_two_things_in_the_spec() {
         let place = Place::new(Path::new("/p")).unwrap();
-        let spec = cdi(&place, &two());
+        let spec = cdi(&place.dev(), &two());
         let of = |name: &str| {
             spec["devices"]
                 .as_array()

@@ -144,6 +144,14 @@ pub fn cgroup_seen(cgroup: &Cgroup) -> Seen {
         Err(e) if e.kind() == ErrorKind::NotFound => return Seen::Gone,
         Err(_) => return Seen::Unknown,
     }
+    // cgroup v2 tells it of the whole tree at once, also where there are threaded cgroups, whose own
+    // list of processes cannot be read.
+    match files::read_bounded(&folder.join("cgroup.events"), LONGEST) {
+        Ok(bytes) => return populated(&String::from_utf8_lossy(&bytes)),
+        Err(e) if e.kind() == ErrorKind::NotFound => {}
+        Err(e) if e.raw_os_error() == Some(nix::libc::ENODEV) => return Seen::Gone,
+        Err(_) => return Seen::Unknown,
+    }
     let mut folders = vec![folder.to_owned()];
     let mut looked_at = 0;
     while let Some(folder) = folders.pop() {
@@ -168,9 +176,59 @@ pub fn cgroup_seen(cgroup: &Cgroup) -> Seen {
     Seen::Gone
 }
 
+/// What `cgroup.events` says of processes in the cgroup and below it.
+fn populated(events: &str) -> Seen {
+    match events.lines().find_map(|line| line.strip_prefix("populated ")) {
+        Some("0") => Seen::Gone,
+        Some("1") => Seen::There,
+        _ => Seen::Unknown,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn events_tell_whether_anybody_is_there() {
+        assert_eq!(populated("populated 1\nfrozen 0\n"), Seen::There);
+        assert_eq!(populated("frozen 0\npopulated 0\n"), Seen::Gone);
+        assert_eq!(populated("frozen 0\n"), Seen::Unknown);
+    }
+
+    /// A threaded cgroup does not list its processes; it holds them all the same.
+    #[test]
+    fn a_threaded_cgroup_is_there_and_then_gone() {
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+        let v2 = mounts.lines().find(|l| l.split(' ').nth(2) == Some("cgroup2"));
+        let Some(v2) =
+            v2.and_then(|l| l.split(' ').nth(1)).filter(|_| nix::unistd::geteuid().is_root())
+        else {
+            println!("skipped: a cgroup of one's own needs root and cgroup v2");
+            return;
+        };
+        let folder = Path::new(v2).join(format!("gpuctl-test-{}", std::process::id()));
+        let threaded = folder.join("threaded");
+        std::fs::create_dir_all(&threaded).unwrap();
+        std::fs::write(threaded.join("cgroup.type"), "threaded").unwrap();
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        std::fs::write(folder.join("cgroup.procs"), child.id().to_string()).unwrap();
+        std::fs::write(threaded.join("cgroup.threads"), child.id().to_string()).unwrap();
+        let of = |folder: &Path| Cgroup {
+            folder: folder.to_string_lossy().into_owned(),
+            inode: std::fs::metadata(folder).unwrap().ino(),
+        };
+        let (whole, part) = (of(&folder), of(&threaded));
+        let running = [cgroup_seen(&whole), cgroup_seen(&part)];
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let ended = [cgroup_seen(&whole), cgroup_seen(&part)];
+        std::fs::remove_dir(&threaded).unwrap();
+        std::fs::remove_dir(&folder).unwrap();
+        assert_eq!(running, [Seen::There; 2]);
+        assert_eq!(ended, [Seen::Gone; 2]);
+        assert_eq!(cgroup_seen(&whole), Seen::Gone);
+    }
 
     #[test]
     fn a_program_name_with_parentheses_does_not_shift_the_fields() {

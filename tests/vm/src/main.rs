@@ -1,0 +1,228 @@
+//! `gpuctl-vm`: runs a command in a booted Debian. In that, it is the agent.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use gpuctl_sim::site::Programs;
+use gpuctl_vm::{CgroupDriver, Machine, Product, Result, System, agent};
+
+const USAGE: &str = "\
+usage: gpuctl-vm make
+       gpuctl-vm run [--put FILE:PATH]... [--get PATH:FILE]... [--limit SECONDS]
+                     [--product PROGRAMS --profile FILE [--strict] [--cgroupfs]] -- COMMAND...
+       gpuctl-vm matrix --column NAME --out FILE --programs FOLDER [--rows a,b] [--limit SECONDS]
+       gpuctl-vm agent PORT
+
+run boots the Debian (made first where it is not there), puts files of this machine into it, runs the
+command as root, brings files back, and powers off. Exits as the command does; 124 past its limit
+(600 s), 125 where there can be no machine here: that prints skipped: REASON.
+matrix runs a column of gpuctl-matrix there, and adds its lines to FILE.
+--product installs docker-gpuctl there from a folder of built programs, with simulated GPUs.";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let done = match words.as_slice() {
+        ["agent", port] => agent::serve(Path::new(port)).map(|()| 0),
+        ["make"] => make(),
+        ["run", rest @ ..] => run(rest),
+        ["matrix", rest @ ..] => column(rest),
+        _ => {
+            say(USAGE);
+            return ExitCode::from(2);
+        }
+    };
+    match done {
+        Ok(code) => ExitCode::from(code),
+        Err(why) => {
+            say(&format!("gpuctl-vm: {why}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// The code where there can be no machine.
+const SKIPPED: u8 = 125;
+
+/// This program, which is the agent too.
+fn me() -> Result<PathBuf> {
+    std::env::current_exe().map_err(|e| format!("cannot find myself: {e}"))
+}
+
+fn make() -> Result<u8> {
+    let started = Instant::now();
+    match System::get(&me()?) {
+        Ok(system) => {
+            say(&format!(
+                "{} is ready ({} s)",
+                system.folder().display(),
+                started.elapsed().as_secs()
+            ));
+            Ok(0)
+        }
+        Err(why) => {
+            say(&format!("skipped: the booted Debian: {why}"));
+            Ok(SKIPPED)
+        }
+    }
+}
+
+/// What `run` is told.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Asked<'a> {
+    put: Vec<(PathBuf, &'a str)>,
+    get: Vec<(&'a str, PathBuf)>,
+    limit: Option<u64>,
+    product: Option<PathBuf>,
+    profile: Option<PathBuf>,
+    strict: bool,
+    cgroupfs: bool,
+    command: Vec<&'a str>,
+}
+
+fn asked<'a>(mut words: &[&'a str]) -> Option<Asked<'a>> {
+    let mut asked = Asked::default();
+    loop {
+        match words {
+            ["--", command @ ..] if !command.is_empty() => {
+                asked.command = command.to_vec();
+                return Some(asked);
+            }
+            ["--strict", rest @ ..] => {
+                asked.strict = true;
+                words = rest;
+            }
+            ["--cgroupfs", rest @ ..] => {
+                asked.cgroupfs = true;
+                words = rest;
+            }
+            [flag, value, rest @ ..] => {
+                match *flag {
+                    "--put" => asked.put.push(value.split_once(':').map(|(a, b)| (a.into(), b))?),
+                    "--get" => asked.get.push(value.split_once(':').map(|(a, b)| (a, b.into()))?),
+                    "--limit" => asked.limit = Some(value.parse().ok()?),
+                    "--product" => asked.product = Some(value.into()),
+                    "--profile" => asked.profile = Some(value.into()),
+                    _ => return None,
+                }
+                words = rest;
+            }
+            _ => return None,
+        }
+    }
+}
+
+fn run(words: &[&str]) -> Result<u8> {
+    let Some(asked) = asked(words) else {
+        say(USAGE);
+        return Ok(2);
+    };
+    act(&asked)
+}
+
+fn act(asked: &Asked<'_>) -> Result<u8> {
+    let system = match System::get(&me()?) {
+        Ok(system) => system,
+        Err(why) => {
+            say(&format!("skipped: the booted Debian: {why}"));
+            return Ok(SKIPPED);
+        }
+    };
+    let mut machine = Machine::boot(&system, &me()?)?;
+    machine.settle()?;
+    if let (Some(folder), Some(profile)) = (&asked.product, &asked.profile) {
+        let programs = Programs {
+            plugin: folder.join("docker-gpuctl"),
+            hook: folder.join("gpuctl-hook"),
+            nvml: folder.join("libfake_nvml.so"),
+        };
+        let driver = if asked.cgroupfs { CgroupDriver::Cgroupfs } else { CgroupDriver::Systemd };
+        let (profile, config) = (profile.clone(), String::new());
+        Product { programs, profile, driver, strict: asked.strict, config }
+            .install(&mut machine)?;
+    }
+    let put: Vec<(&Path, &str)> =
+        asked.put.iter().map(|(from, to)| (from.as_path(), *to)).collect();
+    machine.put(&put)?;
+    let limit = Duration::from_secs(asked.limit.unwrap_or(600));
+    let got = machine.run(&asked.command, &[], limit, &mut |is_err, piece| {
+        let _ = if is_err {
+            std::io::stderr().write_all(piece)
+        } else {
+            std::io::stdout().write_all(piece)
+        };
+    })?;
+    for (path, file) in &asked.get {
+        let content = machine.get(path)?;
+        std::fs::write(file, content)
+            .map_err(|e| format!("cannot write {}: {e}", file.display()))?;
+    }
+    machine.power_off()?;
+    Ok(u8::try_from(got.code).unwrap_or(1))
+}
+
+/// Where the column's programs and its lines are in the machine.
+const PROGRAMS: &str = "/root/programs";
+const LINES: &str = "/root/column.jsonl";
+/// How long a column may take there, unless it is said.
+const COLUMN: u64 = 7200;
+
+fn column(words: &[&str]) -> Result<u8> {
+    let mut pairs = words.chunks_exact(2);
+    let value = |flag: &str| {
+        words.chunks_exact(2).find(|p| p.first() == Some(&flag)).and_then(|p| p.get(1)).copied()
+    };
+    let known = ["--column", "--out", "--programs", "--rows", "--limit"];
+    let all_known = pairs.all(|p| p.first().is_some_and(|f| known.contains(f)));
+    let (Some(name), Some(out), Some(programs)) =
+        (value("--column"), value("--out"), value("--programs"))
+    else {
+        say(USAGE);
+        return Ok(2);
+    };
+    if !all_known || !words.len().is_multiple_of(2) {
+        say(USAGE);
+        return Ok(2);
+    }
+    let limit = value("--limit").map_or(Ok(COLUMN), str::parse);
+    let limit = limit.map_err(|e| format!("--limit: {e}"))?;
+    let out = Path::new(out);
+    let matrix = format!("{PROGRAMS}/gpuctl-matrix");
+    let mut command =
+        vec![matrix.as_str(), "run", "--column", name, "--out", LINES, "--programs", PROGRAMS];
+    if let Some(rows) = value("--rows") {
+        command.extend(["--rows", rows]);
+    }
+    let mut put = vec![(PathBuf::from(programs), PROGRAMS)];
+    // What was tried before is not tried again.
+    if out.exists() {
+        put.push((out.to_owned(), LINES));
+    }
+    let get = vec![(LINES, out.to_owned())];
+    act(&Asked { put, get, limit: Some(limit), command, ..Asked::default() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_end_at_the_dashes() {
+        let got = asked(&["--put", "a:/b", "--get", "/c:d", "--limit", "9", "--", "sh", "--put"])
+            .unwrap();
+        assert_eq!(got.put, [(PathBuf::from("a"), "/b")]);
+        assert_eq!(got.get, [("/c", PathBuf::from("d"))]);
+        assert_eq!((got.limit, got.command), (Some(9), vec!["sh", "--put"]));
+        for wrong in
+            [&["--put", "a", "--", "x"][..], &["--"], &["x"], &[], &["--limit", "y", "--", "x"]]
+        {
+            assert_eq!(asked(wrong), None, "{wrong:?}");
+        }
+    }
+}
