@@ -301,6 +301,7 @@ fn install(node: &mut Node, column: Column) -> Result<(), String> {
     let strict = place.at("strict");
     let ours = strict.join("runc");
     std::fs::create_dir_all(&strict).map_err(|e| format!("no folder for runc: {e}"))?;
+    let _ = std::fs::remove_file(&ours);
     std::fs::hard_link(place.libexec().join("gpuctl-hook"), &ours)
         .map_err(|e| format!("cannot make {}: {e}", ours.display()))?;
     let runc = real_runc(node)?;
