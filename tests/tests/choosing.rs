@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use gpuctl_sim::files::CAPS;
-use gpuctl_tests::node::run;
+use gpuctl_tests::node::{run, wait_for};
 use gpuctl_tests::{Node, Options, Output, engine_runs_here, probe};
 use serde_json::{Value, json};
 
@@ -72,7 +73,7 @@ fn refused(got: &Output, words: &[&str]) {
 fn variable(node: &Node, name: &str, variable: &str) -> Option<String> {
     let text = node.docker_ok(&["exec", name, "cat", "/proc/1/environ"]);
     let all = text.split('\0').filter_map(|line| line.split_once('='));
-    all.filter(|(key, _)| *key == variable).map(|(_, value)| value.to_owned()).last()
+    all.filter(|(key, _)| *key == variable).map(|(_, value)| value.to_owned()).next_back()
 }
 
 /// The minors of nvidia-caps that a container can open, of all that the node has and one more.
@@ -428,6 +429,46 @@ fn mig_devices_are_scaled_to_and_from() {
     );
     node.gpuctl_ok(&["scale", "train", "--gpus", "0"]);
     assert_eq!((opens(&node, "train-4"), opens_caps(&node, "train-4")), (vec![], [].into()));
+    node.check();
+}
+
+#[test]
+fn the_driver_tells_who_is_on_which_part() {
+    if !engine_runs_here() {
+        return;
+    }
+    let node = Node::start(Options { profile: "mig1", service: true, ..Options::default() });
+    node.edit_config(|text| text + "[[gpu.shared]]\ngpus = [1]\nslots = 2\n");
+    bare(&node, "part", &["--gpus", "device=0:1"]);
+    bare(&node, "slot", &["--gpus", "device=shared"]);
+    let pid = |name: &str| -> u32 {
+        node.docker_ok(&["inspect", "--format", "{{.State.Pid}}", name]).parse().unwrap()
+    };
+    let (part, slot, stranger) = (pid("part"), pid("slot"), std::process::id());
+    change(&node, "mig1", |profile| {
+        let on = |pid: u32| json!([{"pid": pid, "memory": 1 << 20}]);
+        profile["gpus"][0]["mig"][1]["processes"] = on(part);
+        profile["gpus"][0]["mig"][2]["processes"] = on(stranger);
+        profile["gpus"][1]["processes"] = on(slot);
+    });
+    let once = |gpus: &str| node.docker(&["run", "--rm", "--gpus", gpus, "busybox", "true"]);
+    wait_for("the service's look", Duration::from_secs(30), || once("device=0:2").code == 125);
+    let words = format!("process {stranger}");
+    refused(&once("device=0:2"), &["GPU 0:2", "in use without a lease", &words]);
+    // Who has a part is on that part, and nobody's else is taken for it.
+    for free in ["device=0:0", "device=shared"] {
+        let got = once(free);
+        assert_eq!(got.code, 0, "{free}\n{got}");
+    }
+    let rows = node.gpuctl_ok(&["gpus", "--format", "json"]);
+    let row = |place: (u64, Value)| {
+        let rows = rows.lines().map(|l| serde_json::from_str::<Value>(l).unwrap());
+        let mut rows = rows;
+        rows.find(|r| r["index"] == place.0 && r["mig"] == place.1).unwrap()
+    };
+    assert_eq!(row((0, json!(1)))["processes"], json!([part]));
+    assert_eq!(row((0, json!(1)))["health"], "ok");
+    assert!(row((0, json!(2)))["health"].as_str().unwrap().contains(&words));
     node.check();
 }
 
