@@ -90,7 +90,7 @@ fn every_decision_is_a_line_and_filters_find_it() {
     let node = &served.node;
     let journal = UnixDatagram::bind(node.place().journal()).expect("a socket");
     journal.set_read_timeout(Some(SHOWN)).unwrap();
-    let mut heard = || {
+    let heard = || {
         let mut bytes = [0; 65536];
         let n = journal.recv(&mut bytes).expect("the journal is told");
         String::from_utf8_lossy(&bytes[..n]).into_owned()
