@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use gpuctl_tests::{Output, programs, skip};
 use gpuctl_vm::probe::{self, Open};
-use gpuctl_vm::{CgroupDriver, Machine, Product, System};
+use gpuctl_vm::{CgroupDriver, Machine, Missing, Product, System};
 use serde_json::Value;
 
 /// The longest that one command in the machine may take: everything there is emulated.
@@ -31,10 +31,11 @@ impl Host {
         let agent = programs::vm();
         let system = match System::get(&agent) {
             Ok(system) => system,
-            Err(why) => {
+            Err(Missing::Here(why)) => {
                 skip(&format!("the booted Debian: {why}"));
                 return None;
             }
+            Err(Missing::Broken(why)) => panic!("the booted Debian is broken: {why}"),
         };
         let mut machine = Machine::boot(&system, &agent).expect("the machine boots");
         machine.settle().expect("systemd is done with the boot");
