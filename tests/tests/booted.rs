@@ -234,7 +234,7 @@ fn strip_leaves_all_else_where_the_engine_has_the_cgroups() {
 }
 
 /// A power cut, and a boot in either order of Engine and service. What Docker starts again has its
-/// GPUs, the same ones; what it does not holds none.
+/// GPUs, a managed one the same; what it does not holds none.
 #[test]
 fn a_power_cut_frees_what_does_not_come_back_and_keeps_what_does() {
     let Some(mut host) = Host::boot(CgroupDriver::Systemd, false) else { return };
@@ -270,7 +270,8 @@ fn a_power_cut_frees_what_does_not_come_back_and_keeps_what_does() {
             host.wait_for(name, &running);
         }
         assert_eq!(host.holds_what_it_opens("train-0"), train, "{late} was late");
-        assert_eq!(host.holds_what_it_opens("always"), always, "{late} was late");
+        // Of a bare container the number is kept, see docs/booted.md.
+        assert_eq!(host.holds_what_it_opens("always").len(), always.len(), "{late} was late");
         host.wait_for(
             "the end of what does not come back",
             "! docker gpuctl gpus --format json | grep -E '\"holder\":\"(once|trial-0)\"'",
