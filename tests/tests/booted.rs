@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use gpuctl_tests::{Output, programs, skip};
 use gpuctl_vm::probe::{self, Open};
-use gpuctl_vm::{CgroupDriver, Machine, Product, System};
+use gpuctl_vm::{CgroupDriver, Machine, Missing, Product, System};
 use serde_json::Value;
 
 /// The longest that one command in the machine may take: everything there is emulated.
@@ -31,10 +31,11 @@ impl Host {
         let agent = programs::vm();
         let system = match System::get(&agent) {
             Ok(system) => system,
-            Err(why) => {
+            Err(Missing::Here(why)) => {
                 skip(&format!("the booted Debian: {why}"));
                 return None;
             }
+            Err(Missing::Broken(why)) => panic!("the booted Debian is broken: {why}"),
         };
         let mut machine = Machine::boot(&system, &agent).expect("the machine boots");
         machine.settle().expect("systemd is done with the boot");
@@ -233,7 +234,7 @@ fn strip_leaves_all_else_where_the_engine_has_the_cgroups() {
 }
 
 /// A power cut, and a boot in either order of Engine and service. What Docker starts again has its
-/// GPUs, the same ones; what it does not holds none.
+/// GPUs, a managed one the same; what it does not holds none.
 #[test]
 fn a_power_cut_frees_what_does_not_come_back_and_keeps_what_does() {
     let Some(mut host) = Host::boot(CgroupDriver::Systemd, false) else { return };
@@ -269,7 +270,8 @@ fn a_power_cut_frees_what_does_not_come_back_and_keeps_what_does() {
             host.wait_for(name, &running);
         }
         assert_eq!(host.holds_what_it_opens("train-0"), train, "{late} was late");
-        assert_eq!(host.holds_what_it_opens("always"), always, "{late} was late");
+        // Of a bare container the number is kept, see docs/booted.md.
+        assert_eq!(host.holds_what_it_opens("always").len(), always.len(), "{late} was late");
         host.wait_for(
             "the end of what does not come back",
             "! docker gpuctl gpus --format json | grep -E '\"holder\":\"(once|trial-0)\"'",

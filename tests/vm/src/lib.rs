@@ -16,7 +16,7 @@ pub mod system;
 
 pub use machine::Machine;
 pub use product::{CgroupDriver, Product};
-pub use system::System;
+pub use system::{Missing, System};
 
 /// What went wrong, in words for people.
 pub type Result<T> = gpuctl_sim::Result<T>;

@@ -69,9 +69,7 @@ impl Machine {
             _turn: turn,
         };
         let mut copy = Command::new("cp");
-        copy.args(["--sparse=always", "--reflink=auto"])
-            .arg(system.disk())
-            .arg(machine.file("disk"));
+        copy.args(["--sparse=auto", "--reflink=auto"]).arg(system.disk()).arg(machine.file("disk"));
         command::run(&mut copy, OFF)?.ok()?;
         machine.power_on()?;
         Ok(machine)

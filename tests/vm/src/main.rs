@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use gpuctl_sim::site::Programs;
-use gpuctl_vm::{CgroupDriver, Machine, Product, Result, System, agent};
+use gpuctl_vm::{CgroupDriver, Machine, Missing, Product, Result, System, agent};
 
 const USAGE: &str = "\
 usage: gpuctl-vm make
@@ -66,10 +66,17 @@ fn make() -> Result<u8> {
             ));
             Ok(0)
         }
-        Err(why) => {
+        Err(why) => missing(why),
+    }
+}
+
+fn missing(why: Missing) -> Result<u8> {
+    match why {
+        Missing::Here(why) => {
             say(&format!("skipped: the booted Debian: {why}"));
             Ok(SKIPPED)
         }
+        Missing::Broken(why) => Err(why),
     }
 }
 
@@ -129,10 +136,7 @@ fn run(words: &[&str]) -> Result<u8> {
 fn act(asked: &Asked<'_>) -> Result<u8> {
     let system = match System::get(&me()?) {
         Ok(system) => system,
-        Err(why) => {
-            say(&format!("skipped: the booted Debian: {why}"));
-            return Ok(SKIPPED);
-        }
+        Err(why) => return missing(why),
     };
     let mut machine = Machine::boot(&system, &me()?)?;
     machine.settle()?;

@@ -72,52 +72,75 @@ pub struct System {
     folder: PathBuf,
 }
 
+/// Why there is no system.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Missing {
+    /// It cannot be had on this machine: for a test the reason to be skipped.
+    Here(String),
+    /// It should be there, and does not work.
+    Broken(String),
+}
+
+impl std::fmt::Display for Missing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (Self::Here(why) | Self::Broken(why)) = self;
+        f.write_str(why)
+    }
+}
+
 impl System {
     /// The one that is kept, made if it is not there: for that it is booted once, with `agent` as
     /// [`Machine::boot`] takes it.
     ///
     /// # Errors
-    /// Why it cannot be had here: for a test the reason to be skipped.
-    pub fn get(agent: &Path) -> Result<Self> {
+    /// [`Missing`].
+    pub fn get(agent: &Path) -> std::result::Result<Self, Missing> {
+        can_be_had().map_err(Missing::Here)?;
         let folder = std::env::var_os("GPUCTL_VM").map_or_else(|| FOLDER.into(), PathBuf::from);
-        for program in ["qemu-system-x86_64", "setpriv"] {
-            command::find(&[program])?;
-        }
-        if std::env::consts::ARCH != "x86_64" {
-            return Err(format!(
-                "the booted Debian is an amd64, this is {}",
-                std::env::consts::ARCH
-            ));
-        }
-        fs::create_dir_all(&folder).doing(format!("make {}", folder.display()))?;
-        let lock = File::create(folder.join("lock")).doing("open the system's lock")?;
-        let _held = Flock::lock(lock, FlockArg::LockExclusive)
-            .map_err(|(_, e)| format!("cannot lock: {e}"))?;
         let system = Self { folder };
-        let suite = suite()?;
+        let _held = system.lock().map_err(Missing::Broken)?;
+        let suite = suite().map_err(Missing::Here)?;
         let images = IMAGES.replace("NODES\n", &probe::nodes("/tmp/image"));
         let recipe = format!("{EDITION} {suite} {SIZE} {PACKAGES} {KERNEL}\n{SETTLE}{images}");
         if fs::read_to_string(system.file("recipe")).is_ok_and(|kept| kept == recipe) {
             return Ok(system);
         }
-        let _ = fs::remove_file(system.file("recipe"));
         let work = system.file("new");
-        let _ = fs::remove_dir_all(&work);
-        fs::create_dir_all(&work).doing("make a folder to work in")?;
-        let made = system.make(&suite, &work);
+        let made = system.anew(&suite, &work, agent, &images);
         let _ = fs::remove_dir_all(&work);
         made?;
-        system.import_images(agent, &images)?;
-        files::write(&system.file("recipe"), &recipe)?;
+        files::write(&system.file("recipe"), &recipe).map_err(Missing::Broken)?;
         Ok(system)
     }
 
-    fn make(&self, suite: &str, work: &Path) -> Result<()> {
+    /// Held while it is looked at or made.
+    fn lock(&self) -> Result<Flock<File>> {
+        fs::create_dir_all(&self.folder).doing(format!("make {}", self.folder.display()))?;
+        let lock = File::create(self.file("lock")).doing("open the system's lock")?;
+        Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, e)| format!("cannot lock: {e}"))
+    }
+
+    fn anew(
+        &self,
+        suite: &str,
+        work: &Path,
+        agent: &Path,
+        images: &str,
+    ) -> std::result::Result<(), Missing> {
+        let _ = fs::remove_file(self.file("recipe"));
+        let _ = fs::remove_dir_all(work);
+        let folder = fs::create_dir_all(work).doing("make a folder to work in");
+        folder.map_err(Missing::Broken)?;
         let (root, kernel) = (work.join("root"), work.join("kernel"));
-        fetch(suite, &root)?;
-        unpack_kernel(work, &kernel)?;
+        fetch(suite, &root).and_then(|()| fetch_kernel(work, &kernel)).map_err(Missing::Here)?;
+        self.make(work, &root, &kernel)
+            .and_then(|()| self.import_images(agent, images))
+            .map_err(Missing::Broken)
+    }
+
+    fn make(&self, work: &Path, root: &Path, kernel: &Path) -> Result<()> {
         let mut settle = Command::new("sh");
-        settle.args(["-c", SETTLE, "sh"]).arg(&root).arg(&kernel);
+        settle.args(["-c", SETTLE, "sh"]).arg(root).arg(kernel);
         command::run(&mut settle, STEP)?.ok()?;
         fs::copy(root.join("bin/busybox"), self.busybox()).doing("keep busybox")?;
         let version = only(&kernel.join("lib/modules"))?;
@@ -129,7 +152,7 @@ impl System {
         }
         let image = work.join("disk");
         let mut format = Command::new(command::find(&["mkfs.ext4"])?);
-        format.args(["-q", "-F", "-m", "0", "-d"]).arg(&root).arg(&image).arg(SIZE);
+        format.args(["-q", "-F", "-m", "0", "-d"]).arg(root).arg(&image).arg(SIZE);
         command::run(&mut format, STEP)?.ok()?;
         fs::rename(&image, self.disk()).doing("keep the disk")
     }
@@ -172,6 +195,21 @@ impl System {
     }
 }
 
+/// Whether this machine can have one; why not.
+fn can_be_had() -> Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        return Err("it needs root".to_owned());
+    }
+    if std::env::consts::ARCH != "x86_64" {
+        return Err(format!("it is an amd64, this machine {}", std::env::consts::ARCH));
+    }
+    for program in ["qemu-system-x86_64", "setpriv", "debootstrap", "mkfs.ext4", "apt-get", "wget"]
+    {
+        command::find(&[program])?;
+    }
+    Ok(())
+}
+
 /// This machine's own Debian: programs built here run there.
 fn suite() -> Result<String> {
     let text = fs::read_to_string("/etc/os-release").doing("read /etc/os-release")?;
@@ -209,7 +247,7 @@ fn fetch(suite: &str, root: &Path) -> Result<()> {
     Err(format!("debootstrap of {suite}: {}", why.map_or_else(|| got.to_string(), str::to_owned)))
 }
 
-fn unpack_kernel(work: &Path, into: &Path) -> Result<()> {
+fn fetch_kernel(work: &Path, into: &Path) -> Result<()> {
     let mut depends = Command::new(command::find(&["apt-cache"])?);
     let got = command::run(depends.args(["depends", KERNEL]), STEP)?.ok()?;
     let package = depended_on(&got).ok_or(format!("apt knows no {KERNEL}: apt-get update"))?;
