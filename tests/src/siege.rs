@@ -10,7 +10,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use gpuctl_sim::{engine, processes};
+use gpuctl_sim::{Root, engine, processes};
 use serde_json::Value;
 
 use crate::node::wait_for;
@@ -83,6 +83,14 @@ impl Siege {
     /// # Panics
     /// When either does not come up.
     pub fn begin(strict: Strict) -> Self {
+        Self::begin_on(strict, None)
+    }
+
+    /// As [`Siege::begin`], with another Debian's Engine.
+    ///
+    /// # Panics
+    /// As there.
+    pub fn begin_on(strict: Strict, root: Option<Root>) -> Self {
         let more = match strict {
             // Given last, it counts.
             Strict::PathAlone => vec!["--default-runtime".into(), "runc".into()],
@@ -91,6 +99,7 @@ impl Siege {
         let engine = engine::Options {
             first_on_path: Some("strict".into()),
             more,
+            root,
             ..engine::Options::default()
         };
         let node = Node::start(Options { engine, ..Options::default() });

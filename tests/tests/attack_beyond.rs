@@ -37,11 +37,15 @@ int main(int argc, char **argv) {
         if (sendmsg(c, &m, 0) < 0) { perror("send"); return 1; }
         return 0;
     }
-    if (connect(s, (void *)&at, sizeof at) || recvmsg(s, &m, 0) < 0) { perror("take"); return 1; }
+    int tries = 0;
+    while (connect(s, (void *)&at, sizeof at) && ++tries < 50) usleep(100000);
+    if (recvmsg(s, &m, 0) < 0) { perror("take"); return 1; }
     struct cmsghdr *h = CMSG_FIRSTHDR(&m);
     if (!h) { puts("no descriptor"); return 1; }
     int fd; memcpy(&fd, CMSG_DATA(h), sizeof fd);
-    char line[512]; long n = read(fd, line, sizeof line);
+    char line[8192]; long n;
+    /* EPIPE says that the log has been written over meanwhile: the next read goes on after that. */
+    for (tries = 0; (n = read(fd, line, sizeof line)) < 0 && tries < 1000; tries++) usleep(1000);
     printf("read %ld\n", n);
     return n > 0 ? 0 : 1;
 }
