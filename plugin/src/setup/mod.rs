@@ -21,6 +21,7 @@ mod plan;
 mod record;
 mod remove;
 mod seed;
+mod services;
 mod settings;
 mod show;
 #[cfg(test)]

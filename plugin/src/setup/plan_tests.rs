@@ -9,6 +9,7 @@ use super::super::flags::Flags;
 use super::super::observed::{Daemon, Level, Observed, Places, Program, Service};
 use super::super::record::Record;
 use super::super::remove;
+use super::super::settings;
 use super::super::testing::{inventory, seen as container};
 use super::*;
 use crate::docker::Info;
