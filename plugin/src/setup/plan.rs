@@ -207,12 +207,22 @@ struct Before {
     program: String,
 }
 
-fn before(seen: &Observed, json: &DaemonJson) -> Result<Before, Failure> {
-    let ours = |name: &str| name == GATE;
+fn before(seen: &Observed, config: &Config, json: &DaemonJson) -> Result<Before, Failure> {
     let now = json.default_runtime();
-    let default = match now {
-        Some(name) if ours(&name) => seen.record.as_ref().and_then(|r| r.default_runtime.clone()),
-        now => now,
+    let default = match (now, &seen.record) {
+        (Some(name), Some(record)) if name == GATE => record.default_runtime.clone(),
+        // The record is lost: what stands behind us in the config was it.
+        (Some(name), None) if name == GATE => {
+            let real = config.runtime.real.to_string_lossy().into_owned();
+            let named = |r: &super::daemon_json::Runtime| {
+                let program = r.program.as_deref().and_then(|p| seen.program(p));
+                program.is_some_and(|p| !p.ours && p.path == config.runtime.real)
+            };
+            let default = json.runtimes().into_iter().find(named).map(|r| r.name);
+            let nvidia = seen.program(&real).is_some_and(Program::is_nvidia);
+            return Ok(Before { default: default.filter(|_| nvidia), program: real });
+        }
+        (now, _) => now,
     };
     let name = default.as_deref().unwrap_or(STOCK);
     let entry = json.runtime(name);
@@ -273,7 +283,7 @@ pub(super) fn plan(seen: &Observed, config: &Config, level: Level) -> Result<Pla
     ready(seen, level)?;
     let engine = seen.engine.as_ref().ok_or_else(|| Failure::new("the Engine does not answer"))?;
     let mut json = daemon_json(seen)?;
-    let before = before(seen, &json)?;
+    let before = before(seen, config, &json)?;
     let places = &seen.places;
     let mut plan = Plan::default();
 

@@ -427,3 +427,17 @@ fn a_reload_that_was_missed_is_made_up_for() {
     let record: Option<Record> = seen.record;
     assert_eq!(record.unwrap().level, "cooperative");
 }
+
+#[test]
+fn a_lost_record_changes_nothing_of_what_stands_behind_us() {
+    for start in [nvidia_default(), host()] {
+        let seen = after(&start, Level::Cooperative);
+        let mut lost = seen.clone();
+        lost.record = None;
+        lost.files.remove(Path::new("/var/lib/gpuctl/setup.json"));
+        let again = after(&lost, Level::Cooperative);
+        assert_eq!(config(&again).runtime, config(&seen).runtime);
+        assert_eq!(again.record, seen.record);
+        assert_eq!(json(&again).render(), json(&seen).render());
+    }
+}
