@@ -8,10 +8,16 @@
 
 use std::path::{Path, PathBuf};
 
-use gpuctl_ledger::node::docker::ContainerConfig;
+use gpuctl_ledger::config::{Config, ImageEnvPolicy};
+use gpuctl_ledger::node::docker::{ContainerConfig, DockerFiles};
 use gpuctl_ledger::node::files;
 use serde_json::Value;
 
+use crate::request;
+use crate::spec::Spec;
+
+/// Why a container whose image says `all` has no GPU.
+pub const IGNORED: &str = "only its image asks for all GPUs, and policy.image_env is \"ignore\"";
 /// Longest file of an image that is read, in bytes.
 const LONGEST: u64 = 8 << 20;
 /// The most manifests of one index that are looked at.
@@ -19,6 +25,25 @@ const MOST: usize = 64;
 /// The platforms' own content stores: dockerd's own containerd below its root, and the system's.
 const CONTENT: &str = "io.containerd.content.v1.content/blobs/sha256";
 const SYSTEM_CONTAINERD: &str = "/var/lib/containerd";
+
+/// What is made of the environment's `all`, where something honours it and it is the image's own word.
+/// Only then are the image's files looked at.
+pub fn policy(
+    config: &Config,
+    spec: &Spec,
+    files: Option<&DockerFiles>,
+    nvidia_runtime: bool,
+) -> Option<ImageEnvPolicy> {
+    let container = &files?.container;
+    let honoured = nvidia_runtime || request::has_legacy_hook(spec);
+    let says_all = (honoured && request::env_says_all(spec))
+        || request::answered_all(spec, &container.config.env);
+    if !says_all {
+        return None;
+    }
+    is_images_own(&config.docker.root, container, request::VISIBLE)
+        .then_some(config.policy.image_env)
+}
 
 fn key(entry: &str) -> &str {
     entry.split('=').next().unwrap_or_default()

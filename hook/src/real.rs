@@ -5,6 +5,8 @@ use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 
+use gpuctl_ledger::config::Config;
+
 /// How often we have been entered for one call, in the environment.
 const DEPTH: &str = "GPUCTL_RUNTIME_DEPTH";
 /// At most so often: ours, NVIDIA's runtime, ours again. More is a loop.
@@ -12,6 +14,21 @@ const DEEPEST: u32 = 4;
 /// Where runc is when the config does not say, or says what is not there.
 const USUAL: [&str; 4] =
     ["/usr/bin/runc", "/usr/sbin/runc", "/usr/local/sbin/runc", "/usr/local/bin/runc"];
+
+/// The program name under which daemon.json enters us for managed containers.
+pub(crate) const MANAGED_ENTRY: &str = "gpuctl-runtime";
+/// The program name under which the Engine, containerd and NVIDIA's runtime find us in strict mode.
+const STRICT_ENTRY: &str = "runc";
+
+/// What stands behind us for this call. NVIDIA's runtime, where it is that, calls `runc` in its turn:
+/// entered by that name, or a second time, we are behind it, and only the real runc is left.
+pub fn behind<'a>(config: &'a Config, entered: &str) -> &'a Path {
+    let runtime = &config.runtime;
+    match &runtime.runc {
+        Some(runc) if entered == STRICT_ENTRY || depth() > 0 => runc,
+        _ => &runtime.real,
+    }
+}
 
 /// How often we have been entered before for this call, from the environment.
 pub fn depth() -> u32 {
@@ -101,5 +118,16 @@ mod tests {
         assert!(!trusted(&std::env::current_exe().unwrap()));
         assert!(!trusted(Path::new("/etc/passwd")));
         assert!(trusted(Path::new("/bin/sh")));
+    }
+
+    #[test]
+    fn called_by_nvidias_runtime_only_the_real_runc_is_behind_us() {
+        let text =
+            "[runtime]\nreal = \"/usr/bin/nvidia-container-runtime\"\nrunc = \"/usr/bin/runc\"\n";
+        let nvidia = Config::parse(text).unwrap();
+        assert_eq!(behind(&nvidia, "gpuctl-gate"), nvidia.runtime.real);
+        assert_eq!(behind(&nvidia, "runc"), Path::new("/usr/bin/runc"));
+        assert_eq!(behind(&Config::default(), "runc"), Path::new("/usr/bin/runc"));
+        assert!(is_nvidia(&nvidia.runtime.real) && !is_nvidia(Path::new("/usr/bin/runc")));
     }
 }

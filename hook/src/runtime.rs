@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use gpuctl_ledger::audit::{Decision, Entry};
-use gpuctl_ledger::config::{AllPolicy, Config, ConfigError, ImageEnvPolicy, Inject};
+use gpuctl_ledger::config::{AllPolicy, Config, ConfigError, Inject};
 use gpuctl_ledger::grant::{self, Claim, GrantError, Granted};
 use gpuctl_ledger::ledger::{Ledger, LedgerError};
 use gpuctl_ledger::model::{
@@ -33,15 +33,6 @@ use crate::spec::Spec;
 use crate::spec_alone::{without_gpus, write_spec};
 use crate::turned_away::{self, TurnedAway};
 use crate::{fault, image_env, inject, real, refuse, strip, upper, visible};
-
-/// The program name under which daemon.json enters us for managed containers.
-const MANAGED_ENTRY: &str = "gpuctl-runtime";
-
-/// The program name under which the Engine, containerd and NVIDIA's runtime find us in strict mode.
-const STRICT_ENTRY: &str = "runc";
-
-/// Why a container whose image says `all` has none.
-const IMAGE_IGNORED: &str = "only its image asks for all GPUs, and policy.image_env is \"ignore\"";
 
 /// A container about to be made.
 struct Making<'a> {
@@ -74,7 +65,7 @@ pub fn main(entered: &str, args: &[OsString]) -> i32 {
     let loaded = Config::load();
     let fallback = Config::default();
     let config = loaded.as_ref().map_or(&fallback, |(config, _)| config);
-    let real = match real::find(behind(config, entered)) {
+    let real = match real::find(real::behind(config, entered)) {
         Ok(real) => real,
         Err(why) => return refuse::tell(&command, &why),
     };
@@ -86,16 +77,6 @@ pub fn main(entered: &str, args: &[OsString]) -> i32 {
     match verdict {
         Ok(()) => refuse::tell(&command, &real::exec(&real, args)),
         Err(why) => refuse::tell(&command, &why),
-    }
-}
-
-/// What stands behind us for this call. NVIDIA's runtime, where it is that, calls `runc` in its turn:
-/// entered by that name, or a second time, we are behind it, and only the real runc is left.
-fn behind<'a>(config: &'a Config, entered: &str) -> &'a Path {
-    let runtime = &config.runtime;
-    match &runtime.runc {
-        Some(runc) if entered == STRICT_ENTRY || real::depth() > 0 => runc,
-        _ => &runtime.real,
     }
 }
 
@@ -140,7 +121,7 @@ fn create(
     let config_path = match loaded {
         Ok((_, path)) => path,
         // Of a managed container only the binding knows what it gets.
-        Err(broken) if entered == MANAGED_ENTRY => return Err(broken.to_string()),
+        Err(broken) if entered == real::MANAGED_ENTRY => return Err(broken.to_string()),
         Err(broken) => return without_gpus(config, &bundle, spec, || broken.to_string()),
     };
     let Ok(id) = ContainerId::new(id) else {
@@ -149,7 +130,7 @@ fn create(
         return without_gpus(config, &bundle, spec, why);
     };
     // Under this name daemon.json calls us for managed containers only.
-    let managed_entry = entered == MANAGED_ENTRY;
+    let managed_entry = entered == real::MANAGED_ENTRY;
     let files = match DockerFiles::read(&config.docker.root, &id) {
         Ok(files) => Some(files),
         Err(DockerFilesError::Absent) => None,
@@ -172,7 +153,7 @@ fn create(
     }
     let began = Instant::now();
     let driver = Driver::new(config);
-    let behind = behind(config, entered);
+    let behind = real::behind(config, entered);
     let view = OnceCell::new();
     let mut making = Making {
         config,
@@ -244,7 +225,7 @@ impl Making<'_> {
                 inject::clear(&mut self.spec);
                 self.strip(&[], &[])?;
                 if stripped {
-                    let why = if ignored { IMAGE_IGNORED } else { "holds no lease" };
+                    let why = if ignored { image_env::IGNORED } else { "holds no lease" };
                     self.audit(Decision::Stripped, &docker_name, &[], why);
                     self.hint(&docker_name, &[]);
                 }
@@ -335,7 +316,12 @@ impl Making<'_> {
             caps_major: None,
             // Then the real runtime is NVIDIA's, and does what the environment says.
             nvidia_runtime,
-            image_env: self.image_env(nvidia_runtime),
+            image_env: image_env::policy(
+                self.config,
+                &self.spec,
+                self.files.as_ref(),
+                nvidia_runtime,
+            ),
             docker_env: self.files.as_ref().map(|files| files.container.config.env.as_slice()),
         };
         let asked = request::detect(&self.spec, self.host(), &own);
@@ -351,20 +337,6 @@ impl Making<'_> {
         }
         let (inventory, caps_major) = (self.driver.inventory(), self.driver.caps_major());
         request::detect(&self.spec, self.host(), &NodeFacts { inventory, caps_major, ..own })
-    }
-
-    /// What is made of the environment's `all`, where something honours it and it is the image's own
-    /// word. Only then are the image's files looked at.
-    fn image_env(&self, nvidia_runtime: bool) -> Option<ImageEnvPolicy> {
-        let container = &self.files.as_ref()?.container;
-        let honoured = nvidia_runtime || request::has_legacy_hook(&self.spec);
-        let says_all = (honoured && request::env_says_all(&self.spec))
-            || request::answered_all(&self.spec, &container.config.env);
-        if !says_all {
-            return None;
-        }
-        image_env::is_images_own(&self.config.docker.root, container, request::VISIBLE)
-            .then_some(self.config.policy.image_env)
     }
 
     /// Whether it is managed, and its name in Docker; its id where that is not known.
@@ -565,7 +537,7 @@ impl Making<'_> {
         let (decision, what) = match admit {
             Admit::Pass => return,
             Admit::Exempt => (Decision::Exempted, "on the exempt list".into()),
-            Admit::Without if by_image => (Decision::Stripped, IMAGE_IGNORED.into()),
+            Admit::Without if by_image => (Decision::Stripped, image_env::IGNORED.into()),
             Admit::Without => (Decision::Stripped, "would hold no lease".into()),
             Admit::Refuse(refusal) => (Decision::Refused, refusal.one_line()),
             Admit::Claim { request, all, .. } => match self.would_get(request, *all) {
@@ -602,23 +574,5 @@ impl Making<'_> {
     fn audit(&self, decision: Decision, name: &str, units: &[Unit], why: &str) {
         let entry = Entry::new(decision, self.id.as_str(), name).user(self.owner.clone());
         entry.gpus(units).why(why).write(self.config);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn called_by_nvidias_runtime_only_the_real_runc_is_behind_us() {
-        let text =
-            "[runtime]\nreal = \"/usr/bin/nvidia-container-runtime\"\nrunc = \"/usr/bin/runc\"\n";
-        let nvidia = Config::parse(text).unwrap();
-        assert_eq!(behind(&nvidia, "gpuctl-gate"), nvidia.runtime.real);
-        assert_eq!(behind(&nvidia, "runc"), Path::new("/usr/bin/runc"));
-        assert_eq!(behind(&Config::default(), "runc"), Path::new("/usr/bin/runc"));
-        assert!(
-            real::is_nvidia(&nvidia.runtime.real) && !real::is_nvidia(Path::new("/usr/bin/runc"))
-        );
     }
 }

@@ -177,7 +177,18 @@ fn from_nothing_to_cooperative_to_strict_and_back() {
         node.docker_ok(&["rm", "-f", "past"]);
     }
     // The stub lets a bare --gpus through.
-    assert_eq!(opens(&node, "two", &["--gpus", "2"]).len(), 2);
+    // And the wrapper makes the links of just what it grants.
+    let links = || {
+        let folder = fs::read_dir(node.place().dev().join("char")).unwrap().flatten();
+        folder.map(|e| e.file_name().into_string().unwrap()).collect::<BTreeSet<_>>()
+    };
+    let shared = ["195:254", "195:255", "510:0", "510:1"].map(str::to_owned);
+    assert_eq!(links().len(), shared.len() + 8, "setup makes those of all nodes");
+    fs::remove_dir_all(node.place().dev().join("char")).unwrap();
+    let two = opens(&node, "two", &["--gpus", "2"]);
+    assert_eq!(two.len(), 2);
+    let granted = two.iter().map(|minor| format!("195:{minor}"));
+    assert_eq!(links(), granted.chain(shared).collect::<BTreeSet<_>>());
     node.check();
 
     // Removed, with containers left that name our runtime.

@@ -56,7 +56,9 @@ pub(super) fn backup(path: &Path, text: &str) -> Result<PathBuf> {
 pub(super) fn write(path: &Path, text: &str, mode: u32) -> Result<()> {
     let path = real(path);
     let folder = folder(&path)?;
-    files::make_open_dir(folder)?;
+    // What is for root alone lies in a folder of root's alone.
+    let make = if mode & 0o077 == 0 { files::make_private_dir } else { files::make_open_dir };
+    make(folder)?;
     let old = std::fs::metadata(&path).ok();
     let mode = old.as_ref().map_or(mode, |meta| meta.mode() & 0o7777);
     let mut name = std::ffi::OsString::from(".");
@@ -131,5 +133,10 @@ mod tests {
         symlink(&dir.path().join("a/b"), Path::new("../real.json")).unwrap();
         assert_eq!(std::fs::read_to_string(dir.path().join("a/b")).unwrap(), "new");
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 4);
+        let mode = |path: &str| std::fs::metadata(dir.path().join(path)).unwrap().mode() & 0o777;
+        write(&dir.path().join("state/own"), "x", 0o600).unwrap();
+        write(&dir.path().join("etc/all"), "x", 0o644).unwrap();
+        assert_eq!((mode("state"), mode("state/own")), (0o700, 0o600));
+        assert_eq!((mode("etc"), mode("etc/all")), (0o755, 0o644));
     }
 }

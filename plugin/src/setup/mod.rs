@@ -1,6 +1,6 @@
 //! `docker gpuctl setup`: installs enforcement on this host, and removes it.
 //!
-//! [`look`] sees, [`plan`] and [`remove`] decide, [`execute`] does. What is decided is data, so that
+//! `look` sees, `plan` and `remove` decide, `execute` does. What is decided is data, so that
 //! `--dry-run` shows just what would be done. Setup twice changes nothing the second time, and one
 //! that was killed goes on with the next: each step is harmless without those after it. See
 //! docs/setup.md and docs/adr/0009-setup.md.
@@ -21,6 +21,7 @@ mod plan;
 mod record;
 mod remove;
 mod seed;
+mod services;
 mod settings;
 mod show;
 #[cfg(test)]
@@ -64,7 +65,7 @@ pub struct Call {
     pub wanted: Wanted,
     /// Only tell.
     pub dry_run: bool,
-    /// Before the system's paths: see [`observed::Places`].
+    /// Before the system's paths: see `observed::Places`.
     pub root: PathBuf,
     /// The settings as they are.
     pub config: Config,

@@ -6,10 +6,11 @@ use gpuctl_ledger::config::{Config, DEFAULT_PATH, Inject};
 
 use super::daemon_json::{DaemonJson, STOCK};
 use super::holes;
-use super::observed::{Level, Observed, Program, Service};
+use super::observed::{Level, Observed, Program};
 use super::record::{Record, SCHEMA};
 use super::seed::{Seed, seeding};
-use super::settings::{self, Settings};
+use super::services;
+use super::settings::Settings;
 use super::units;
 use crate::engine::api::Failure;
 
@@ -206,12 +207,22 @@ struct Before {
     program: String,
 }
 
-fn before(seen: &Observed, json: &DaemonJson) -> Result<Before, Failure> {
-    let ours = |name: &str| name == GATE;
+fn before(seen: &Observed, config: &Config, json: &DaemonJson) -> Result<Before, Failure> {
     let now = json.default_runtime();
-    let default = match now {
-        Some(name) if ours(&name) => seen.record.as_ref().and_then(|r| r.default_runtime.clone()),
-        now => now,
+    let default = match (now, &seen.record) {
+        (Some(name), Some(record)) if name == GATE => record.default_runtime.clone(),
+        // The record is lost: what stands behind us in the config was it.
+        (Some(name), None) if name == GATE => {
+            let real = config.runtime.real.to_string_lossy().into_owned();
+            let named = |r: &super::daemon_json::Runtime| {
+                let program = r.program.as_deref().and_then(|p| seen.program(p));
+                program.is_some_and(|p| !p.ours && p.path == config.runtime.real)
+            };
+            let default = json.runtimes().into_iter().find(named).map(|r| r.name);
+            let nvidia = seen.program(&real).is_some_and(Program::is_nvidia);
+            return Ok(Before { default: default.filter(|_| nvidia), program: real });
+        }
+        (now, _) => now,
     };
     let name = default.as_deref().unwrap_or(STOCK);
     let entry = json.runtime(name);
@@ -272,7 +283,7 @@ pub(super) fn plan(seen: &Observed, config: &Config, level: Level) -> Result<Pla
     ready(seen, level)?;
     let engine = seen.engine.as_ref().ok_or_else(|| Failure::new("the Engine does not answer"))?;
     let mut json = daemon_json(seen)?;
-    let before = before(seen, &json)?;
+    let before = before(seen, config, &json)?;
     let places = &seen.places;
     let mut plan = Plan::default();
 
@@ -296,8 +307,8 @@ pub(super) fn plan(seen: &Observed, config: &Config, level: Level) -> Result<Pla
     } else if let Err(why) = &seen.driver {
         plan.say(format!("{why}: there is no inventory, so GPU containers are refused until docker gpuctl doctor --fix finds the GPUs"));
     }
-    let services = services(seen, level, &mut plan);
-    nvidia_config(seen, level, &mut plan)?;
+    let services = services::drop_ins(seen, level, &mut plan);
+    services::nvidia_config(seen, level, &mut plan)?;
 
     json.set_program(&config.runtime.managed_name, &places.libexec.join("gpuctl-runtime"));
     json.set_program(GATE, &places.libexec.join(GATE));
@@ -435,107 +446,6 @@ fn cdi(seen: &Observed, config: &Config, plan: &mut Plan) {
         let output = dir.join("nvidia.yaml");
         plan.steps.push(Step::Cdi { tool: tool.clone(), output });
     }
-}
-
-/// The drop-ins; whether systemd has to read anything anew.
-fn services(seen: &Observed, level: Level, plan: &mut Plan) -> bool {
-    let places = &seen.places;
-    let (strict_dir, stub_dir) = (places.strict(), places.stub());
-    let first = (level == Level::Strict).then_some(strict_dir.as_path());
-    let last = (seen.toolkit.is_none() && !seen.stub_elsewhere).then_some(stub_dir.as_path());
-    let ours = [strict_dir.as_path(), stub_dir.as_path()];
-    let wanted = |own: &str, last: Option<&Path>| units::with_ours(own, first, last, ours);
-    let own = |service: Option<&Service>| {
-        service.and_then(Service::path).unwrap_or_else(|| units::USUAL_PATH.to_owned())
-    };
-    let separate = seen.flags.containerd.is_some();
-    let all = [
-        ("docker", seen.docker_unit.as_ref(), seen.dockerd.as_ref(), last, true),
-        ("containerd", seen.containerd_unit.as_ref(), seen.containerd.as_ref(), None, separate),
-    ];
-    let mut restart = Vec::new();
-    for (name, unit, process, last, counts) in all {
-        if !counts {
-            continue;
-        }
-        let drop_in = places.drop_in(name);
-        let needs = first.is_some() || last.is_some();
-        let path = wanted(&own(unit), last);
-        let runs = process.map(|p| p.path.as_str()).unwrap_or_default();
-        let right = runs.split(':').next() == first.and_then(Path::to_str)
-            || (first.is_none() && runs.split(':').next() != strict_dir.to_str());
-        let right = right && last.is_none_or(|stub| runs.split(':').any(|f| Path::new(f) == stub));
-        if unit.is_some() && (seen.systemd || places.root != Path::new("/")) {
-            plan.file(seen, drop_in, needs.then(|| units::drop_in(&path)), 0o644, false);
-            let shadowed = unit.iter().flat_map(|u| &u.environment);
-            for (file, text) in shadowed
-                .filter(|(_, text)| text.lines().any(|l| l.trim_start().starts_with("PATH=")))
-            {
-                let _ = text;
-                plan.notes.push(Note::Hole(format!(
-                    "{} sets PATH for {name}.service and counts before the drop-in: take PATH out of it",
-                    file.display()
-                )));
-            }
-            if !right {
-                restart.push(name);
-            }
-        } else if !right && needs {
-            plan.notes.push(Note::Restart(format!(
-                "no systemd unit of {name} was found: start it with PATH={} (now it has {runs})",
-                wanted(runs, last)
-            )));
-        } else if !right {
-            plan.notes
-                .push(Note::Restart(format!("start {name} anew with PATH={}", wanted(runs, last))));
-        }
-    }
-    if !restart.is_empty() {
-        // containerd first: dockerd depends on it.
-        restart.reverse();
-        let why = if level == Level::Strict {
-            "strict mode begins when these are restarted"
-        } else if last.is_some() {
-            "a bare docker run --gpus is taken once this is restarted"
-        } else {
-            "strict mode ends when these are restarted"
-        };
-        plan.notes.push(Note::Restart(format!(
-            "{why}: systemctl restart {} (containers stop then, unless \"live-restore\" is on)",
-            restart.join(" ")
-        )));
-    }
-    let changes = |step: &Step| match step {
-        Step::File { path, .. } | Step::Symlink { path, .. } => {
-            path.starts_with(places.at("/etc/systemd"))
-        }
-        _ => false,
-    };
-    plan.steps.iter().any(changes)
-}
-
-/// Whether NVIDIA's runtime would take another program than the `runc` that it finds on PATH, where
-/// ours stands first in strict mode. It takes the first of its list that is there.
-fn past_path(seen: &Observed, list: &[String]) -> bool {
-    list.iter().find(|name| seen.program(name).is_some()).is_some_and(|name| name != STOCK)
-}
-
-fn nvidia_config(seen: &Observed, level: Level, plan: &mut Plan) -> Result<(), Failure> {
-    let Some(text) = seen.text(&seen.nvidia_config) else { return Ok(()) };
-    let ours = seen.places.runc().to_string_lossy().into_owned();
-    let now = settings::nvidia_runtimes(text).map_err(|why| {
-        Failure::new(format!("{} is broken: {why}", seen.nvidia_config.display()))
-            .hint("mend it, then try again; nothing was changed")
-    })?;
-    let mut wanted: Vec<String> = now.iter().filter(|name| **name != ours).cloned().collect();
-    if level == Level::Strict && past_path(seen, &wanted) {
-        wanted.insert(0, ours);
-    }
-    if wanted != now {
-        let after = settings::with_nvidia_runtimes(text, &wanted).map_err(Failure::new)?;
-        plan.file(seen, seen.nvidia_config.clone(), Some(after), 0o644, true);
-    }
-    Ok(())
 }
 
 fn image_env(config: &Config, level: Level, plan: &mut Plan) {

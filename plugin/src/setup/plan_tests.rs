@@ -9,6 +9,7 @@ use super::super::flags::Flags;
 use super::super::observed::{Daemon, Level, Observed, Places, Program, Service};
 use super::super::record::Record;
 use super::super::remove;
+use super::super::settings;
 use super::super::testing::{inventory, seen as container};
 use super::*;
 use crate::docker::Info;
@@ -425,4 +426,18 @@ fn a_reload_that_was_missed_is_made_up_for() {
     assert!(matches!(planned(&seen, Level::Cooperative).steps[..], [Step::Reload { pid: 7, .. }]));
     let record: Option<Record> = seen.record;
     assert_eq!(record.unwrap().level, "cooperative");
+}
+
+#[test]
+fn a_lost_record_changes_nothing_of_what_stands_behind_us() {
+    for start in [nvidia_default(), host()] {
+        let seen = after(&start, Level::Cooperative);
+        let mut lost = seen.clone();
+        lost.record = None;
+        lost.files.remove(Path::new("/var/lib/gpuctl/setup.json"));
+        let again = after(&lost, Level::Cooperative);
+        assert_eq!(config(&again).runtime, config(&seen).runtime);
+        assert_eq!(again.record, seen.record);
+        assert_eq!(json(&again).render(), json(&seen).render());
+    }
 }
