@@ -69,7 +69,14 @@ pub(super) fn devices(
             let (_, caps) = caps.iter().find(|(of, _)| *of == uuid)?;
             let memory = answer(device.memory_info(), why).map_or(0, |m| m.total);
             let profile = answer(device.name(), why).map(|name| profile(&name)).unwrap_or_default();
-            Some(MigDevice { index, unit: Unit::new(uuid).ok()?, memory, profile, caps: *caps, health: Health::Ok })
+            Some(MigDevice {
+                index,
+                unit: Unit::new(uuid).ok()?,
+                memory,
+                profile,
+                caps: *caps,
+                health: Health::Ok,
+            })
         })
         .collect();
     if devices.is_empty() && why.is_none() {
