@@ -36,6 +36,8 @@ const HELD: i32 = 0;
 const SHORT: i32 = 3;
 const TWO_HOLDERS: i32 = 4;
 const BROKEN: i32 = 5;
+/// Its time was up before it had anything: on a machine that has more to do than this.
+const LATE: i32 = 6;
 
 fn unit(n: u32) -> Unit {
     Unit::new(format!("GPU-{n}")).unwrap()
@@ -139,6 +141,7 @@ fn work(folder: &Path, config: &Config, id: &str, n: u32, hold: Duration, token:
     let units = match ask(&ledger, &view, &holder, n, token) {
         Ok(units) => units,
         Err(GrantError::Refused(_)) => return SHORT,
+        Err(GrantError::Slow | GrantError::Contended) => return LATE,
         Err(e) => {
             eprintln!("claim: {e}");
             return BROKEN;
@@ -210,6 +213,7 @@ struct Score {
     held: AtomicU32,
     short: AtomicU32,
     killed: AtomicU32,
+    late: AtomicU32,
     wrong: AtomicU32,
 }
 
@@ -234,6 +238,7 @@ fn player(config: &Config, folder: &Path, number: usize, until: Instant, score: 
             None => score.killed.fetch_add(1, Ordering::Relaxed),
             Some(HELD) => score.held.fetch_add(1, Ordering::Relaxed),
             Some(SHORT) => score.short.fetch_add(1, Ordering::Relaxed),
+            Some(LATE) => score.late.fetch_add(1, Ordering::Relaxed),
             Some(_) => score.wrong.fetch_add(1, Ordering::Relaxed),
         };
         // Poststop is a hint that is sometimes lost: then others find the lease's holder dead.
@@ -256,10 +261,11 @@ fn play(url: &str) {
     });
     let count = |n: &AtomicU32| n.load(Ordering::Relaxed);
     println!(
-        "{url}: {} held, {} found too few free, {} killed, {} wrong",
+        "{url}: {} held, {} found too few free, {} killed, {} late, {} wrong",
         count(&score.held),
         count(&score.short),
         count(&score.killed),
+        count(&score.late),
         count(&score.wrong)
     );
     assert_eq!(count(&score.wrong), 0);
