@@ -37,7 +37,7 @@ const PRIZES: [&str; 12] = [
     "/root/.profile",
 ];
 /// What may come into the product's two folders.
-const OWN: [&str; 8] = [
+const OWN: [&str; 10] = [
     "audit.log",
     "bindings",
     "grants",
@@ -46,6 +46,8 @@ const OWN: [&str; 8] = [
     "ledger.db-shm",
     "ledger.db-wal",
     "locks",
+    "quarantine.json",
+    "watch.json",
 ];
 
 /// Who keeps the attacker out.
