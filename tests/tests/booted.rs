@@ -281,8 +281,8 @@ fn a_power_cut_frees_what_does_not_come_back_and_keeps_what_does() {
         assert_eq!(host.holds_what_it_opens("other").len(), 5);
         host.sh("docker rm -f other");
     }
-    let doctor = host.try_sh("docker gpuctl doctor");
-    assert_eq!(doctor.code, 0, "{doctor}");
+    // What was removed by hand a moment ago is freed within seconds.
+    host.wait_for("a node without a finding", "docker gpuctl doctor");
 }
 
 /// Strict mode by two drop-ins: our `runc` stands first on the PATH of dockerd and of containerd.
