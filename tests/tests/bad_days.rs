@@ -42,13 +42,14 @@ fn a_reboot_frees_what_does_not_come_back_and_keeps_what_does() {
         managed(&node, &["--name", "train", "--gpus", "2", "--restart", "unless-stopped"]);
         managed(&node, &["--name", "stays-down", "--gpus", "1"]);
         let before: BTreeSet<u32> = probe::opens(&node, "train-0");
+        let backs: BTreeSet<u32> = probe::opens(&node, "back");
         assert_eq!(node.leases().len(), 7);
         node.reboot();
         wait_for("the restarted ones", Duration::from_secs(20), || {
             node.docker_ok(&["ps", "--format", "{{.Names}}"]).lines().count() == 2
         });
         assert_eq!(probe::opens(&node, "train-0"), before, "those it had");
-        assert_eq!(probe::opens(&node, "back").len(), 2);
+        assert_eq!(probe::opens(&node, "back"), backs, "those that were kept for it");
         node.check();
         assert_eq!(node.leases().len(), 4);
         node.gpuctl_ok(&["start", "stays-down"]);
