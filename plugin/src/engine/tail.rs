@@ -202,6 +202,26 @@ mod tests {
     }
 
     #[test]
+    fn a_line_longer_than_any_of_ours_is_neither_told_nor_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = paths(&dir);
+        let log = audit::path(&paths);
+        let mut tail = Tail::begin(&paths).unwrap();
+        // As whole as any, but for its length; and one that goes on and on.
+        append(&log, &line(&"x".repeat(2 * LONGEST_LINE)));
+        append(&log, &line("between"));
+        assert_eq!(names(&mut tail), ["between"]);
+        for _ in 0..64 {
+            append(&log, &"x".repeat(LONGEST_LINE));
+            assert!(names(&mut tail).is_empty());
+            assert!(tail.parts.iter().all(|part| part.rest.len() <= LONGEST_LINE));
+        }
+        append(&log, "\n");
+        append(&log, &line("after"));
+        assert_eq!(names(&mut tail), ["after"]);
+    }
+
+    #[test]
     fn no_link_is_read() {
         let dir = tempfile::tempdir().unwrap();
         let paths = paths(&dir);
