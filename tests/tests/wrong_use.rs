@@ -247,9 +247,20 @@ fn what_is_no_change_changes_nothing() {
         }
         unchanged(&node, &old, &got);
     }
-    // A plan that cannot be carried out is refused as the change would be.
-    let got = node.gpuctl(&["scale", "train", "--gpus", "9", "--dry-run"]);
-    told(&got, 1, &["9", "8"]);
+    // A plan that cannot be carried out is refused as the change would be; it decides nothing, and so
+    // there is no line of it.
+    let audit = || std::fs::read_to_string(node.place().state().join("audit.log")).unwrap();
+    let decided = audit();
+    for name in ["train", "down"] {
+        let line = ["scale", name, "--gpus", "9"];
+        let got = node.gpuctl(&[&line[..], &["--dry-run"]].concat());
+        told(&got, 1, &["9", "8"]);
+        assert_eq!(audit(), decided, "{got}");
+        assert_eq!(node.gpuctl(&line).code, 1);
+        let told = audit().replacen(&decided, "", 1);
+        assert!(told.contains("refused") && told.lines().count() == 1, "{told}");
+        std::fs::write(node.place().state().join("audit.log"), &decided).unwrap();
+    }
     let reads: [&[&str]; 9] = [
         &["ps"],
         &["ps", "-a"],

@@ -76,18 +76,16 @@ pub(super) fn scale(
             format!("{} has {} already: nothing to do", found.record.record.name, words(gpus));
         return Ok(scaled(&found, found.docker_name.clone(), summary));
     }
+    // A dry run decides nothing.
+    let told = (!dry_run).then(|| front.user());
     let running = shown.running();
     if running {
         check_patience(&found, &shown, timeout)?;
-        check_claim(ctx, &found, &binding.record, gpus, front)?;
+        check_claim(ctx, &found, &binding.record, gpus, told)?;
     } else if let Some(refusal) = supply::ever(ctx, gpus)? {
-        supply::tell_refused(
-            ctx,
-            Some(&found.id),
-            found.docker_name.as_str(),
-            front.user(),
-            &refusal,
-        );
+        if let Some(user) = told {
+            supply::tell_refused(ctx, Some(&found.id), found.docker_name.as_str(), user, &refusal);
+        }
         return Err(refusal.into());
     }
     let to = found.record.record.version.next();
@@ -209,18 +207,20 @@ fn check_patience(found: &Found, shown: &Inspect, timeout: Option<i32>) -> Resul
         .code(2))
 }
 
+/// `told`: whether a refusal is written down, and as whose.
 fn check_claim(
     ctx: &Context,
     found: &Found,
     binding: &Binding,
     gpus: &GpuRequest,
-    front: &dyn Front,
+    told: Option<Option<String>>,
 ) -> Result<(), Failure> {
     let Some(refusal) = supply::now(ctx, Some(&found.id), gpus, &binding.last)? else {
         return Ok(());
     };
-    let name = found.docker_name.as_str();
-    supply::tell_refused(ctx, Some(&found.id), name, front.user(), &refusal);
+    if let Some(user) = told {
+        supply::tell_refused(ctx, Some(&found.id), found.docker_name.as_str(), user, &refusal);
+    }
     let kept = format!("{} keeps running with {}", found.docker_name, words(&binding.gpus));
     Err(Failure::new(refusal.headline)
         .details(refusal.rows)
