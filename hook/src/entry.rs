@@ -4,25 +4,35 @@ use std::ffi::{OsStr, OsString};
 use std::io::Write as _;
 use std::path::Path;
 
+use gpuctl_ledger::audit::Decision;
 use gpuctl_ledger::config::Config;
 use gpuctl_ledger::model::Token;
 use gpuctl_ledger::node::links;
 
 use crate::gate::{self, GateArgs, State};
-use crate::{refuse, release, runtime};
+use crate::{refuse, release, runtime, turned_away};
 
 /// The name that dockerd looks for on its PATH before it takes a bare `--gpus`.
 const STUB: &str = "nvidia-container-runtime-hook";
+
+/// What the stub says: the container's runtime is another one.
+const STUB_REFUSES: &str = "this container asks for GPUs and its runtime is not gpuctl's, so it has no lease; \
+                            leave out --runtime, or run it with docker gpuctl run";
 
 /// Runs the part that `entered` (argv\[0\]) names. The exit status.
 pub fn main(entered: &OsStr, args: &[OsString]) -> i32 {
     let name = Path::new(entered).file_name().unwrap_or_default().to_string_lossy();
     match name.as_ref() {
         "gpuctl-hook" => hook(args),
-        STUB => complain(
-            "this container asks for GPUs and its runtime is not gpuctl's, so it has no lease; \
-             leave out --runtime, or run it with docker gpuctl run",
-        ),
+        STUB => {
+            // As a hook it is told whom it keeps from starting; by hand it is told nothing.
+            if args.last().is_some_and(|word| word == "prestart") {
+                let config = Config::load().map(|(config, _)| config).unwrap_or_default();
+                let id = State::from_stdin().map(|state| state.id).unwrap_or_default();
+                turned_away::write_down(&config, Decision::Refused, &id, STUB_REFUSES);
+            }
+            complain(STUB_REFUSES)
+        }
         name => runtime::main(name, args),
     }
 }
@@ -47,7 +57,7 @@ fn run(part: &str, config: Result<Config, String>, args: &GateArgs) -> Result<()
             let _ = writeln!(std::io::stdout(), "gpuctl-hook {}", env!("CARGO_PKG_VERSION"));
             Ok(())
         }
-        "gate" => gate::gate(&config?, &State::from_stdin()?, args),
+        "gate" => at_the_gate(config, args),
         "release" => {
             let state = State::from_stdin()?;
             release::release(&config?, &state.id, args.token.as_ref()).map(drop)
@@ -57,6 +67,18 @@ fn run(part: &str, config: Result<Config, String>, args: &GateArgs) -> Result<()
         }),
         other => Err(format!("gpuctl-hook has no part {other:?}: gate, release, links or version")),
     }
+}
+
+/// A gate without a config, or without a container, is shut, which is written down as any refusal.
+fn at_the_gate(config: Result<Config, String>, args: &GateArgs) -> Result<(), String> {
+    let state = State::from_stdin();
+    let (config, id, why) = match (config, state) {
+        (Ok(config), Ok(state)) => return gate::gate(&config, &state, args),
+        (Err(why), state) => (Config::default(), state.map(|s| s.id).unwrap_or_default(), why),
+        (Ok(config), Err(why)) => (config, String::new(), why),
+    };
+    turned_away::write_down(&config, Decision::Refused, &id, &why);
+    Err(why)
 }
 
 type Parsed = (String, Result<Config, String>, GateArgs);

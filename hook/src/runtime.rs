@@ -67,7 +67,12 @@ pub fn main(entered: &str, args: &[OsString]) -> i32 {
     let config = loaded.as_ref().map_or(&fallback, |(config, _)| config);
     let real = match real::find(real::behind(config, entered)) {
         Ok(real) => real,
-        Err(why) => return refuse::tell(&command, &why),
+        Err(why) => {
+            if command.makes_container() {
+                turned_away_early(config, &command, &why);
+            }
+            return refuse::tell(&command, &why);
+        }
     };
     let verdict = match command.verb.as_str() {
         "delete" => return delete(config, &real, &command, args),
@@ -103,13 +108,32 @@ fn delete(config: &Config, real: &Path, command: &Command, args: &[OsString]) ->
     }
 }
 
-/// What a broken config leaves possible: containers that have nothing to do with GPUs.
+/// Writes down a refusal of which nothing but the command is known.
+fn turned_away_early(config: &Config, command: &Command, why: &str) {
+    let id = command.id.as_deref().unwrap_or_default();
+    turned_away::write_down(config, Decision::Refused, id, why);
+}
+
 fn create(
     entered: &str,
     loaded: &Result<(Config, PathBuf), ConfigError>,
     config: &Config,
     command: &Command,
 ) -> Result<(), String> {
+    let making = prepare(entered, loaded, config, command)
+        .inspect_err(|why| turned_away_early(config, command, why))?;
+    let Some(mut making) = making else { return Ok(()) };
+    making.start().map_err(|why| making.turned_away(why))
+}
+
+/// What there is to know of the container; `None` where it is dealt with already. What a broken config
+/// leaves possible: containers that have nothing to do with GPUs.
+fn prepare<'a>(
+    entered: &str,
+    loaded: &'a Result<(Config, PathBuf), ConfigError>,
+    config: &'a Config,
+    command: &Command,
+) -> Result<Option<Making<'a>>, String> {
     let bundle = match &command.bundle {
         Some(bundle) => bundle.clone(),
         None => std::env::current_dir().map_err(|_| "the bundle's folder is gone")?,
@@ -117,17 +141,20 @@ fn create(
     let bytes = files::read_bounded(&bundle.join("config.json"), LONGEST_SPEC)
         .map_err(|_| "the bundle's config.json cannot be read, or is longer than 16 MiB")?;
     let spec = Spec::parse(&bytes).map_err(|e| e.to_string())?;
-    let id = command.id.clone().unwrap_or_default();
+    let id = command.id.as_deref().unwrap_or_default();
+    let alone = |spec, why: &dyn Fn() -> String| {
+        without_gpus(config, id, &bundle, spec, why).map(|()| None)
+    };
     let config_path = match loaded {
         Ok((_, path)) => path,
         // Of a managed container only the binding knows what it gets.
         Err(broken) if entered == real::MANAGED_ENTRY => return Err(broken.to_string()),
-        Err(broken) => return without_gpus(config, &bundle, spec, || broken.to_string()),
+        Err(broken) => return alone(spec, &|| broken.to_string()),
     };
     let Ok(id) = ContainerId::new(id) else {
         // No engine makes such an id; without one nothing can be leased.
         let why = || "the container's id is not one that GPUs can be leased to".into();
-        return without_gpus(config, &bundle, spec, why);
+        return alone(spec, &why);
     };
     // Under this name daemon.json calls us for managed containers only.
     let managed_entry = entered == real::MANAGED_ENTRY;
@@ -137,11 +164,7 @@ fn create(
         Err(why) => {
             let why = || format!("{why}; docker gpuctl doctor tells more");
             // What they would say counts only where there is something to decide.
-            return if managed_entry {
-                Err(why())
-            } else {
-                without_gpus(config, &bundle, spec, why)
-            };
+            return if managed_entry { Err(why()) } else { alone(spec, &why) };
         }
     };
     if files.is_none() && managed_entry {
@@ -155,7 +178,7 @@ fn create(
     let driver = Driver::new(config);
     let behind = real::behind(config, entered);
     let view = OnceCell::new();
-    let mut making = Making {
+    Ok(Some(Making {
         config,
         config_path,
         id,
@@ -168,8 +191,7 @@ fn create(
         began,
         owner: None,
         request: None,
-    };
-    making.start().map_err(|why| making.turned_away(why))
+    }))
 }
 
 impl Making<'_> {

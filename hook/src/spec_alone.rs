@@ -3,22 +3,26 @@
 
 use std::path::Path;
 
+use gpuctl_ledger::audit::Decision;
 use gpuctl_ledger::config::{Config, Inject};
 use gpuctl_ledger::node::files;
 
 use crate::driver::Driver;
 use crate::request::{self, NodeFacts};
 use crate::spec::Spec;
+use crate::turned_away::write_down;
 use crate::{inject, strip};
 
 /// Lets a container start that asks for no GPU as far as its spec tells, and else says `why` not. What
 /// only opens GPUs along with everything else (`--privileged`, a wildcard rule) loses them, as by the
-/// default policy. `config` is the default one where there is none that can be read.
+/// default policy, which is written down. `config` is the default one where there is none that can be
+/// read; `id` is the container's, and may be none.
 ///
 /// # Errors
 /// `why`, or that the spec cannot be written.
 pub(crate) fn without_gpus(
     config: &Config,
+    id: &str,
     bundle: &Path,
     mut spec: Spec,
     why: impl Fn() -> String,
@@ -39,7 +43,9 @@ pub(crate) fn without_gpus(
     inject::clear(&mut spec);
     let caps_major = Driver::new(config).caps_major();
     strip::whitelist(&mut spec, &[], caps_major).map_err(|_| why())?;
-    write_spec(bundle, &spec)
+    write_spec(bundle, &spec)?;
+    write_down(config, Decision::Stripped, id, &format!("it may have no lease: {}", why()));
+    Ok(())
 }
 
 /// Puts a changed spec in the place of the bundle's.
@@ -62,15 +68,20 @@ mod tests {
     use crate::gate::opened;
 
     /// A recorded spec in a bundle of its own, and what becomes of it where only the spec is known.
+    /// Decisions go to a log of the test's own.
     fn without(config: &Config, recorded: &str) -> (Result<(), String>, Spec, Spec) {
+        let mut config = config.clone();
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/engine-29");
         let bytes = std::fs::read(format!("{folder}/{recorded}.config.json")).unwrap();
         let bundle = tempfile::tempdir().unwrap();
         let path = bundle.path().join("config.json");
+        config.paths.state = bundle.path().to_owned();
+        config.paths.journal = bundle.path().join("journal");
         std::fs::write(&path, &bytes).unwrap();
         let before = Spec::parse(&bytes).unwrap();
-        let done =
-            without_gpus(config, bundle.path(), Spec::parse(&bytes).unwrap(), || "why".into());
+        let done = without_gpus(&config, "c1", bundle.path(), Spec::parse(&bytes).unwrap(), || {
+            "why".into()
+        });
         (done, before, Spec::parse(&std::fs::read(&path).unwrap()).unwrap())
     }
 

@@ -1,5 +1,6 @@
 //! A start that is refused: why, and whether the service is to try it again.
 
+use gpuctl_ledger::audit::{self, Decision};
 use gpuctl_ledger::config::Config;
 use gpuctl_ledger::model::{ContainerId, GpuRequest, Unit};
 use gpuctl_ledger::node::docker::DockerFiles;
@@ -35,6 +36,14 @@ impl From<&str> for TurnedAway {
     fn from(text: &str) -> Self {
         text.to_owned().into()
     }
+}
+
+/// Writes down a decision about a container of which nothing but its id is known, and that may be none.
+pub(crate) fn write_down(config: &Config, decision: Decision, id: &str, why: &str) {
+    let files =
+        ContainerId::new(id).ok().and_then(|id| DockerFiles::read(&config.docker.root, &id).ok());
+    let name = files.as_ref().map_or("", |files| files.container.docker_name());
+    audit::write(config, decision, id, name, &[], why);
 }
 
 /// Notes a refusal for the service where its reason passes by itself and the container's restart policy
