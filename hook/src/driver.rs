@@ -5,7 +5,7 @@ use std::cell::OnceCell;
 
 use gpuctl_ledger::config::Config;
 use gpuctl_ledger::model::Inventory;
-use gpuctl_ledger::node::files;
+pub(crate) use gpuctl_ledger::node::mig::caps_major;
 use gpuctl_ledger::view::NodeView;
 
 /// See the module.
@@ -31,15 +31,4 @@ impl<'a> Driver<'a> {
     pub(crate) fn caps_major(&self) -> Option<u32> {
         *self.caps_major.get_or_init(|| caps_major(self.config))
     }
-}
-
-/// Major number of nvidia-caps, by whose nodes MIG devices are opened: the kernel gives it out when
-/// the driver loads. `None` where there is no such driver.
-pub(crate) fn caps_major(config: &Config) -> Option<u32> {
-    let bytes = files::read_bounded(&config.gpu.majors, 1 << 16).ok()?;
-    let text = String::from_utf8_lossy(&bytes);
-    text.lines().find_map(|line| {
-        let (major, name) = line.trim().split_once(' ')?;
-        if name.trim() == "nvidia-caps" { major.parse().ok() } else { None }
-    })
 }

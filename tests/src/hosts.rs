@@ -21,9 +21,17 @@ pub fn host(daemon_json: &str, first_on_path: Option<&Path>) -> Node {
 /// # Panics
 /// As there.
 pub fn host_of(daemon_json: &str, engine: engine::Options) -> Node {
-    let first_on_path = engine.first_on_path.clone();
-    let engine = engine::Options { daemon_json: Some(daemon_json.into()), ..engine };
-    let node = Node::start(Options { inventory: false, engine, ..Options::default() });
+    host_with(daemon_json, Options { engine, ..Options::default() })
+}
+
+/// As [`host`], with all to be chosen.
+///
+/// # Panics
+/// As there.
+pub fn host_with(daemon_json: &str, options: Options) -> Node {
+    let first_on_path = options.engine.first_on_path.clone();
+    let engine = engine::Options { daemon_json: Some(daemon_json.into()), ..options.engine };
+    let node = Node::start(Options { inventory: false, engine, ..options });
     // As a host with systemd would have it.
     let root = root(&node);
     fs::create_dir_all(root.join("run/systemd/system")).expect("the host is laid out");

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use gpuctl_sim::{command, files};
-use gpuctl_tests::hosts::{default_runtime, host, restart, root, setup, setup_ok};
+use gpuctl_tests::hosts::{default_runtime, host, host_with, restart, root, setup, setup_ok};
 use gpuctl_tests::node::{run, wait_for};
 use gpuctl_tests::{Node, Options, engine_runs_here, probe};
 use serde_json::Value;
@@ -270,6 +270,37 @@ fn what_runs_is_leased_and_what_two_share_is_said_by_name() {
     assert_eq!(opens(&node, "next", &["--device", &devices[0]]), minors(&node, &[0]));
     let again = setup_ok(&node, &[]);
     assert!(again.stdout.is_empty(), "{again}");
+    node.check();
+}
+
+#[test]
+fn whoever_runs_with_a_mig_device_is_leased_that_and_whoever_has_a_shared_gpu_all_of_it() {
+    if !engine_runs_here() {
+        return;
+    }
+    let config = "[[gpu.shared]]\ngpus = [1]\nslots = 2\n".into();
+    let node = host_with("{}", Options { profile: "mig1", config, ..Options::default() });
+    let [_, mine, other] = node.gpus()[0].mig() else { panic!("three MIG devices") };
+    let parent = device(&node, 0);
+    let [gi, ci] = mine.caps.map(|minor| format!("/dev/nvidia-caps/nvidia-cap{minor}"));
+    opens(&node, "part", &["--device", &parent, "--device", &gi, "--device", &ci]);
+    opens(&node, "bare", &["--device", &device(&node, 1)]);
+    let got = setup_ok(&node, &[]);
+    assert!(got.stdout.contains("GPU 0:1 to part"), "{got}");
+    let leased = |name: &str| -> Vec<String> {
+        let id = node.id(name);
+        let leases = node.leases();
+        let mine = leases.iter().filter(|(_, lease)| lease.holder.container.as_str() == id);
+        mine.map(|(unit, _)| unit.clone()).collect()
+    };
+    assert_eq!(leased("part"), [mine.uuid.as_str()]);
+    assert_eq!(leased("bare"), [node.gpus()[1].uuid.as_str()]);
+    // The other parts of its GPU can be had; it and the shared one cannot.
+    refused(&node, "late", &["--gpus", "device=0:1"], "part");
+    refused(&node, "late", &["--gpus", "device=shared"], "shared");
+    assert_eq!(opens(&node, "next", &["--gpus", "device=0:2"]), minors(&node, &[0]));
+    assert_eq!(leased("next"), [other.uuid.as_str()]);
+    assert!(setup_ok(&node, &[]).stdout.is_empty(), "once is enough");
     node.check();
 }
 

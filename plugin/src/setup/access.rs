@@ -13,6 +13,15 @@ use serde_json::Value;
 const NVIDIA: u64 = 195;
 const SHARED: [u32; 2] = [254, 255];
 
+/// What is known of the driver.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Driver<'a> {
+    /// The GPUs; `None` where they are not known.
+    pub(super) inventory: Option<&'a Inventory>,
+    /// Major number of nvidia-caps, by whose nodes MIG devices are opened.
+    pub(super) caps_major: Option<u32>,
+}
+
 /// What a container may open.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Access {
@@ -20,14 +29,33 @@ pub(super) struct Access {
     pub(super) minors: BTreeSet<u32>,
     /// Whether rules open GPUs without naming them.
     pub(super) all: bool,
+    /// Nodes of nvidia-caps by minor: two of them open a MIG device of a GPU that is open.
+    pub(super) caps: BTreeSet<u32>,
+    /// Whether rules open nvidia-caps without naming them.
+    pub(super) all_caps: bool,
     /// Whether the rules are those of `--privileged`: everything, asked for or not.
     pub(super) privileged: bool,
 }
 
 impl Access {
-    fn add(&mut self, kind: &str, major: Option<u64>, minor: Option<u32>, access: &str) {
+    fn add(
+        &mut self,
+        kind: &str,
+        (major, minor): (Option<u64>, Option<u32>),
+        access: &str,
+        caps_major: Option<u32>,
+    ) {
         let opens = access.is_empty() || access.contains(['r', 'w']);
-        if kind == "b" || !opens || major.is_some_and(|m| m != NVIDIA) {
+        if kind == "b" || !opens {
+            return;
+        }
+        if major.is_none_or(|m| caps_major.is_some_and(|caps| m == u64::from(caps))) {
+            match minor {
+                Some(minor) => drop(self.caps.insert(minor)),
+                None => self.all_caps = true,
+            }
+        }
+        if major.is_some_and(|m| m != NVIDIA) {
             return;
         }
         match minor {
@@ -39,20 +67,21 @@ impl Access {
 }
 
 /// From `devices.list` of cgroup v1: `c 195:3 rwm`, `a *:* rwm`.
-pub(super) fn of_list(text: &str) -> Access {
+pub(super) fn of_list(text: &str, driver: Driver<'_>) -> Access {
     let mut access = Access::default();
     for line in text.lines() {
         let mut words = line.split_whitespace();
         let (Some(kind), Some(numbers)) = (words.next(), words.next()) else { continue };
         let (major, minor) = numbers.split_once(':').unwrap_or(("*", "*"));
-        access.add(kind, major.parse().ok(), minor.parse().ok(), words.next().unwrap_or_default());
+        let numbers = (major.parse().ok(), minor.parse().ok());
+        access.add(kind, numbers, words.next().unwrap_or_default(), driver.caps_major);
     }
     access
 }
 
 /// From a final config.json: the rules in their order, and the environment where NVIDIA's legacy hook
 /// is in it. What is odd counts as opening.
-pub(super) fn of_spec(spec: &Value, inventory: Option<&Inventory>) -> Access {
+pub(super) fn of_spec(spec: &Value, driver: Driver<'_>) -> Access {
     let mut access = Access::default();
     let rules = spec.pointer("/linux/resources/devices").and_then(Value::as_array);
     for rule in rules.into_iter().flatten() {
@@ -61,14 +90,16 @@ pub(super) fn of_spec(spec: &Value, inventory: Option<&Inventory>) -> Access {
         let minor = number("minor").and_then(|n| u32::try_from(n).ok());
         let kind = if text("type").is_empty() { "a" } else { text("type") };
         if rule.get("allow") != Some(&Value::Bool(false)) {
-            let (major, minor) = if kind == "a" { (None, None) } else { (number("major"), minor) };
-            access.add(kind, major, minor, text("access"));
+            let numbers = if kind == "a" { (None, None) } else { (number("major"), minor) };
+            access.add(kind, numbers, text("access"), driver.caps_major);
         } else if kind == "a" {
             access = Access::default();
-        } else if number("major") == Some(NVIDIA)
-            && let Some(minor) = minor
-        {
-            access.minors.remove(&minor);
+        } else if let (Some(major), Some(minor)) = (number("major"), minor) {
+            if major == NVIDIA {
+                access.minors.remove(&minor);
+            } else if driver.caps_major.is_some_and(|caps| major == u64::from(caps)) {
+                access.caps.remove(&minor);
+            }
         }
     }
     let hooks = spec.get("hooks").and_then(Value::as_object).into_iter().flat_map(|h| h.values());
@@ -82,7 +113,7 @@ pub(super) fn of_spec(spec: &Value, inventory: Option<&Inventory>) -> Access {
         let env = spec.pointer("/process/env").and_then(Value::as_array).into_iter().flatten();
         let mut named = env.filter_map(|e| e.as_str()?.strip_prefix("NVIDIA_VISIBLE_DEVICES="));
         let named = named.next_back();
-        by_environment(&mut access, named.unwrap_or_default(), inventory);
+        by_environment(&mut access, named.unwrap_or_default(), driver.inventory);
     }
     access
 }
@@ -93,25 +124,30 @@ fn by_environment(access: &mut Access, value: &str, inventory: Option<&Inventory
         let found = match name {
             "" | "none" | "void" => continue,
             "all" => None,
-            name => name.parse::<GpuRef>().ok().and_then(|gpu| inventory?.find(&gpu)),
+            name => name.parse::<GpuRef>().ok().and_then(|gpu| inventory?.locate(&gpu)),
         };
         match found {
-            Some(gpu) => drop(access.minors.insert(gpu.minor)),
-            None => access.all = true,
+            Some(piece) => {
+                access.minors.insert(piece.gpu.minor);
+                access.caps.extend(piece.mig().into_iter().flat_map(|mig| mig.caps));
+            }
+            None => (access.all, access.all_caps) = (true, true),
         }
     }
 }
 
 /// From what Docker was asked for, where nothing better can be read, and for what a privileged
-/// container names besides. `nodes` are the minors of the device paths that it was given.
-pub(super) fn of_inspect(shown: &Value, nodes: &[u32], inventory: Option<&Inventory>) -> Access {
+/// container names besides. `nodes` are major and minor of the device paths that it was given.
+pub(super) fn of_inspect(shown: &Value, nodes: &[(u64, u32)], driver: Driver<'_>) -> Access {
     let mut access = Access::default();
-    access.minors.extend(nodes.iter().filter(|minor| !SHARED.contains(minor)));
+    for (major, minor) in nodes {
+        access.add("c", (Some(*major), Some(*minor)), "", driver.caps_major);
+    }
     let list =
         |pointer: &str| shown.pointer(pointer).and_then(Value::as_array).into_iter().flatten();
     for request in list("/HostConfig/DeviceRequests") {
-        let driver = request.get("Driver").and_then(Value::as_str).unwrap_or_default();
-        if !matches!(driver, "" | "nvidia" | "cdi") {
+        let by = request.get("Driver").and_then(Value::as_str).unwrap_or_default();
+        if !matches!(by, "" | "nvidia" | "cdi") {
             continue;
         }
         let ids = request.get("DeviceIDs").and_then(Value::as_array).into_iter().flatten();
@@ -128,12 +164,14 @@ pub(super) fn of_inspect(shown: &Value, nodes: &[u32], inventory: Option<&Invent
                 (0..count.min(256)).map(|n| n.to_string()).collect::<Vec<_>>().join(",")
             }
         };
-        by_environment(&mut access, &names, inventory);
+        by_environment(&mut access, &names, driver.inventory);
     }
     for rule in list("/HostConfig/DeviceCgroupRules").filter_map(Value::as_str) {
-        let rules = of_list(rule);
+        let rules = of_list(rule, driver);
         access.minors.extend(rules.minors);
+        access.caps.extend(rules.caps);
         access.all |= rules.all;
+        access.all_caps |= rules.all_caps;
     }
     access
 }
@@ -145,6 +183,7 @@ mod tests {
 
     #[test]
     fn the_kernels_list_is_read_as_it_means_it() {
+        let of_list = |text: &str| of_list(text, Driver::default());
         let access = of_list("c *:* m\nb *:* m\nc 1:3 rwm\nc 195:255 rw\nc 195:2 rw\nc 510:0 rw\n");
         assert_eq!((access.minors, access.all), ([2].into(), false));
         assert!(of_list("a *:* rwm\n").all);
@@ -158,32 +197,36 @@ mod tests {
             json!({"linux": {"resources": {"devices": rules}}, "process": {"env": [env]},
                 "hooks": {"prestart": [{"path": hook}]}})
         };
+        let of_spec = |spec: &Value| of_spec(spec, Driver::default());
         let deny = json!({"allow": false, "access": "rwm"});
         let gpu = |minor: u32| json!({"allow": true, "type": "c", "major": 195, "minor": minor, "access": "rw"});
         let plain = spec(json!([deny, gpu(3), gpu(255)]), "/x", "NVIDIA_VISIBLE_DEVICES=all");
-        assert_eq!(of_spec(&plain, None), Access { minors: [3].into(), ..Access::default() });
+        assert_eq!(of_spec(&plain), Access { minors: [3].into(), ..Access::default() });
         let legacy = spec(
             json!([deny]),
             "/usr/bin/nvidia-container-runtime-hook",
             "NVIDIA_VISIBLE_DEVICES=all",
         );
-        assert!(of_spec(&legacy, None).all);
+        assert!(of_spec(&legacy).all);
         let void = spec(
             json!([deny]),
             "/usr/bin/nvidia-container-runtime-hook",
             "NVIDIA_VISIBLE_DEVICES=void",
         );
-        assert_eq!(of_spec(&void, None), Access::default());
+        assert_eq!(of_spec(&void), Access::default());
         let every = spec(json!([{"allow": true, "access": "rwm"}]), "/x", "");
-        assert!(of_spec(&every, None).all);
+        assert!(of_spec(&every).all);
         let taken_back = spec(json!([{"allow": true, "access": "rwm"}, deny, gpu(1)]), "/x", "");
-        assert_eq!(of_spec(&taken_back, None), Access { minors: [1].into(), ..Access::default() });
+        assert_eq!(of_spec(&taken_back), Access { minors: [1].into(), ..Access::default() });
     }
 
     #[test]
     fn requests_count_as_dockerd_reads_them_without_us() {
         let inventory = super::super::testing::inventory(4);
-        let of = |host: Value| of_inspect(&json!({"HostConfig": host}), &[255], Some(&inventory));
+        let of = |host: Value| {
+            let driver = Driver { inventory: Some(&inventory), caps_major: None };
+            of_inspect(&json!({"HostConfig": host}), &[(195, 255)], driver)
+        };
         let minors = |host: Value| of(host).minors.into_iter().collect::<Vec<_>>();
         // Index is not minor: GPU 0 is /dev/nvidia3 here.
         assert_eq!(minors(json!({"DeviceRequests": [{"Count": 2, "DeviceIDs": null}]})), [2, 3]);
@@ -196,5 +239,41 @@ mod tests {
         assert!(of(json!({"DeviceRequests": [{"Count": -1}]})).all);
         assert!(of(json!({"DeviceCgroupRules": ["c 195:* rmw"]})).all);
         assert_eq!(of(json!({"DeviceRequests": null})), Access::default());
+    }
+
+    #[test]
+    fn nodes_of_nvidia_caps_are_seen_by_whichever_way_they_come() {
+        let inventory = super::super::testing::cut(2);
+        let driver = Driver { inventory: Some(&inventory), caps_major: Some(236) };
+        let seen = |access: Access| {
+            (
+                access.minors.into_iter().collect(),
+                access.caps.into_iter().collect(),
+                access.all_caps,
+            )
+        };
+        type Seen = (Vec<u32>, Vec<u32>, bool);
+        let list = of_list("c 195:1 rw\nc 236:3 r\nc 236:4 r\nc 236:9 m\nc 237:5 rw\n", driver);
+        let one: Seen = (vec![1], vec![3, 4], false);
+        assert_eq!(seen(list), one);
+        assert!(of_list("c 236:* r\n", driver).all_caps && of_list("a *:* rwm\n", driver).all_caps);
+        let rule = |major: u32, minor: u32, allow: bool| json!({"allow": allow, "type": "c", "major": major, "minor": minor, "access": "rw"});
+        let rules = json!([
+            rule(195, 1, true),
+            rule(236, 3, true),
+            rule(236, 4, true),
+            rule(236, 5, true),
+            rule(236, 5, false)
+        ]);
+        let spec = json!({"linux": {"resources": {"devices": rules}}});
+        assert_eq!(seen(of_spec(&spec, driver)), one);
+        // GPU 0 is /dev/nvidia1 here.
+        for name in ["0:0", "MIG-0-0", "nvidia.com/gpu=0:0"] {
+            let request = json!({"DeviceRequests": [{"Driver": "cdi", "DeviceIDs": [name]}]});
+            let asked = of_inspect(&json!({"HostConfig": request}), &[], driver);
+            assert_eq!(seen(asked), one, "{name}");
+        }
+        let nodes = [(195, 1), (195, 255), (236, 3), (236, 4), (10, 200)];
+        assert_eq!(seen(of_inspect(&json!({}), &nodes, driver)), one);
     }
 }

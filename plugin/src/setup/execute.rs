@@ -206,9 +206,15 @@ impl Doing<'_> {
             let mut units: Vec<Unit> = Vec::new();
             for (_, unit) in &seed.gpus {
                 let old = sight.leases.get(unit);
-                let free = old.is_none_or(|at| {
-                    view.judge(&at.record, &sight.changing, Timestamp::now()) == Life::Gone
-                });
+                let piece = |unit: &Unit| inventory.as_ref()?.piece(unit);
+                let excludes = |other: &Unit| {
+                    other == unit
+                        || piece(other).zip(piece(unit)).is_some_and(|(a, b)| a.overlaps(&b))
+                };
+                let free =
+                    sight.leases.iter().filter(|(other, _)| excludes(other)).all(|(_, at)| {
+                        view.judge(&at.record, &sight.changing, Timestamp::now()) == Life::Gone
+                    });
                 if !free {
                     continue;
                 }
@@ -230,7 +236,8 @@ impl Doing<'_> {
             }
             // A container that holds some already has its note, which stays.
             if !notes::has_grant(&ctx.config.paths, &seed.id) {
-                let minor = |unit: &Unit| inventory.as_ref()?.by_unit(unit).map(|gpu| gpu.minor);
+                let minor =
+                    |unit: &Unit| inventory.as_ref()?.piece(unit).map(|piece| piece.gpu.minor);
                 let grant = notes::Grant {
                     holder,
                     minors: units.iter().filter_map(minor).collect(),

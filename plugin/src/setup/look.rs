@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use gpuctl_ledger::config::Config;
 use gpuctl_ledger::ledger::Ledger;
 use gpuctl_ledger::model::{ContainerId, Inventory, Timestamp, Unit};
-use gpuctl_ledger::node::{busy, files, links, process};
+use gpuctl_ledger::node::{busy, files, links, mig, process};
 use gpuctl_ledger::rules::liveness::Life;
 use gpuctl_ledger::view::NodeView;
 
@@ -282,6 +282,7 @@ fn containers(
 ) -> Result<Vec<Seen>, Failure> {
     let until = Instant::now() + LIMIT;
     let open = open(config, inventory);
+    let driver = access::Driver { inventory, caps_major: mig::caps_major(config) };
     let mut seen = Vec::new();
     for row in docker.list(true)? {
         if Instant::now() > until {
@@ -302,7 +303,7 @@ fn containers(
             running: shown.running(),
             started: shown.started_at().unwrap_or_default().to_owned(),
             exempt: is_exempt(&shown, config),
-            access: pid.map(|pid| may_open(&shown, &id, pid, inventory)).unwrap_or_default(),
+            access: pid.map(|pid| may_open(&shown, &id, pid, driver)).unwrap_or_default(),
             open: mine.map(|(_, minor)| *minor).collect(),
             pid,
             id,
@@ -328,36 +329,45 @@ fn open(config: &Config, inventory: Option<&Inventory>) -> Vec<(String, u32)> {
 }
 
 /// What a running container may open: by the kernel, else by its final spec, else by what was asked.
-fn may_open(shown: &Inspect, id: &ContainerId, pid: i32, inventory: Option<&Inventory>) -> Access {
-    let nodes = device_minors(shown);
-    let asked = access::of_inspect(&shown.0, &nodes, inventory);
+fn may_open(shown: &Inspect, id: &ContainerId, pid: i32, driver: access::Driver<'_>) -> Access {
+    let asked = access::of_inspect(&shown.0, &devices(shown), driver);
     let privileged =
         shown.0.pointer("/HostConfig/Privileged") == Some(&serde_json::Value::Bool(true));
     let list = process::cgroup_of(pid).ok().and_then(|cgroup| {
         files::read_bounded(&Path::new(&cgroup.folder).join("devices.list"), LONGEST).ok()
     });
     let found = match list {
-        Some(list) => access::of_list(&String::from_utf8_lossy(&list)),
+        Some(list) => access::of_list(&String::from_utf8_lossy(&list), driver),
         None => match daemons::bundle(pid, id) {
-            Some(spec) => access::of_spec(&spec, inventory),
-            None => Access { all: asked.all || privileged, ..asked.clone() },
+            Some(spec) => access::of_spec(&spec, driver),
+            None => Access {
+                all: asked.all || privileged,
+                all_caps: asked.all_caps || privileged,
+                ..asked.clone()
+            },
         },
     };
     let open = found.all && privileged;
-    let minors = if open { asked.minors } else { found.minors };
+    let (minors, caps) = if open { (asked.minors, asked.caps) } else { (found.minors, found.caps) };
     // Asked for all of them, a privileged container means it.
-    Access { minors, all: found.all, privileged: open && !asked.all }
+    Access {
+        minors,
+        all: found.all,
+        caps,
+        all_caps: found.all_caps,
+        privileged: open && !asked.all,
+    }
 }
 
-/// The minors of the NVIDIA nodes that a container was given by --device.
-fn device_minors(shown: &Inspect) -> Vec<u32> {
+/// Major and minor of the nodes that a container was given by --device.
+fn devices(shown: &Inspect) -> Vec<(u64, u32)> {
     use std::os::unix::fs::FileTypeExt as _;
     let devices = shown.0.pointer("/HostConfig/Devices").and_then(serde_json::Value::as_array);
     let paths = devices.into_iter().flatten().filter_map(|d| d.get("PathOnHost")?.as_str());
-    let minor = |path: &str| {
+    let numbers = |path: &str| {
         let meta = std::fs::metadata(path).ok().filter(|m| m.file_type().is_char_device())?;
-        let numbers = (nix::sys::stat::major(meta.rdev()), nix::sys::stat::minor(meta.rdev()));
-        (numbers.0 == busy::NVIDIA_MAJOR).then(|| u32::try_from(numbers.1).ok())?
+        let minor = u32::try_from(nix::sys::stat::minor(meta.rdev())).ok()?;
+        Some((nix::sys::stat::major(meta.rdev()), minor))
     };
-    paths.filter_map(minor).collect()
+    paths.filter_map(numbers).collect()
 }

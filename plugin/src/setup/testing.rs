@@ -1,6 +1,8 @@
 //! What the tests of this folder share.
 
-use gpuctl_ledger::model::{ContainerId, Gpu, Health, Inventory, SCHEMA, Timestamp, Unit};
+use gpuctl_ledger::model::{
+    ContainerId, Gpu, Health, Inventory, MigDevice, SCHEMA, Timestamp, Unit,
+};
 
 use super::access::Access;
 use super::observed::Seen;
@@ -23,6 +25,21 @@ pub(super) fn inventory(count: u32) -> Inventory {
     };
     let gpus = (0..count).map(gpu).collect();
     Inventory { schema: SCHEMA, at: Timestamp::now(), driver: "550".into(), gpus }
+}
+
+/// The same with GPU 0 cut into two MIG devices, with the nvidia-caps 3 and 4, 5 and 6.
+pub(super) fn cut(count: u32) -> Inventory {
+    let mut inventory = inventory(count);
+    let mig = |index: u32| MigDevice {
+        index,
+        unit: Unit::new(format!("MIG-0-{index}")).unwrap(),
+        memory: 1,
+        profile: String::new(),
+        caps: [3 + 2 * index, 4 + 2 * index],
+        health: Health::Ok,
+    };
+    inventory.gpus[0].mig = vec![mig(0), mig(1)];
+    inventory
 }
 
 /// A running container that may open the GPUs with these indexes, of four.

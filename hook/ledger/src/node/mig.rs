@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use crate::config::Config;
 use crate::model::Gpu;
 use crate::node::files;
 
@@ -10,6 +11,17 @@ use crate::node::files;
 const LONGEST: u64 = 4 << 10;
 /// The most entries of a folder that are looked at.
 const MOST: usize = 64;
+
+/// Major number of nvidia-caps, by whose nodes MIG devices are opened: the kernel gives it out when
+/// the driver loads. `None` where there is no such driver.
+pub fn caps_major(config: &Config) -> Option<u32> {
+    let bytes = files::read_bounded(&config.gpu.majors, 1 << 16).ok()?;
+    let text = String::from_utf8_lossy(&bytes);
+    text.lines().find_map(|line| {
+        let (major, name) = line.trim().split_once(' ')?;
+        if name.trim() == "nvidia-caps" { major.parse().ok() } else { None }
+    })
+}
 
 /// Whether the driver's folder shows just the MIG devices of this GPU that the inventory has. They can
 /// be made anew while the inventory is old, and another device then has the numbers of the one meant.
