@@ -270,7 +270,7 @@ fn a_power_cut_frees_what_does_not_come_back_and_keeps_what_does() {
             host.wait_for(name, &running);
         }
         assert_eq!(host.holds_what_it_opens("train-0"), train, "{late} was late");
-        // Of a bare container the number is kept, see docs/booted.md.
+        // Which they are of a bare one tests/tests/bad_days.rs looks at.
         assert_eq!(host.holds_what_it_opens("always").len(), always.len(), "{late} was late");
         host.wait_for(
             "the end of what does not come back",
