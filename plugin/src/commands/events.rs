@@ -26,7 +26,7 @@ pub(super) struct Args {
     /// Only the last of those that there are: a number, or all
     #[arg(short = 'n', long, value_name = "NUMBER")]
     tail: Option<String>,
-    /// Only these: container=NAME, gpu=INDEX, decision=WORD, user=NAME
+    /// Only these: container=NAME, gpu=INDEX or UUID, decision=WORD, user=NAME
     #[arg(short, long, value_name = "KEY=VALUE")]
     filter: Vec<String>,
     /// How to print

@@ -175,8 +175,8 @@ pub enum Event {
     Decision {
         /// As the audit log has it.
         entry: Box<Entry>,
-        /// Indexes of its GPUs, where the node has them.
-        indexes: Vec<u32>,
+        /// Where its GPUs stand, of those that the node has.
+        indexes: Vec<Place>,
     },
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use gpuctl_ledger::audit::Entry;
 use gpuctl_ledger::config::plain_io_error;
-use gpuctl_ledger::model::{DockerName, Inventory, Timestamp};
+use gpuctl_ledger::model::{DockerName, Inventory, Place, Timestamp, Unit};
 
 use super::api::{Answer, Event, EventsRequest, Failure, Front};
 use super::context::Context;
@@ -34,7 +34,7 @@ pub(super) fn events(
     };
     let mut tail = Tail::begin(&ctx.config.paths).map_err(unreadable)?;
     let show = |entry: Entry, front: &mut dyn Front| {
-        let indexes = indexes(&entry, inventory.as_ref());
+        let indexes = places(&entry, inventory.as_ref());
         front.event(Event::Decision { entry: Box::new(entry), indexes });
     };
     if let Some(most) = request.tail {
@@ -86,22 +86,56 @@ pub(super) fn events(
 /// What is asked for, with the GPUs known.
 struct Asked<'a> {
     request: &'a EventsRequest,
-    /// UUIDs, or beginnings of them, in lower case.
-    gpus: Vec<String>,
+    inventory: Option<&'a Inventory>,
+    gpus: Vec<Meant>,
+}
+
+/// What `gpu=` means.
+enum Meant {
+    /// Where it stands; a GPU with all its parts.
+    Place(Place),
+    /// A UUID, or the beginning of one, in lower case.
+    Uuid(String),
+}
+
+impl Meant {
+    fn is(&self, unit: &Unit, inventory: Option<&Inventory>) -> bool {
+        match self {
+            Self::Place(meant) => {
+                let piece = inventory.and_then(|inventory| inventory.piece(unit));
+                piece.is_some_and(|piece| match meant {
+                    Place::Whole(gpu) => piece.gpu.index == *gpu,
+                    part => piece.place() == *part,
+                })
+            }
+            Self::Uuid(beginning) => unit.as_str().to_ascii_lowercase().starts_with(beginning),
+        }
+    }
 }
 
 impl<'a> Asked<'a> {
-    fn of(request: &'a EventsRequest, inventory: Option<&Inventory>) -> Result<Self, Failure> {
+    fn of(
+        request: &'a EventsRequest,
+        inventory: Option<&'a Inventory>,
+    ) -> Result<Self, Failure> {
         let gpu = |text: &String| {
-            let Ok(index) = text.parse::<u32>() else { return Ok(text.to_ascii_lowercase()) };
-            let known = inventory.and_then(|i| i.gpus.iter().find(|gpu| gpu.index == index));
-            known.map(|gpu| gpu.unit.as_str().to_ascii_lowercase()).ok_or_else(|| {
-                Failure::new(format!("--filter gpu={text}: this node has no GPU {index}"))
-                    .hint("docker gpuctl gpus shows all of them; a UUID names one that is gone")
-            })
+            let Some(place) = Place::read(text) else {
+                return Ok(Meant::Uuid(text.to_ascii_lowercase()));
+            };
+            let gpus = inventory.map(|inventory| inventory.gpus.iter()).into_iter().flatten();
+            let there = gpus.filter(|gpu| gpu.index == place.gpu()).any(|gpu| match place {
+                Place::Mig(..) => gpu.pieces().any(|piece| piece.place() == place),
+                // There may have been more slots.
+                Place::Whole(_) | Place::Slot(..) => true,
+            });
+            if there {
+                return Ok(Meant::Place(place));
+            }
+            Err(Failure::new(format!("--filter gpu={text}: this node has no GPU {place}"))
+                .hint("docker gpuctl gpus shows all of them; a UUID names one that is gone"))
         };
         let gpus = request.gpus.iter().map(gpu).collect::<Result<_, _>>()?;
-        Ok(Self { request, gpus })
+        Ok(Self { request, inventory, gpus })
     }
 
     /// Whether a decision is meant. As in Docker, values of one key are alternatives, and keys must
@@ -119,10 +153,7 @@ impl<'a> Asked<'a> {
             && any(!containers.is_empty(), containers.iter().any(|c| is_container(entry, c)))
             && any(
                 !self.gpus.is_empty(),
-                entry.gpus.iter().any(|unit| {
-                    let unit = unit.as_str().to_ascii_lowercase();
-                    self.gpus.iter().any(|gpu| unit.starts_with(gpu.as_str()))
-                }),
+                entry.gpus.iter().any(|unit| self.gpus.iter().any(|g| g.is(unit, self.inventory))),
             )
     }
 }
@@ -134,11 +165,12 @@ fn is_container(entry: &Entry, text: &str) -> bool {
     entry.name == text || by_id || managed()
 }
 
-fn indexes(entry: &Entry, inventory: Option<&Inventory>) -> Vec<u32> {
-    let known = |unit| inventory?.by_unit(unit).map(|gpu| gpu.index);
-    let mut indexes: Vec<u32> = entry.gpus.iter().filter_map(known).collect();
-    indexes.sort_unstable();
-    indexes
+/// Where its GPUs and parts of GPUs stand, of those that the node has.
+fn places(entry: &Entry, inventory: Option<&Inventory>) -> Vec<Place> {
+    let known = |unit| inventory?.piece(unit).map(|piece| piece.place());
+    let mut places: Vec<Place> = entry.gpus.iter().filter_map(known).collect();
+    places.sort_unstable_by_key(|place| (place.gpu(), *place));
+    places
 }
 
 #[cfg(test)]
@@ -178,5 +210,44 @@ mod tests {
         assert!(!means(&|r| r.until = Some(Timestamp::EPOCH)));
         let request = EventsRequest { gpus: vec!["17".into()], ..EventsRequest::default() };
         assert!(Asked::of(&request, None).is_err());
+    }
+
+    #[test]
+    fn parts_of_gpus_are_shown_and_found_by_where_they_stand() {
+        let inventory: Inventory = serde_json::from_str(
+            r#"{"schema":1,"at":"2026-01-01T00:00:00Z","driver":"1","gpus":[
+            {"index":5,"unit":"GPU-a","minor":1,"model":"m","pci":"0","memory":8,"mig":[
+              {"index":0,"unit":"MIG-a","memory":2,"caps":[3,4]},{"index":2,"unit":"MIG-b","memory":2,"caps":[5,6]}]},
+            {"index":6,"unit":"GPU-b","minor":0,"model":"m","pci":"1","memory":8}]}"#,
+        )
+        .unwrap();
+        let entry = |units: &[&str]| {
+            let units: Vec<Unit> = units.iter().map(|u| Unit::new(*u).unwrap()).collect();
+            Entry::new(Decision::Granted, "4e530d075be1", "train-1").gpus(&units)
+        };
+        let both = entry(&["GPU-b/1", "MIG-b"]);
+        let shown = places(&both, Some(&inventory));
+        assert_eq!(shown, [Place::Mig(5, 2), Place::Slot(6, 1)]);
+        assert_eq!(places(&entry(&["GPU-b"]), Some(&inventory)), [Place::Whole(6)]);
+        let means = |gpu: &str, entry: &Entry| {
+            let request = EventsRequest { gpus: vec![gpu.into()], ..EventsRequest::default() };
+            Asked::of(&request, Some(&inventory)).map(|asked| asked.means(entry)).ok()
+        };
+        for (gpu, found) in [
+            ("5", Some(true)),
+            ("6", Some(true)),
+            ("5:2", Some(true)),
+            ("6/1", Some(true)),
+            ("mig-b", Some(true)),
+            ("5:0", Some(false)),
+            ("6/0", Some(false)),
+            ("GPU-a", Some(false)),
+            ("5:1", None),
+            ("7/0", None),
+        ] {
+            assert_eq!(means(gpu, &both), found, "{gpu}");
+        }
+        assert_eq!(means("6/1", &entry(&["GPU-b"])), Some(false));
+        assert_eq!(means("6", &entry(&["GPU-b"])), Some(true));
     }
 }

@@ -207,7 +207,7 @@ pub fn checks(rows: &[Check], format: Format) -> String {
 }
 
 /// A line of events, as docker events writes one.
-pub fn decision(entry: &Entry, indexes: &[u32], format: Format) -> String {
+pub fn decision(entry: &Entry, indexes: &[Place], format: Format) -> String {
     if format == Format::Json {
         let mut object = json!(entry);
         if let Some(fields) = object.as_object_mut() {

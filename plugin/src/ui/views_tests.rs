@@ -157,15 +157,16 @@ fn a_decision_is_one_line_whatever_is_in_it() {
     let units = [Unit::new("GPU-a").unwrap(), Unit::new("GPU-b").unwrap()];
     let entry = Entry::new(Decision::Rebound, "4e530d075be1491f", "train-1").gpus(&units);
     let entry = entry.why("scale 1 -> 2\u{1b}[31m\nGPUs");
-    let text = decision(&entry, &[2, 5], Format::Table);
+    let both = [Place::Whole(2), Place::Slot(5, 1)];
+    let text = decision(&entry, &both, Format::Table);
     assert!(
         text.ends_with(
-            " rebound train-1 (id=4e530d075be1, user=-, gpus=2,5, reason=scale 1 -> 2?[31m?GPUs)"
+            " rebound train-1 (id=4e530d075be1, user=-, gpus=2,5/1, reason=scale 1 -> 2?[31m?GPUs)"
         ),
         "{text}"
     );
     // Of a GPU that is gone there is only the UUID.
-    assert!(decision(&entry, &[2], Format::Table).contains("gpus=GPU-a,GPU-b,"));
-    let one: Value = serde_json::from_str(&decision(&entry, &[2, 5], Format::Json)).unwrap();
-    assert_eq!((&one["decision"], &one["indexes"]), (&json!("rebound"), &json!([2, 5])));
+    assert!(decision(&entry, &both[..1], Format::Table).contains("gpus=GPU-a,GPU-b,"));
+    let one: Value = serde_json::from_str(&decision(&entry, &both, Format::Json)).unwrap();
+    assert_eq!((&one["decision"], &one["indexes"]), (&json!("rebound"), &json!([2, "5/1"])));
 }

@@ -113,6 +113,18 @@ impl std::fmt::Display for Place {
 }
 
 impl Place {
+    /// A place as it is shown; `None` where the text is none.
+    pub fn read(text: &str) -> Option<Self> {
+        let pair = |sign| {
+            let (gpu, part) = text.split_once(sign)?;
+            Some((gpu.parse().ok()?, part.parse().ok()?))
+        };
+        let whole = || text.parse().ok().map(Self::Whole);
+        let mig = || pair(':').map(|(gpu, mig)| Self::Mig(gpu, mig));
+        let slot = || pair('/').map(|(gpu, slot)| Self::Slot(gpu, slot));
+        whole().or_else(mig).or_else(slot)
+    }
+
     /// The GPU's index.
     pub fn gpu(self) -> u32 {
         match self {
@@ -142,18 +154,12 @@ impl TryFrom<Shown> for Place {
     type Error = &'static str;
 
     fn try_from(shown: Shown) -> Result<Self, Self::Error> {
-        let text = match shown {
-            Shown::Index(gpu) => return Ok(Self::Whole(gpu)),
-            Shown::Text(text) => text,
-        };
-        let pair = |sign| {
-            let (gpu, part) = text.split_once(sign)?;
-            Some((gpu.parse().ok()?, part.parse().ok()?))
-        };
-        pair(':')
-            .map(|(gpu, mig)| Self::Mig(gpu, mig))
-            .or_else(|| pair('/').map(|(gpu, slot)| Self::Slot(gpu, slot)))
-            .ok_or("a place is an index, index:mig or index/slot")
+        match shown {
+            Shown::Index(gpu) => Ok(Self::Whole(gpu)),
+            Shown::Text(text) => {
+                Self::read(&text).ok_or("a place is an index, index:mig or index/slot")
+            }
+        }
     }
 }
 

@@ -3,8 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::Timestamp;
-use crate::rules::allocate::Shortage;
+use crate::model::{Place, Timestamp};
+use crate::rules::allocate::{Shortage, Taken};
 use crate::rules::liveness::{Files, RestartPolicy};
 
 /// The pause after the first refusal, in milliseconds; each further one doubles it.
@@ -22,10 +22,15 @@ pub enum WaitsFor {
     Gpus,
 }
 
-/// Whether a shortage passes by itself: what is asked for is there, and somebody has it.
+/// Whether a shortage passes by itself: what is asked for is there, and somebody has it. A GPU that is
+/// cut into MIG devices is not there as a whole, until root sets it otherwise.
 pub fn may_pass(shortage: &Shortage) -> bool {
+    let passing = |taken: &[(Place, Taken)]| taken.iter().filter(|(_, t)| *t != Taken::Mig).count();
     match shortage {
-        Shortage::NotFree { .. } | Shortage::NamedTaken { .. } => true,
+        Shortage::NotFree { asked, free, taken } => {
+            u32::try_from(passing(taken)).is_ok_and(|n| free.saturating_add(n) >= *asked)
+        }
+        Shortage::NamedTaken { taken } => passing(taken) == taken.len(),
         Shortage::NotAll { have, .. } => *have > 0,
         Shortage::TooMany { .. }
         | Shortage::NoneLike { .. }
@@ -108,13 +113,20 @@ mod tests {
 
     #[test]
     fn only_what_passes_by_itself_is_waited_for() {
-        assert!(may_pass(&Shortage::NotFree { asked: 2, free: 1, taken: vec![] }));
+        let busy = || (Place::Whole(2), Taken::Busy("process 7 (a)".into()));
+        let cut = || (Place::Whole(1), Taken::Mig);
+        let not_free = |asked, taken| may_pass(&Shortage::NotFree { asked, free: 1, taken });
+        assert!(not_free(2, vec![busy()]));
+        assert!(not_free(2, vec![busy(), cut()]));
+        assert!(!not_free(3, vec![busy(), cut()]), "MIG devices never become a GPU by themselves");
+        assert!(!may_pass(&Shortage::NamedTaken { taken: vec![busy(), cut()] }));
+        assert!(may_pass(&Shortage::NamedTaken { taken: vec![busy()] }));
         assert!(may_pass(&Shortage::NamedTaken { taken: vec![] }));
         assert!(may_pass(&Shortage::NotAll { free: 1, have: 2, taken: vec![] }));
         assert!(!may_pass(&Shortage::NotAll { free: 0, have: 0, taken: vec![] }));
         assert!(!may_pass(&Shortage::TooMany { asked: 9, have: 8 }));
         assert!(!may_pass(&Shortage::NoSuch { named: "9".into(), have: 8 }));
-        let place = crate::model::Place::Whole(1);
+        let place = Place::Whole(1);
         assert!(!may_pass(&Shortage::Twice { first: place, second: place }));
     }
 

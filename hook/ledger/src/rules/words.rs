@@ -107,14 +107,14 @@ pub fn refusal(
         },
         Shortage::NoneLike { wanted, have, kinds } => {
             let asked = asked_for(request, wanted.count);
-            let what = match wanted.kind {
-                Kind::Whole => "whole GPUs",
-                Kind::Mig => "MIG devices",
-                Kind::Shared => "slots of shared GPUs",
+            let (one, what) = match wanted.kind {
+                Kind::Whole => ("whole GPU", "whole GPUs"),
+                Kind::Mig => ("MIG device", "MIG devices"),
+                Kind::Shared => ("slot of a shared GPU", "slots of shared GPUs"),
             };
             let has = match (*have, kinds.as_slice()) {
                 (_, []) => format!("{node} has no {what}"),
-                (0, _) => format!("no {} of {node} is so", what.trim_end_matches('s')),
+                (0, _) => format!("no {one} of {node} is so"),
                 (n, _) => format!("{node} has {n} of them"),
             };
             let hint = match (kinds.is_empty(), wanted.kind) {
@@ -165,5 +165,33 @@ pub fn refusal(
             format!("GPU {first} and GPU {second} of {request} are one and the same GPU"),
             "name one of them",
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Wanted;
+
+    #[test]
+    fn that_nothing_is_as_asked_is_said_in_the_singular_of_each_kind() {
+        let node = NodeName::new("n1").unwrap();
+        for (kind, headline) in [
+            (Kind::Whole, "1 GPU with name=B200 asked for, no whole GPU of n1 is so"),
+            (Kind::Mig, "1 MIG device with name=B200 asked for, no MIG device of n1 is so"),
+            (
+                Kind::Shared,
+                "1 slot of a shared GPU with name=B200 asked for, no slot of a shared GPU of n1 is so",
+            ),
+        ] {
+            let GpuRequest::Matching(wanted) = "count=1,name=B200".parse().unwrap() else {
+                panic!()
+            };
+            let wanted = Wanted { kind, ..wanted };
+            let kinds = vec!["2 x NVIDIA A100 (40960MiB)".to_owned()];
+            let shortage = Shortage::NoneLike { wanted: wanted.clone(), have: 0, kinds };
+            let said = refusal(&shortage, &GpuRequest::Matching(wanted), &node, &|_| String::new());
+            assert_eq!(said.headline, headline);
+        }
     }
 }
