@@ -4,6 +4,7 @@
 //! A test that cannot run on a machine says so with [`skip`]; `tests/run` counts those lines.
 
 pub mod api;
+pub mod booted;
 pub mod check;
 pub mod hosts;
 pub mod newer;

@@ -15,6 +15,7 @@ use gpuctl_ledger::node::{files as node_files, links, lock, notes, process};
 use gpuctl_ledger::rules::liveness::Life;
 use gpuctl_ledger::store::Outcome;
 
+use super::keep::Kept;
 use super::observed::{Observed, Places};
 use super::plan::{Plan, Step};
 use super::seed::Seed;
@@ -126,6 +127,7 @@ impl Doing<'_> {
                     .map_err(|e| Failure::new(e.to_string()).hint(e.hint()))?;
             }
             Step::Seeds(seeds) => self.seeds(seeds)?,
+            Step::Keep(kept) => self.keep(kept)?,
             Step::DaemonReload => return self.daemon_reload(step),
             Step::Reload { .. } => {}
         }
@@ -305,6 +307,41 @@ impl Doing<'_> {
         Err(failure)
     }
 
+    /// Tells systemd of the nodes of containers' GPUs, for as long as they run.
+    fn keep(&self, kept: &[Kept]) -> Result<(), Failure> {
+        if self.places.root != Path::new("/") {
+            return Ok(());
+        }
+        let nodes = links::nodes(&self.config.gpu.dev);
+        for one in kept {
+            // Of MIG devices' nodes systemd's list may have all: runc's own program has the right ones.
+            let its = nodes
+                .iter()
+                .filter(|n| n.is_granted(&one.minors, &[]) || n.name.contains('/'))
+                .map(|n| format!("DeviceAllow=/dev/char/{}:{} rwm", n.major, n.minor));
+            let mut tell = Command::new("systemctl");
+            tell.args(["set-property", "--runtime", one.scope.as_str()]).args(its);
+            if let Err(why) = bounded(&mut tell) {
+                let seen = self.seen.containers.iter().find(|c| c.name == one.name);
+                if seen
+                    .and_then(|c| c.pid)
+                    .is_none_or(|pid| !matches!(process::find(pid), Ok(Some(_))))
+                {
+                    continue;
+                }
+                return Err(Failure::new(format!(
+                    "systemctl set-property {} {why}: {} would lose its GPUs when systemd reads its units",
+                    one.scope, one.name
+                ))
+                .hint(format!(
+                    "docker restart {}, then docker gpuctl setup, which goes on where this stopped",
+                    one.name
+                )));
+            }
+        }
+        Ok(())
+    }
+
     /// Only where no running container would lose its GPUs by it.
     fn daemon_reload(&self, step: &Step) -> Result<(), Failure> {
         let again = "systemctl daemon-reload";
@@ -381,6 +418,7 @@ impl Step {
             Self::Inventory(_) => "inventory".into(),
             Self::Seeds(_) => "seeds".into(),
             Self::Reload { .. } => "reload".into(),
+            Self::Keep(_) => "keep".into(),
             Self::DaemonReload => "daemon-reload".into(),
         }
     }

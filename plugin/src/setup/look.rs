@@ -305,11 +305,19 @@ fn containers(
             exempt: is_exempt(&shown, config),
             access: pid.map(|pid| may_open(&shown, &id, pid, driver)).unwrap_or_default(),
             open: mine.map(|(_, minor)| *minor).collect(),
+            scope: pid.and_then(scope),
             pid,
             id,
         });
     }
     Ok(seen)
+}
+
+/// systemd's name of a process's cgroup, where it is a scope.
+fn scope(pid: i32) -> Option<String> {
+    let cgroup = process::cgroup_of(pid).ok()?;
+    let name = Path::new(&cgroup.folder).file_name()?.to_str()?.to_owned();
+    name.ends_with(".scope").then_some(name)
 }
 
 /// GPUs that are open: the cgroups of the process, and the minor.

@@ -14,6 +14,7 @@ mod execute;
 mod files;
 mod flags;
 mod holes;
+mod keep;
 mod look;
 mod observed;
 mod ordered;

@@ -149,6 +149,8 @@ pub(super) struct Seen {
     pub(super) access: super::access::Access,
     /// The GPUs' minors that its processes have open now.
     pub(super) open: Vec<u32>,
+    /// systemd's name of its cgroup, where systemd made that: `docker-ID.scope`.
+    pub(super) scope: Option<String>,
 }
 
 /// All of it.

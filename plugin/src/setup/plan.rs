@@ -6,6 +6,7 @@ use gpuctl_ledger::config::{Config, DEFAULT_PATH, Inject};
 
 use super::daemon_json::{DaemonJson, STOCK};
 use super::holes;
+use super::keep;
 use super::observed::{Level, Observed, Program};
 use super::record::{Record, SCHEMA};
 use super::seed::{Seed, seeding};
@@ -62,6 +63,9 @@ pub(super) enum Step {
         /// The default runtime afterwards.
         default_runtime: String,
     },
+    /// systemd is told of the GPUs of containers, by their scopes, so that it leaves them open when it
+    /// reads its units anew.
+    Keep(Vec<keep::Kept>),
     /// systemd reads its units anew.
     DaemonReload,
 }
@@ -328,7 +332,7 @@ pub(super) fn plan(seen: &Observed, config: &Config, level: Level) -> Result<Pla
         plan.steps.push(Step::Reload { pid: dockerd.pid, default_runtime: GATE.into() });
     }
     if services && seen.systemd {
-        plan.steps.push(Step::DaemonReload);
+        keep::reload(seen, &mut plan);
     }
     plan.notes.extend(holes::holes(seen, config, &json, level).into_iter().map(Note::Hole));
     if nvidia {
@@ -464,4 +468,4 @@ fn image_env(config: &Config, level: Level, plan: &mut Plan) {
 
 #[cfg(test)]
 #[path = "plan_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -21,7 +21,7 @@ fn program(path: &str) -> Program {
 }
 
 /// A host with systemd, a driver and a CDI spec, without NVIDIA's toolkit, on which nothing is set up.
-fn host() -> Observed {
+pub(in super::super) fn host() -> Observed {
     let unit = |name: &str| Service {
         texts: vec![(
             format!("/lib/systemd/system/{name}.service").into(),
@@ -123,7 +123,7 @@ fn done(seen: &Observed, plan: &Plan) -> Observed {
                 engine.runtimes =
                     json.runtimes().into_iter().map(|r| r.name).chain(["runc".into()]).collect();
             }
-            Step::DaemonReload => {}
+            Step::Keep(_) | Step::DaemonReload => {}
         }
     }
     seen.record = seen

@@ -106,7 +106,7 @@ fn files(seen: &Observed, config: &Config, plan: &mut Plan) {
     }
     plan.file(seen, config.paths.state.join(super::record::FILE), None, 0o600, false);
     if (had || unit_gone) && seen.systemd {
-        plan.steps.push(Step::DaemonReload);
+        super::keep::reload(seen, plan);
     }
     let strict = places.strict();
     let still = |path: &str| path.split(':').any(|folder| Path::new(folder) == strict);

@@ -36,6 +36,13 @@ impl Step {
             Self::Reload { default_runtime, .. } => {
                 format!("had dockerd read it (SIGHUP): the default runtime is {default_runtime}")
             }
+            Self::Keep(kept) => {
+                let names: Vec<&str> = kept.iter().map(|k| k.name.as_str()).collect();
+                format!(
+                    "told systemd of the GPUs of {}, so that they stay open (systemctl set-property --runtime)",
+                    names.join(", ")
+                )
+            }
             Self::DaemonReload => "had systemd read its units (systemctl daemon-reload)".into(),
         }
     }
@@ -69,6 +76,7 @@ impl Step {
                     "send SIGHUP to dockerd (pid {pid}), and see that its default runtime is {default_runtime}"
                 )
             }
+            Self::Keep(_) => self.told().replacen("told", "tell", 1),
             Self::DaemonReload => "systemctl daemon-reload".into(),
         };
         let change = match self {

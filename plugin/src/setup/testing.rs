@@ -55,5 +55,6 @@ pub(super) fn seen(name: &str, indexes: &[u32]) -> Seen {
         exempt: false,
         access: Access { minors, ..Access::default() },
         open: Vec::new(),
+        scope: Some(format!("docker-{name:a<64}.scope")),
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use crate::cell::Cell;
-use crate::column::{Column, EngineOf};
+use crate::column::{Cgroup, Column, EngineOf};
 use crate::results::{self, Line};
 use crate::rows::{self, Row, Tried};
 use crate::trial::Trial;
@@ -35,7 +35,10 @@ pub fn run(order: &Order<'_>, tell: &mut dyn FnMut(&str)) -> Result<Vec<String>,
     let is_done = |row: &Row| {
         done.iter().any(|l| l.row == row.id && l.column == name && l.hash == order.hash)
     };
-    let left: Vec<&Row> = wanted.into_iter().filter(|row| !is_done(row)).collect();
+    let mut left: Vec<&Row> = wanted.into_iter().filter(|row| !is_done(row)).collect();
+    if order.column.cgroup != Cgroup::V1 {
+        rows::cgroups_first(&mut left);
+    }
     if left.is_empty() {
         return Ok(Vec::new());
     }

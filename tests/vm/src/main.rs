@@ -1,10 +1,12 @@
 //! `gpuctl-vm`: runs a command in a booted Debian. In that, it is the agent.
 
+use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use gpuctl_sim::command::TIMED_OUT;
 use gpuctl_sim::site::Programs;
 use gpuctl_vm::{CgroupDriver, Machine, Missing, Product, Result, System, agent};
 
@@ -176,6 +178,20 @@ const PROGRAMS: &str = "/root/programs";
 const LINES: &str = "/root/column.jsonl";
 /// How long a column may take there, unless it is said.
 const COLUMN: u64 = 7200;
+/// Runs it there. A node of the matrix has an Engine of its own: the machine's would only cost time. Each
+/// line comes out at once, so that what was found stays whatever happens then.
+const COLUMN_THERE: &str = r#"
+lines=$1 programs=$2 column=$3
+shift 3
+systemctl stop docker.socket docker containerd 2>/dev/null
+tail -n 0 -s 0.2 -f "$lines" 2>/dev/null &
+tail=$!
+"$programs/gpuctl-matrix" run --column "$column" --out "$lines" --programs "$programs" "$@"
+code=$?
+sleep 1
+kill $tail
+exit $code
+"#;
 
 fn column(words: &[&str]) -> Result<u8> {
     let mut pairs = words.chunks_exact(2);
@@ -195,21 +211,34 @@ fn column(words: &[&str]) -> Result<u8> {
         return Ok(2);
     }
     let limit = value("--limit").map_or(Ok(COLUMN), str::parse);
-    let limit = limit.map_err(|e| format!("--limit: {e}"))?;
-    let out = Path::new(out);
-    let matrix = format!("{PROGRAMS}/gpuctl-matrix");
-    let mut command =
-        vec![matrix.as_str(), "run", "--column", name, "--out", LINES, "--programs", PROGRAMS];
-    if let Some(rows) = value("--rows") {
-        command.extend(["--rows", rows]);
-    }
-    let mut put = vec![(PathBuf::from(programs), PROGRAMS)];
+    let limit = Duration::from_secs(limit.map_err(|e| format!("--limit: {e}"))?);
+    let (out, programs) = (Path::new(out), Path::new(programs));
+    let mut file = OpenOptions::new().create(true).append(true).open(out);
+    let file = file.as_mut().map_err(|e| format!("cannot write {}: {e}", out.display()))?;
+    let system = match System::get(&me()?) {
+        Ok(system) => system,
+        Err(why) => return missing(why),
+    };
+    let mut machine = Machine::boot_lossy(&system, &me()?)?;
+    machine.settle()?;
+    machine.put_programs(programs, PROGRAMS)?;
     // What was tried before is not tried again.
-    if out.exists() {
-        put.push((out.to_owned(), LINES));
+    machine.put(&[(out, LINES)])?;
+    let mut words = vec!["sh", "-c", COLUMN_THERE, "sh", LINES, PROGRAMS, name];
+    if let Some(rows) = value("--rows") {
+        words.extend(["--rows", rows]);
     }
-    let get = vec![(LINES, out.to_owned())];
-    act(&Asked { put, get, limit: Some(limit), command, ..Asked::default() })
+    let got = machine.run(&words, &[], limit, &mut |is_err, piece| {
+        let _ = if is_err { std::io::stderr().write_all(piece) } else { file.write_all(piece) };
+    })?;
+    if got.code == TIMED_OUT {
+        say(&format!(
+            "gpuctl-vm: {name} was ended after {} s; what it found is kept",
+            limit.as_secs()
+        ));
+    }
+    machine.power_off()?;
+    Ok(u8::try_from(got.code).unwrap_or(1))
 }
 
 #[cfg(test)]

@@ -9,7 +9,8 @@ use std::time::Duration;
 use gpuctl_sim::site::Programs;
 use gpuctl_sim::{Profile, command, files};
 
-use crate::{Doing as _, Machine, Result, machine};
+use crate::machine::{self, is_program};
+use crate::{Doing as _, Machine, Result};
 
 /// Where the tree that stands for `/proc/driver/nvidia` is.
 const PROC: &str = "/var/lib/fake-driver/proc";
@@ -69,11 +70,35 @@ pub struct Product {
 }
 
 impl Product {
-    /// Installs it, restarts the Engine and starts the service.
+    /// Installs it, sets it up, restarts the Engine and starts the service.
     ///
     /// # Errors
     /// When something cannot be put there or does not start.
     pub fn install(&self, machine: &mut Machine) -> Result<()> {
+        let stage = self.package(machine)?;
+        stage.text("etc/docker/daemon.json", &self.daemon_json())?;
+        for unit in ["docker", "containerd"] {
+            let file = format!("etc/systemd/system/{unit}.service.d/gpuctl.conf");
+            stage.text(&file, &format!("[Service]\nEnvironment=PATH={}\n", self.path()))?;
+        }
+        machine.unpack(&stage.tar()?)?;
+        machine.sh(SET_UP, STEP)?.ok().map(drop)
+    }
+
+    /// Installs what a package brings, and a driver, and starts nothing but the driver: no setup.
+    ///
+    /// # Errors
+    /// When something cannot be put there.
+    pub fn unpack(&self, machine: &mut Machine) -> Result<()> {
+        machine.unpack(&self.package(machine)?.tar()?)?;
+        machine
+            .sh("systemd-tmpfiles --create /etc/tmpfiles.d/fake-driver.conf", STEP)?
+            .ok()
+            .map(drop)
+    }
+
+    /// The files of the package and of the driver.
+    fn package(&self, machine: &Machine) -> Result<Stage> {
         let stage = Stage::new(machine.folder().join("stage"))?;
         let profile = Profile::read(&self.profile)?;
         let library = "usr/lib/x86_64-linux-gnu";
@@ -88,14 +113,8 @@ impl Product {
         stage.text("etc/tmpfiles.d/fake-driver.conf", &nodes(&profile))?;
         let config = format!("{}\n[gpu]\nproc = \"{PROC}\"\n", self.config);
         stage.text("etc/gpuctl/config.toml", &config)?;
-        stage.text("etc/docker/daemon.json", &self.daemon_json())?;
         stage.text("etc/systemd/system/gpuctl.service", SERVICE)?;
-        for unit in ["docker", "containerd"] {
-            let file = format!("etc/systemd/system/{unit}.service.d/gpuctl.conf");
-            stage.text(&file, &format!("[Service]\nEnvironment=PATH={}\n", self.path()))?;
-        }
-        machine.unpack(&stage.tar()?)?;
-        machine.sh(SET_UP, STEP)?.ok().map(drop)
+        Ok(stage)
     }
 
     /// The PATH of dockerd and containerd.
@@ -120,6 +139,36 @@ impl Product {
             "exec-opts": [format!("native.cgroupdriver={driver}")],
         });
         format!("{json:#}\n")
+    }
+}
+
+impl Machine {
+    /// Puts a folder of built programs, and what lies beside them, into it; without what only a debugger
+    /// reads.
+    ///
+    /// # Errors
+    /// When something cannot be read or written.
+    pub fn put_programs(&mut self, from: &Path, to: &str) -> Result<()> {
+        let stage = Stage::new(self.folder().join("stage"))?;
+        let to = to.trim_start_matches('/');
+        for entry in fs::read_dir(from).doing(format!("list {}", from.display()))? {
+            let path = entry.doing("list the programs")?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if path.is_dir() {
+                for below in fs::read_dir(&path).doing(format!("list {}", path.display()))? {
+                    let below = below.doing("list a folder of the programs")?;
+                    let inside = below.file_name().to_string_lossy().into_owned();
+                    fs::copy(below.path(), stage.path(&format!("{to}/{name}/{inside}"))?)
+                        .doing(format!("copy {inside}"))?;
+                }
+            } else if is_program(&path) {
+                stage.program(&path, &format!("{to}/{name}"))?;
+            } else {
+                fs::copy(&path, stage.path(&format!("{to}/{name}"))?)
+                    .doing(format!("copy {name}"))?;
+            }
+        }
+        self.unpack(&stage.tar()?)
     }
 }
 
