@@ -14,6 +14,7 @@ pub mod gate;
 pub mod hostconfig;
 pub mod image_env;
 pub mod inject;
+mod making;
 pub mod real;
 pub mod refuse;
 pub mod release;

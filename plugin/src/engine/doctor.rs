@@ -185,7 +185,10 @@ fn quarantined(ctx: &Context, fix: bool, user: Option<&str>, checks: &mut Checks
     let inventory = ctx.view().inventory().ok();
     let gpu = |unit: &Unit| {
         let known = inventory.as_ref().and_then(|inventory| inventory.piece(unit));
-        known.map_or_else(|| format!("GPU {unit}"), |piece| format!("GPU {} ({unit})", piece.place()))
+        known.map_or_else(
+            || format!("GPU {unit}"),
+            |piece| format!("GPU {} ({unit})", piece.place()),
+        )
     };
     // Also with --fix it is first seen what is over by itself.
     let before = busy::last_watch(&ctx.config.paths.watch());

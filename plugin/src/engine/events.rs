@@ -114,10 +114,7 @@ impl Meant {
 }
 
 impl<'a> Asked<'a> {
-    fn of(
-        request: &'a EventsRequest,
-        inventory: Option<&'a Inventory>,
-    ) -> Result<Self, Failure> {
+    fn of(request: &'a EventsRequest, inventory: Option<&'a Inventory>) -> Result<Self, Failure> {
         let gpu = |text: &String| {
             let Some(place) = Place::read(text) else {
                 return Ok(Meant::Uuid(text.to_ascii_lowercase()));
