@@ -24,6 +24,7 @@ use crate::view::NodeView;
 pub use end::{Ended, activate, end, note_ends};
 use observe::unseen_refusal;
 pub use observe::{Observed, observe};
+pub use plan::guard_overlaps;
 use plan::{Planned, held_before, is_changing, plan_commit, preferred, tell_freed};
 
 /// The lock under which notes of grants are looked at and written: a file beside them.

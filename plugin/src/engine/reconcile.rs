@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use gpuctl_ledger::audit::{Decision, Entry};
 use gpuctl_ledger::grant;
-use gpuctl_ledger::ledger::{At, Batch, Sight};
+use gpuctl_ledger::ledger::{At, Batch, Leases, Sight};
 use gpuctl_ledger::model::{
-    Binding, ContainerId, ContainerRecord, DockerName, Lease, LeaseState, Operation, Timestamp,
+    Binding, ContainerId, ContainerRecord, DockerName, Inventory, Lease, LeaseState, Operation,
+    Timestamp, Unit,
 };
 use gpuctl_ledger::node::{lock, notes};
 use gpuctl_ledger::rules::liveness::Life;
@@ -141,10 +142,32 @@ fn standing<'a>(
         let starting = lease.token == grant.token && lease.state == LeaseState::Claimed;
         return if same || starting { Standing::Right } else { Standing::Lost };
     }
+    if is_held(view, lease) { Standing::Taken(lease) } else { Standing::Lost }
+}
+
+/// Whether the holder of a lease lives, or may.
+fn is_held(view: &NodeView<'_>, lease: &Lease) -> bool {
     match view.judge(lease, &[], Timestamp::now()) {
-        Life::Gone | Life::Reserved => Standing::Lost,
-        Life::Alive | Life::Changing | Life::Unknown => Standing::Taken(lease),
+        Life::Gone | Life::Reserved => false,
+        Life::Alive | Life::Changing | Life::Unknown => true,
     }
+}
+
+/// Who else lives and has the GPU of which this is a part, or a part of it.
+fn overlapping<'a>(
+    view: &NodeView<'_>,
+    grant: &notes::Grant,
+    unit: &Unit,
+    inventory: &Inventory,
+    leases: &'a Leases,
+) -> Option<&'a Lease> {
+    let piece = inventory.piece(unit)?;
+    let others = leases.values().map(|at| &at.record).filter(|lease| {
+        lease.unit != *unit
+            && lease.holder.container != grant.holder.container
+            && inventory.piece(&lease.unit).is_some_and(|other| other.overlaps(&piece))
+    });
+    others.into_iter().find(|lease| is_held(view, lease))
 }
 
 /// Grants of living containers that the ledger does not show: it was restored from a backup.
@@ -152,25 +175,31 @@ fn lost_leases(ctx: &Context, fix: bool, findings: &mut Vec<Finding>) -> Result<
     let view = ctx.view();
     // One that is still being started is its wrapper's affair.
     let changing = ctx.ledger.changing()?;
+    let inventory = view.inventory().ok();
     let settled = |grant: &notes::Grant| {
         grant.active && !grant.holder.name.as_ref().is_some_and(|name| changing.contains(name))
     };
     for grant in view.living_grants()?.into_iter().filter(settled) {
         let shown = grant.holder.shown();
         let leases = ctx.ledger.leases()?;
-        let mut batch = Batch::new();
+        let (mut batch, mut lost) = (Batch::new(), Vec::new());
         for unit in &grant.units {
             let old = leases.get(unit);
-            match standing(&view, &grant, old.map(|at| &at.record)) {
+            let own = standing(&view, &grant, old.map(|at| &at.record));
+            let other =
+                inventory.as_ref().and_then(|i| overlapping(&view, &grant, unit, i, &leases));
+            match other.map_or(own, Standing::Taken) {
                 Standing::Right => {}
                 Standing::Lost => {
                     let key = ctx.ledger.keys().lease(unit);
                     let seen = old.map(|at| at.revision);
                     batch.unchanged(key.clone(), seen).put(key, &grant.lease(unit));
+                    lost.push(unit.clone());
                 }
                 Standing::Taken(lease) => findings.push(Finding {
                     text: format!(
-                        "{shown} runs on {unit}, which the ledger shows leased to {}",
+                        "{shown} runs on {unit}, and the ledger shows {} leased to {}",
+                        if lease.unit == *unit { "it" } else { lease.unit.as_str() },
                         lease.holder.shown()
                     ),
                     mended: false,
@@ -179,9 +208,13 @@ fn lost_leases(ctx: &Context, fix: bool, findings: &mut Vec<Finding>) -> Result<
             }
         }
         if !batch.is_empty() {
+            if let Some(inventory) = &inventory {
+                let (id, seen) = (&grant.holder.container, (inventory, &leases));
+                grant::guard_overlaps(&ctx.ledger, id, seen, &lost, &mut batch);
+            }
             let done = fix && matches!(ctx.ledger.commit(&batch)?, Outcome::Done(_));
             if done {
-                let entry = Entry::of(Decision::Granted, &grant.holder).gpus(&grant.units);
+                let entry = Entry::of(Decision::Granted, &grant.holder).gpus(&lost);
                 entry.why("it runs, and the ledger had lost its lease").write(&ctx.config);
             }
             found(findings, done, format!("the ledger had lost leases of {shown}, which runs"));

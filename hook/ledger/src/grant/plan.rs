@@ -4,8 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Claim, GrantError, Observed};
 use crate::audit::{Decision, Entry};
-use crate::ledger::{At, Batch, Ledger};
-use crate::model::{Binding, ContainerId, Gpu, Holder, Lease, LeaseState, SCHEMA, Timestamp, Unit};
+use crate::ledger::{At, Batch, Leases, Ledger};
+use crate::model::{
+    Binding, ContainerId, Gpu, Holder, Inventory, Lease, LeaseState, SCHEMA, Timestamp, Unit,
+};
 use crate::rules::liveness::Life;
 use crate::view::NodeView;
 
@@ -103,7 +105,8 @@ pub(super) fn plan_commit(
         batch.unchanged(key.clone(), old.map(|l| l.revision)).put(key, &lease);
         leases.push(lease);
     }
-    guard_overlaps(ledger, claim, seen, units, &mut batch);
+    let container = &claim.holder.container;
+    guard_overlaps(ledger, container, (&seen.inventory, &seen.leases), units, &mut batch);
     // While a change is open its undoing needs what the old process had: the change frees it.
     if claim.free_rest && !is_changing(seen, claim.holder) {
         for (unit, lease) in &seen.leases {
@@ -134,18 +137,19 @@ pub(super) fn plan_commit(
 }
 
 /// Makes sure that what overlaps the units claimed - a GPU and its parts - is still as it was seen: two
-/// claims of one thing under two keys would not meet otherwise. What the dead have there goes.
-fn guard_overlaps(
+/// claims of one thing under two keys would not meet otherwise. What others have there goes: the caller
+/// has seen that they are dead.
+pub fn guard_overlaps(
     ledger: &Ledger,
-    claim: &Claim<'_>,
-    seen: &Observed,
+    container: &ContainerId,
+    (inventory, leases): (&Inventory, &Leases),
     units: &[Unit],
     batch: &mut Batch,
 ) {
-    let pieces: Vec<_> = units.iter().filter_map(|unit| seen.inventory.piece(unit)).collect();
-    let known = seen.inventory.gpus.iter().flat_map(Gpu::pieces);
+    let pieces: Vec<_> = units.iter().filter_map(|unit| inventory.piece(unit)).collect();
+    let known = inventory.gpus.iter().flat_map(Gpu::pieces);
     // Also those that the config or the driver no longer has.
-    let leased = seen.leases.keys().filter_map(|unit| seen.inventory.piece(unit));
+    let leased = leases.keys().filter_map(|unit| inventory.piece(unit));
     let overlapping: BTreeSet<Unit> = known
         .chain(leased)
         .filter(|other| pieces.iter().any(|piece| piece.overlaps(other)))
@@ -153,9 +157,9 @@ fn guard_overlaps(
         .filter(|unit| !units.contains(unit))
         .collect();
     for unit in overlapping {
-        let (key, lease) = (ledger.keys().lease(&unit), seen.leases.get(&unit));
+        let (key, lease) = (ledger.keys().lease(&unit), leases.get(&unit));
         batch.unchanged(key.clone(), lease.map(|l| l.revision));
-        if lease.is_some_and(|l| l.record.holder.container != claim.holder.container) {
+        if lease.is_some_and(|l| l.record.holder.container != *container) {
             batch.delete(key);
         }
     }
