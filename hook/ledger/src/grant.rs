@@ -152,7 +152,7 @@ pub fn claim(
         if !seen.unseen.is_empty() && units.iter().any(anew) {
             return Err(GrantError::Refused(unseen_refusal(&seen.unseen)));
         }
-        let Planned { batch, binding, leases, freed } =
+        let Planned { batch, binding, leases, freed, overlapped } =
             plan_commit(ledger, view, claim, &seen, &units)?;
         let before = notes::read_grant(&view.config.paths, id).ok().flatten();
         if let Some(first) = leases.first() {
@@ -192,7 +192,7 @@ pub fn claim(
         match ledger.commit_proved(&batch, proof) {
             Ok(Outcome::Done(_)) => {
                 let changing = is_changing(&seen, claim.holder);
-                tell_freed(view, claim, &seen, &units, &freed);
+                tell_freed(view, claim, &seen, &[&units[..], &overlapped].concat(), &freed);
                 let before = held_before(claim, &seen);
                 return Ok(Granted { units, inventory: seen.inventory, binding, changing, before });
             }

@@ -10,11 +10,12 @@ use std::time::Duration;
 
 use gpuctl_ledger::config::{AllPolicy, Config};
 use gpuctl_ledger::grant::{Claim, GrantError, claim};
-use gpuctl_ledger::ledger::Ledger;
+use gpuctl_ledger::ledger::{Batch, Ledger};
 use gpuctl_ledger::model::{
     ContainerId, DockerName, GpuRequest, Holder, Inventory, SCHEMA, Timestamp, Token,
 };
 use gpuctl_ledger::node::files;
+use gpuctl_ledger::store::Outcome;
 use gpuctl_ledger::view::NodeView;
 
 /// Rounds; without the conditions on what overlaps, one in a few goes wrong.
@@ -118,6 +119,37 @@ fn of_a_gpu_and_its_part_claimed_at_once_one_is_granted() {
         free(&config, "part");
     }
     println!("whole {}, part {}", granted[0], granted[1]);
+}
+
+#[test]
+fn what_the_dead_hold_of_a_gpu_that_is_claimed_goes_and_that_is_written_down() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("skipped: holders are judged by root");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let config = node(folder.path());
+    let audit =
+        || std::fs::read_to_string(folder.path().join("state/audit.log")).unwrap_or_default();
+    assert!(ask(&config, "part", "device=GPU-0/1").is_some());
+    assert!(ask(&config, "whole", "device=0").is_none());
+    // Another process had this one's pid, and Docker has no such container.
+    let ledger = Ledger::open(&config).unwrap();
+    let mut batch = Batch::new();
+    for at in ledger.leases().unwrap().into_values() {
+        let mut dead = at.record;
+        dead.evidence.claimer.start = 1;
+        let key = ledger.keys().lease(&dead.unit);
+        batch.at(key.clone(), at.revision).put(key, &dead);
+    }
+    assert!(matches!(ledger.commit(&batch).unwrap(), Outcome::Done(_)));
+    assert!(!audit().contains("released"), "{}", audit());
+    assert!(ask(&config, "whole", "device=0").is_some());
+    let units: Vec<String> = ledger.leases().unwrap().keys().map(ToString::to_string).collect();
+    assert_eq!(units, ["GPU-0"]);
+    let told = audit();
+    let line = told.lines().find(|line| line.contains("\"released\"")).unwrap_or(&told);
+    assert!(line.contains("GPU-0/1") && line.contains("\"part\""), "{line}");
 }
 
 #[test]

@@ -208,14 +208,21 @@ fn lost_leases(ctx: &Context, fix: bool, findings: &mut Vec<Finding>) -> Result<
             }
         }
         if !batch.is_empty() {
-            if let Some(inventory) = &inventory {
+            let dead = inventory.as_ref().map_or_else(Vec::new, |inventory| {
                 let (id, seen) = (&grant.holder.container, (inventory, &leases));
-                grant::guard_overlaps(&ctx.ledger, id, seen, &lost, &mut batch);
-            }
+                grant::guard_overlaps(&ctx.ledger, id, seen, &lost, &mut batch)
+            });
             let done = fix && matches!(ctx.ledger.commit(&batch)?, Outcome::Done(_));
             if done {
                 let entry = Entry::of(Decision::Granted, &grant.holder).gpus(&lost);
                 entry.why("it runs, and the ledger had lost its lease").write(&ctx.config);
+                for lease in dead.iter().filter_map(|unit| leases.get(unit)).map(|at| &at.record) {
+                    let unit = std::slice::from_ref(&lease.unit);
+                    let entry = Entry::of(Decision::Released, &lease.holder).gpus(unit);
+                    entry
+                        .why(format!("its process is gone, and {shown} runs there"))
+                        .write(&ctx.config);
+                }
             }
             found(findings, done, format!("the ledger had lost leases of {shown}, which runs"));
         }

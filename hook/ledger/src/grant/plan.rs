@@ -35,8 +35,8 @@ pub(super) fn held_before(claim: &Claim<'_>, seen: &Observed) -> Vec<Unit> {
     }
 }
 
-/// Writes down what a claim freed: leases of the dead that it took, and what the container itself
-/// held and did not get again.
+/// Writes down what a claim freed: leases of the dead on `units`, what it took and what overlaps that;
+/// and what the container itself held and did not get again.
 pub(super) fn tell_freed(
     view: &NodeView<'_>,
     claim: &Claim<'_>,
@@ -69,6 +69,8 @@ pub(super) struct Planned {
     pub(super) leases: Vec<Lease>,
     /// What the container held and does not get again, and whose old process is gone.
     pub(super) freed: Vec<Unit>,
+    /// What the dead held of GPUs of which these are parts, or of their parts.
+    pub(super) overlapped: Vec<Unit>,
 }
 
 /// The commit that makes the grant.
@@ -106,7 +108,8 @@ pub(super) fn plan_commit(
         leases.push(lease);
     }
     let container = &claim.holder.container;
-    guard_overlaps(ledger, container, (&seen.inventory, &seen.leases), units, &mut batch);
+    let overlapped =
+        guard_overlaps(ledger, container, (&seen.inventory, &seen.leases), units, &mut batch);
     // While a change is open its undoing needs what the old process had: the change frees it.
     if claim.free_rest && !is_changing(seen, claim.holder) {
         for (unit, lease) in &seen.leases {
@@ -133,19 +136,19 @@ pub(super) fn plan_commit(
         batch.unchanged(key.clone(), *revision).put(key, &binding);
         binding
     });
-    Ok(Planned { batch, binding, leases, freed })
+    Ok(Planned { batch, binding, leases, freed, overlapped })
 }
 
 /// Makes sure that what overlaps the units claimed - a GPU and its parts - is still as it was seen: two
 /// claims of one thing under two keys would not meet otherwise. What others have there goes: the caller
-/// has seen that they are dead.
+/// has seen that they are dead. Which these are.
 pub fn guard_overlaps(
     ledger: &Ledger,
     container: &ContainerId,
     (inventory, leases): (&Inventory, &Leases),
     units: &[Unit],
     batch: &mut Batch,
-) {
+) -> Vec<Unit> {
     let pieces: Vec<_> = units.iter().filter_map(|unit| inventory.piece(unit)).collect();
     let known = inventory.gpus.iter().flat_map(Gpu::pieces);
     // Also those that the config or the driver no longer has.
@@ -156,11 +159,14 @@ pub fn guard_overlaps(
         .map(|other| other.unit())
         .filter(|unit| !units.contains(unit))
         .collect();
+    let mut gone = Vec::new();
     for unit in overlapping {
         let (key, lease) = (ledger.keys().lease(&unit), leases.get(&unit));
         batch.unchanged(key.clone(), lease.map(|l| l.revision));
         if lease.is_some_and(|l| l.record.holder.container != *container) {
             batch.delete(key);
+            gone.push(unit);
         }
     }
+    gone
 }
