@@ -280,7 +280,8 @@ fn whoever_runs_with_a_mig_device_is_leased_that_and_whoever_has_a_shared_gpu_al
     }
     let config = "[[gpu.shared]]\ngpus = [1]\nslots = 2\n".into();
     let node = host_with("{}", Options { profile: "mig1", config, ..Options::default() });
-    let [_, mine, other] = node.gpus()[0].mig() else { panic!("three MIG devices") };
+    let gpus = node.gpus();
+    let [_, mine, other] = gpus[0].mig() else { panic!("three MIG devices") };
     let parent = device(&node, 0);
     let [gi, ci] = mine.caps.map(|minor| format!("/dev/nvidia-caps/nvidia-cap{minor}"));
     opens(&node, "part", &["--device", &parent, "--device", &gi, "--device", &ci]);
@@ -294,7 +295,7 @@ fn whoever_runs_with_a_mig_device_is_leased_that_and_whoever_has_a_shared_gpu_al
         mine.map(|(unit, _)| unit.clone()).collect()
     };
     assert_eq!(leased("part"), [mine.uuid.as_str()]);
-    assert_eq!(leased("bare"), [node.gpus()[1].uuid.as_str()]);
+    assert_eq!(leased("bare"), [gpus[1].uuid.as_str()]);
     // The other parts of its GPU can be had; it and the shared one cannot.
     refused(&node, "late", &["--gpus", "device=0:1"], "part");
     refused(&node, "late", &["--gpus", "device=shared"], "shared");
