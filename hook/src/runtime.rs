@@ -567,7 +567,7 @@ impl Making<'_> {
                 Err(why) => (Decision::Refused, why),
             },
         };
-        self.audit(decision, name, &[], &what);
+        self.entry(decision, name).why(what).observed().write(self.config);
     }
 
     /// Whether a claim would be granted now; why not otherwise.
@@ -594,7 +594,10 @@ impl Making<'_> {
     }
 
     fn audit(&self, decision: Decision, name: &str, units: &[Unit], why: &str) {
-        let entry = Entry::new(decision, self.id.as_str(), name).user(self.owner.clone());
-        entry.gpus(units).why(why).write(self.config);
+        self.entry(decision, name).gpus(units).why(why).write(self.config);
+    }
+
+    fn entry(&self, decision: Decision, name: &str) -> Entry {
+        Entry::new(decision, self.id.as_str(), name).user(self.owner.clone())
     }
 }
