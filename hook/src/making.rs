@@ -271,7 +271,10 @@ impl Making<'_> {
     }
 
     fn audit(&self, decision: Decision, name: &str, units: &[Unit], why: &str) {
-        let entry = Entry::new(decision, self.id.as_str(), name).user(self.owner.clone());
-        entry.gpus(units).why(why).write(self.config);
+        self.entry(decision, name).gpus(units).why(why).write(self.config);
+    }
+
+    fn entry(&self, decision: Decision, name: &str) -> Entry {
+        Entry::new(decision, self.id.as_str(), name).user(self.owner.clone())
     }
 }

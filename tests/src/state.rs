@@ -42,6 +42,19 @@ pub fn difference(before: &Records, after: &Records) -> Vec<String> {
         .collect()
 }
 
+/// What Docker has written down of a container's state: `State` of its config.v2.json, and whether its user
+/// stopped it.
+///
+/// # Panics
+/// When it cannot be read.
+#[track_caller]
+pub fn written_by_docker(node: &Node, container: &str) -> (Value, bool) {
+    let folder = node.config().docker.root.join("containers").join(node.id(container));
+    let text = std::fs::read(folder.join("config.v2.json")).expect("Docker's file");
+    let all: Value = serde_json::from_slice(&text).expect("JSON");
+    (all["State"].clone(), all["HasBeenManuallyStopped"] == true)
+}
+
 /// All containers of the Engine, with what would show that one was touched.
 ///
 /// # Panics

@@ -6,7 +6,7 @@ use std::process::{Child, Command};
 use std::time::Duration;
 
 use gpuctl_tests::node::{run, wait_for};
-use gpuctl_tests::{Ledger, Node, Options, engine_runs_here, probe, programs};
+use gpuctl_tests::{Ledger, Node, Options, engine_runs_here, probe, programs, state};
 use serde_json::{Value, json};
 
 const LONG: [&str; 3] = ["busybox", "sleep", "100000"];
@@ -182,6 +182,12 @@ fn a_refused_start_is_forgotten_with_its_policy_or_its_container() {
     }
     let notes = || std::fs::read_dir(node.place().state().join("refused")).unwrap().count();
     assert_eq!(notes(), 3);
+    // That its user does not want it any more Docker does not write down of one that does not run: so
+    // it comes up all the same, as docs/living.md says.
+    let before = state::written_by_docker(&node, "by-hand");
+    node.docker_ok(&["stop", "by-hand"]);
+    assert_eq!(state::written_by_docker(&node, "by-hand"), before);
+    assert!(!before.1);
     node.docker_ok(&["update", "--restart", "no", "updated"]);
     node.docker_ok(&["rm", "removed"]);
     wait_for("the forgetting of two", TRIED, || notes() == 1);

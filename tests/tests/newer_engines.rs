@@ -10,7 +10,7 @@ use gpuctl_ledger::model::LeaseState;
 use gpuctl_sim::engine;
 use gpuctl_tests::newer::Debian;
 use gpuctl_tests::node::{run, wait_for};
-use gpuctl_tests::{Node, Options, engine_runs_here, probe};
+use gpuctl_tests::{Node, Options, engine_runs_here, probe, state};
 
 #[test]
 fn the_engine_of_debian_trixie() {
@@ -52,6 +52,7 @@ fn all(node: &Node, driver: &str) {
     other_routes(node);
     managed(node);
     managed_by_others(node);
+    stop_of_what_does_not_run(node);
     node.check();
 }
 
@@ -122,6 +123,18 @@ fn without_gpus(node: &Node) {
     assert_eq!(node.docker(&["run", "--rm", "busybox", "sh", "-c", "exit 7"]).code, 7);
     assert!(node.leases().is_empty());
     rm(node, &["plain"]);
+}
+
+/// The service cannot know that somebody stopped a container that waits for a start: no Engine writes it
+/// down. If one does some day, it is to be heeded.
+fn stop_of_what_does_not_run(node: &Node) {
+    step("docker stop of a container that does not run");
+    node.docker_ok(&["run", "--name", "off", "--restart", "on-failure:3", "busybox", "true"]);
+    let before = state::written_by_docker(node, "off");
+    node.docker_ok(&["stop", "off"]);
+    assert_eq!(state::written_by_docker(node, "off"), before);
+    assert!(!before.1, "{before:?}");
+    rm(node, &["off"]);
 }
 
 fn cdi_devices(node: &Node) {

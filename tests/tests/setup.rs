@@ -295,12 +295,19 @@ fn whoever_runs_with_a_mig_device_is_leased_that_and_whoever_has_a_shared_gpu_al
         mine.map(|(unit, _)| unit.clone()).collect()
     };
     assert_eq!(leased("part"), [mine.uuid.as_str()]);
-    assert_eq!(leased("bare"), [node.gpus()[1].uuid.as_str()]);
+    assert_eq!(leased("bare"), [gpus[1].uuid.as_str()]);
     // The other parts of its GPU can be had; it and the shared one cannot.
-    refused(&node, "late", &["--gpus", "device=0:1"], "part");
-    refused(&node, "late", &["--gpus", "device=shared"], "shared");
-    assert_eq!(opens(&node, "next", &["--gpus", "device=0:2"]), minors(&node, &[0]));
-    assert_eq!(leased("next"), [other.uuid.as_str()]);
+    let ask = |gpus: &str| {
+        let line = ["run", "-d", "--name", "late", "--gpus", gpus, "busybox", "sleep", "100000"];
+        node.gpuctl(&line)
+    };
+    for (gpus, word) in [("device=0:1", "part"), ("shared", "bare")] {
+        let got = ask(gpus);
+        assert!(got.code == 125 && got.stderr.contains(word), "{got}");
+    }
+    let got = ask("device=0:2");
+    assert_eq!(got.code, 0, "{got}");
+    assert_eq!(leased("late-0"), [other.uuid.as_str()]);
     assert!(setup_ok(&node, &[]).stdout.is_empty(), "once is enough");
     node.check();
 }

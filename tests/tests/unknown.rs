@@ -18,6 +18,7 @@ const BROKEN: &str = "node = [\n";
 /// Runs what follows with nothing at the default places, and prints the log that it leaves there.
 const AWAY: &str =
     "mount -t tmpfs t /var/lib && mount -t tmpfs t /run && mkdir /var/lib/gpuctl || exit 99
+mount --bind /bin/true /usr/bin/runc || exit 99
 \"$0\" \"$@\" <\"$STATE\" >&2
 code=$?
 cat /var/lib/gpuctl/audit.log 2>/dev/null
@@ -154,9 +155,9 @@ fn nor_does_an_id_that_is_none_nor_what_cannot_be_read() {
     fs::create_dir_all(&files).unwrap();
     fs::write(files.join("config.v2.json"), "{").unwrap();
     bench.create("runc", "plain", &id).silent(0);
-    bench.create("runc", "privileged", &id).told(0, "stripped", &id, "config.v2.json");
-    bench.create("runc", "gpus-2", &id).told(1, "refused", &id, "config.v2.json");
-    bench.create("gpuctl-runtime", "plain", &id).told(1, "refused", &id, "config.v2.json");
+    bench.create("runc", "privileged", &id).told(0, "stripped", &id, "Docker's files");
+    bench.create("runc", "gpus-2", &id).told(1, "refused", &id, "Docker's files");
+    bench.create("gpuctl-runtime", "plain", &id).told(1, "refused", &id, "Docker's files");
 }
 
 #[test]

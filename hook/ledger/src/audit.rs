@@ -92,7 +92,7 @@ pub struct Entry {
     pub time: Timestamp,
     /// What was decided.
     pub decision: Decision,
-    /// Whether it was only looked on: `policy.observe`.
+    /// Whether it was only looked on: what `policy.observe` keeps from being done.
     #[serde(default)]
     pub observe: bool,
     /// The container's id; empty where there is none.
@@ -153,10 +153,16 @@ impl Entry {
         self
     }
 
+    /// As what would have been decided: nothing of it was done.
+    #[must_use]
+    pub fn observed(mut self) -> Self {
+        self.observe = true;
+        self
+    }
+
     /// Writes it to log and journal. A full or read-only disk, or a journal that does not listen,
     /// keeps nobody from starting a container.
     pub fn write(mut self, config: &Config) {
-        self.observe = config.policy.observe;
         for text in [&mut self.container, &mut self.name, &mut self.reason] {
             *text = printable(text);
         }
@@ -309,6 +315,21 @@ mod tests {
         assert_eq!((&line["name"], &line["decision"]), (&"late".into(), &"refused".into()));
         let mode = std::fs::metadata(&log).unwrap().mode() & 0o777;
         assert_eq!(mode, 0o600);
+    }
+
+    #[test]
+    fn only_what_was_not_done_is_said_to_be_observed() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = Config::default();
+        config.policy.observe = true;
+        config.paths.state = dir.path().to_owned();
+        config.paths.journal = dir.path().join("journal");
+        // Of a managed container, which gets its GPUs in the observe stage too.
+        Entry::new(Decision::Granted, "ab12", "train-0").write(&config);
+        Entry::new(Decision::Granted, "cd34", "bare").observed().write(&config);
+        let text = read(&path(&config.paths));
+        let lines: Vec<Entry> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+        assert_eq!(lines.iter().map(|l| l.observe).collect::<Vec<_>>(), [false, true]);
     }
 
     #[test]

@@ -24,7 +24,7 @@ impl Making<'_> {
                 Err(why) => (Decision::Refused, why),
             },
         };
-        self.audit(decision, name, &[], &what);
+        self.entry(decision, name).why(what).observed().write(self.config);
     }
 
     /// Whether a claim would be granted now; why not otherwise.
