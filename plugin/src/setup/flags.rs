@@ -7,7 +7,7 @@ use std::path::PathBuf;
 pub(super) struct Flags {
     /// `--config-file`.
     pub(super) config_file: Option<PathBuf>,
-    /// `--containerd`: containerd is a program of its own then.
+    /// The socket of a containerd that is a program of its own: see [`containerd`].
     pub(super) containerd: Option<PathBuf>,
     /// The flags that daemon.json must not repeat, as they were written.
     pub(super) runtimes: Vec<String>,
@@ -53,6 +53,24 @@ pub(super) fn in_text(text: &str) -> Vec<String> {
     ours.collect()
 }
 
+/// Where containerd listens when it is a service of its own.
+pub(super) const SYSTEM_CONTAINERD: &str = "/run/containerd/containerd.sock";
+
+/// The socket of the containerd that dockerd uses and does not start itself: as its flag says, else as
+/// daemon.json says, else the system's where that is there (moby's `systemContainerdRunning` looks for no
+/// more than the file).
+pub(super) fn containerd(
+    flag: Option<PathBuf>,
+    daemon_json: Option<&str>,
+    system: Option<PathBuf>,
+) -> Option<PathBuf> {
+    let in_json = || {
+        let json: serde_json::Value = serde_json::from_str(daemon_json?).ok()?;
+        Some(PathBuf::from(json.get("containerd")?.as_str().filter(|path| !path.is_empty())?))
+    };
+    flag.or_else(in_json).or(system)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -76,5 +94,15 @@ mod tests {
         assert_eq!(in_text("DOCKER_OPTS=\"--add-runtime x=/y\""), ["--add-runtime"]);
         assert_eq!(in_text("DOCKER_OPTS=--default-runtime=x"), ["--default-runtime=x"]);
         assert!(in_text("DOCKER_OPTS=--default-runtimes\n").is_empty());
+    }
+
+    #[test]
+    fn a_containerd_that_dockerd_finds_by_itself_counts_too() {
+        let path = |text: &str| Some(PathBuf::from(text));
+        let json = Some(r#"{"containerd": "/json.sock"}"#);
+        assert_eq!(containerd(path("/flag.sock"), json, path("/system.sock")), path("/flag.sock"));
+        assert_eq!(containerd(None, json, path("/system.sock")), path("/json.sock"));
+        assert_eq!(containerd(None, Some("{}"), path("/system.sock")), path("/system.sock"));
+        assert_eq!(containerd(None, Some("broken"), None), None);
     }
 }

@@ -54,12 +54,11 @@ pub(super) fn look(
     };
     let socket = host.strip_prefix("unix://").map(Path::new);
     let dockerd = socket.and_then(|socket| daemons::behind(socket, "dockerd"));
-    let flags = dockerd.as_ref().map(|d| flags::read(&daemons::words(d.pid))).unwrap_or_default();
+    let mut flags =
+        dockerd.as_ref().map(|d| flags::read(&daemons::words(d.pid))).unwrap_or_default();
     if let Some(file) = &flags.config_file {
         places.daemon_json.clone_from(file);
     }
-    let containerd =
-        flags.containerd.as_deref().and_then(|socket| daemons::behind(socket, "containerd"));
     let inventory = gpu::read_inventory(config).ok().flatten();
     let driver = driver(config);
     let known = driver.as_ref().ok().or(inventory.as_ref());
@@ -71,6 +70,11 @@ pub(super) fn look(
     let nvidia_config = places.at("/etc/nvidia-container-runtime/config.toml");
     let record_file = config.paths.state.join(record::FILE);
     let texts = texts(&places, [&nvidia_config, &record_file])?;
+    let system = Some(places.at(flags::SYSTEM_CONTAINERD)).filter(|path| path.exists());
+    let text = texts.get(&places.daemon_json).map(String::as_str);
+    flags.containerd = flags::containerd(flags.containerd, text, system);
+    let containerd =
+        flags.containerd.as_deref().and_then(|socket| daemons::behind(socket, "containerd"));
     let record = texts.get(&record_file).and_then(|text| serde_json::from_str(text).ok());
     let search = search(dockerd.as_ref().map(|d| d.path.as_str()).unwrap_or_default(), &places);
     let own_file = places.libexec.join("gpuctl-hook");
