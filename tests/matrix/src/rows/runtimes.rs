@@ -87,6 +87,9 @@ fn runc_privileged(trial: &mut Trial) -> Tried {
 /// A runtime that not every Engine takes.
 fn where_known(trial: &mut Trial, runtime: &str) -> Tried {
     match by_name(trial, runtime) {
+        Err(why) if why.contains("not supported while cgroups v2") => {
+            Ok(Verdict::not_applicable("this Engine takes this runtime with cgroup v1 only"))
+        }
         Err(why) if UNKNOWN.iter().any(|words| why.contains(words)) => {
             Ok(Verdict::not_applicable("this Engine knows no such runtime"))
         }
