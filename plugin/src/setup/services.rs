@@ -40,10 +40,9 @@ pub(super) fn drop_ins(seen: &Observed, level: Level, plan: &mut Plan) -> bool {
         if unit.is_some() && (seen.systemd || places.root != Path::new("/")) {
             plan.file(seen, drop_in, needs.then(|| units::drop_in(&path)), 0o644, false);
             let shadowed = unit.iter().flat_map(|u| &u.environment);
-            for (file, text) in shadowed
+            for (file, _) in shadowed
                 .filter(|(_, text)| text.lines().any(|l| l.trim_start().starts_with("PATH=")))
             {
-                let _ = text;
                 plan.notes.push(Note::Hole(format!(
                     "{} sets PATH for {name}.service and counts before the drop-in: take PATH out of it",
                     file.display()
