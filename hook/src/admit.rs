@@ -73,6 +73,9 @@ pub fn admit(
         Bound::To(binding) if binding.retired => {
             return Admit::Refuse(retired(&binding.name, who));
         }
+        Bound::To(binding) if binding.unfinished => {
+            return Admit::Refuse(unfinished(&binding.name, who));
+        }
         Bound::To(binding) if binding.gpus.is_none() => return Admit::Without,
         Bound::To(binding) => {
             return Admit::Claim {
@@ -136,6 +139,15 @@ fn retired(name: &ContainerName, who: Who<'_>) -> Refusal {
     )
 }
 
+fn unfinished(name: &ContainerName, who: Who<'_>) -> Refusal {
+    Refusal::plain(
+        format!("{} is being made and its files are not all there", who.docker_name),
+        format!(
+            "docker gpuctl ps -a shows how {name} is; docker gpuctl doctor --fix ends what was broken off"
+        ),
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use gpuctl_ledger::model::{ContainerId, SCHEMA, Token, Version};
@@ -154,6 +166,7 @@ mod tests {
             owner: None,
             token: Token::new("t").unwrap(),
             retired,
+            unfinished: false,
             upper_dir: None,
         }
     }
@@ -179,6 +192,8 @@ mod tests {
         let old = binding(GpuRequest::None, true);
         assert!(matches!(admit(Bound::To(&old), &all, WHO, &Policy::default()), Admit::Refuse(_)));
         assert!(matches!(admit(Bound::Unknown, &all, WHO, &Policy::default()), Admit::Refuse(_)));
+        let half = Binding { unfinished: true, ..binding(GpuRequest::None, false) };
+        assert!(matches!(admit(Bound::To(&half), &all, WHO, &Policy::default()), Admit::Refuse(_)));
     }
 
     #[test]

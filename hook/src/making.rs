@@ -52,10 +52,13 @@ impl Making<'_> {
             // The gate in the spec will check the final one.
             return Ok(());
         }
-        let (managed, docker_name) = self.who();
-        let node_copy = if managed { self.node_copy()? } else { None };
+        let (marked, docker_name) = self.who();
+        // One that was taken in has the runtime that Docker gave it: its binding tells.
+        let node_copy = self.node_copy();
+        let managed = marked || node_copy.is_some();
         // A binding of none needs no ledger: the node's copy is enough.
-        let without = node_copy.as_ref().is_some_and(|b| b.gpus.is_none() && !b.retired);
+        let enough = |b: &Binding| b.gpus.is_none() && !b.retired && !b.unfinished;
+        let without = node_copy.as_ref().is_some_and(enough);
         let asked = self.asked();
         let mut ledger = None;
         let mut binding = node_copy.map(|copy| (copy, None));
@@ -105,7 +108,11 @@ impl Making<'_> {
                 }
                 Ok(self.write_spec()?)
             }
-            Admit::Refuse(refusal) => Err(refusal.one_line().into()),
+            Admit::Refuse(refusal) => Err(TurnedAway {
+                // Whoever makes it starts it too early on purpose: then it is known where its files are.
+                expected: binding.as_ref().is_some_and(|(b, _)| b.unfinished),
+                ..refusal.one_line().into()
+            }),
             Admit::Claim { request, prefer, all, keep_rest } => {
                 self.request = Some(request.clone());
                 let ledger = match ledger {
@@ -178,7 +185,7 @@ impl Making<'_> {
         request::detect(&self.spec, self.host(), &NodeFacts { inventory, caps_major, ..own })
     }
 
-    /// Whether it is managed, and its name in Docker; its id where that is not known.
+    /// Whether its runtime marks it as managed, and its name in Docker; its id where that is not known.
     fn who(&self) -> (bool, String) {
         let Some(files) = &self.files else { return (false, self.id.as_str().to_owned()) };
         let name = files.container.docker_name();
@@ -188,8 +195,8 @@ impl Making<'_> {
 
     /// The node's copy of the binding. One that cannot be read is as good as none: the ledger is
     /// asked then.
-    fn node_copy(&self) -> Result<Option<Binding>, String> {
-        Ok(notes::read_binding(&self.config.paths, &self.id).unwrap_or(None))
+    fn node_copy(&self) -> Option<Binding> {
+        notes::read_binding(&self.config.paths, &self.id).unwrap_or(None)
     }
 
     /// The ledger, for a container that gets GPUs, or so it looks.
@@ -230,7 +237,9 @@ impl Making<'_> {
         let (_, name) = self.who();
         let entry = Entry::new(Decision::Refused, self.id.as_str(), &name);
         let entry = entry.user(self.owner.clone()).gpus(&why.units).why(&why.text);
-        entry.write(self.config);
+        if !why.expected {
+            entry.write(self.config);
+        }
         turned_away::line(self.config, &self.id, self.files.as_ref(), self.request.as_ref(), why)
     }
 

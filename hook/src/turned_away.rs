@@ -17,18 +17,20 @@ pub(crate) struct TurnedAway {
     pub(crate) until: Option<WaitsFor>,
     /// The GPUs that it was about to get.
     pub(crate) units: Vec<Unit>,
+    /// Nothing that anybody need be told of later.
+    pub(crate) expected: bool,
 }
 
 impl TurnedAway {
     /// For a reason that passes by itself.
     pub(crate) fn until(waits_for: WaitsFor, text: impl Into<String>) -> Self {
-        Self { text: text.into(), until: Some(waits_for), units: Vec::new() }
+        Self { text: text.into(), until: Some(waits_for), units: Vec::new(), expected: false }
     }
 }
 
 impl From<String> for TurnedAway {
     fn from(text: String) -> Self {
-        Self { text, until: None, units: Vec::new() }
+        Self { text, until: None, units: Vec::new(), expected: false }
     }
 }
 

@@ -9,7 +9,15 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::model::NodeName;
-use crate::sharing::{self, Shared};
+use crate::sharing;
+
+mod change;
+mod gpu;
+mod policy;
+
+pub use change::{ChangeConfig, ImageFilesystem, PortRange, PortsConfig, ScaleBy, VolumesConfig};
+pub use gpu::{GpuConfig, Inject};
+pub use policy::{AllPolicy, BarePolicy, Exempt, ImageEnvPolicy, Policy, PrivilegedPolicy};
 
 /// Where the config is when nothing else is said.
 pub const DEFAULT_PATH: &str = "/etc/gpuctl/config.toml";
@@ -51,6 +59,12 @@ pub struct Config {
     pub policy: Policy,
     /// The GPUs and their driver.
     pub gpu: GpuConfig,
+    /// How containers are changed.
+    pub change: ChangeConfig,
+    /// The ports that are given out.
+    pub ports: PortsConfig,
+    /// Volumes with a size.
+    pub volumes: VolumesConfig,
 }
 
 /// `[ledger]`
@@ -143,6 +157,10 @@ impl Paths {
     pub fn locks(&self) -> PathBuf {
         self.run.join("locks")
     }
+    /// The directory of the locks of volumes, one file a volume name.
+    pub fn volume_locks(&self) -> PathBuf {
+        self.run.join("volume-locks")
+    }
     /// The processes that the service last saw on GPUs.
     pub fn watch(&self) -> PathBuf {
         self.run.join("watch.json")
@@ -187,159 +205,6 @@ impl Default for RuntimeConfig {
             runc: None,
             hook: "/usr/libexec/gpuctl/gpuctl-hook".into(),
             managed_name: "gpuctl".into(),
-        }
-    }
-}
-
-/// What a bare request for a count of GPUs gets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Default)]
-#[serde(rename_all = "snake_case")]
-pub enum BarePolicy {
-    /// So many free ones.
-    #[default]
-    Assign,
-    /// A refusal: GPUs only through `docker gpuctl`.
-    Refuse,
-}
-
-/// What a request for all GPUs gets when not all are free.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum AllPolicy {
-    /// A refusal that says what to type.
-    #[default]
-    Refuse,
-    /// Those that are free, at least one.
-    Free,
-    /// So many free ones, as if that number had been asked for.
-    Count(u32),
-}
-
-impl<'de> Deserialize<'de> for AllPolicy {
-    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Raw {
-            Number(u32),
-            Word(String),
-        }
-        match Raw::deserialize(d)? {
-            Raw::Number(n) if n > 0 => Ok(Self::Count(n)),
-            Raw::Word(w) if w == "refuse" => Ok(Self::Refuse),
-            Raw::Word(w) if w == "free" => Ok(Self::Free),
-            _ => Err(serde::de::Error::custom("all is \"refuse\", \"free\" or a number above 0")),
-        }
-    }
-}
-
-/// What a privileged container gets of GPUs that it holds no lease on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Default)]
-#[serde(rename_all = "snake_case")]
-pub enum PrivilegedPolicy {
-    /// They are taken out of its device list and rules.
-    #[default]
-    Strip,
-    /// Let be.
-    Allow,
-}
-
-/// What a container gets whose image says `NVIDIA_VISIBLE_DEVICES=all`, and whose user asks for no GPU.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Default)]
-#[serde(rename_all = "snake_case")]
-pub enum ImageEnvPolicy {
-    /// No GPU: many images say so and use none.
-    #[default]
-    Ignore,
-    /// What `--gpus all` gets: see [`Policy::all`].
-    Claim,
-}
-
-/// How leased GPUs get into a container.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Default)]
-#[serde(rename_all = "snake_case")]
-pub enum Inject {
-    /// By the CDI spec.
-    #[default]
-    Cdi,
-    /// By naming their UUIDs to NVIDIA's runtime, in the environment.
-    Env,
-}
-
-/// One entry of the exempt list: all fields given must match.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Exempt {
-    /// The image: its id (`sha256:...`), or its name as `docker inspect` shows it in Config.Image. A
-    /// name can be given to any image.
-    pub image: Option<String>,
-    /// The container's name in Docker.
-    pub name: Option<String>,
-}
-
-/// `[policy]`
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Default)]
-#[serde(default, deny_unknown_fields)]
-pub struct Policy {
-    /// `docker run --gpus 2`.
-    pub bare: BarePolicy,
-    /// `docker run --gpus all`.
-    pub all: AllPolicy,
-    /// `docker run --privileged`.
-    pub privileged: PrivilegedPolicy,
-    /// An image's own `NVIDIA_VISIBLE_DEVICES=all`, under NVIDIA's runtime.
-    pub image_env: ImageEnvPolicy,
-    /// Containers that may use any GPU without a lease; each start is logged.
-    pub exempt: Vec<Exempt>,
-    /// Log what would have been done and change nothing.
-    pub observe: bool,
-}
-
-/// `[gpu]`
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct GpuConfig {
-    /// The NVML library to load.
-    pub nvml: String,
-    /// The driver's folder of facts; its `gpus/<pci>/information` say what exists.
-    pub proc: PathBuf,
-    /// The folder of the driver's kernel module: another one after it was loaded anew.
-    pub module: PathBuf,
-    /// Where device nodes are.
-    pub dev: PathBuf,
-    /// How leased GPUs get into a container.
-    pub inject: Inject,
-    /// Where CDI specs are, a later one overriding an earlier.
-    pub cdi_dirs: Vec<PathBuf>,
-    /// The CDI kind of the GPUs.
-    pub cdi_kind: String,
-    /// Programs (by /proc/PID/comm) that keep GPUs open without using them.
-    pub watchers: Vec<String>,
-    /// The kernel's list of device majors, in which nvidia-caps has its own.
-    pub majors: PathBuf,
-    /// GPUs that several containers may share, each a slot.
-    pub shared: Vec<Shared>,
-}
-
-impl Default for GpuConfig {
-    fn default() -> Self {
-        Self {
-            nvml: "libnvidia-ml.so.1".into(),
-            proc: "/proc/driver/nvidia".into(),
-            module: "/sys/module/nvidia".into(),
-            dev: "/dev".into(),
-            inject: Inject::Cdi,
-            cdi_dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()],
-            cdi_kind: "nvidia.com/gpu".into(),
-            watchers: [
-                "nvidia-persiste",
-                "nv-hostengine",
-                "dcgm-exporter",
-                "nvidia-smi",
-                "docker-gpuctl",
-            ]
-            .map(String::from)
-            .to_vec(),
-            majors: "/proc/devices".into(),
-            shared: Vec::new(),
         }
     }
 }
@@ -426,7 +291,22 @@ impl Config {
             return Err("an entry of policy.exempt needs an image or a name".into());
         }
         sharing::check(&config.gpu.shared)?;
+        let absolute = |path: &Path| path.is_absolute();
+        if !absolute(&config.volumes.images)
+            || !config.change.layers.as_deref().is_none_or(absolute)
+        {
+            return Err("volumes.images and change.layers must be absolute paths".into());
+        }
+        if config.volumes.backend == Some(crate::model::Backend::Plain) {
+            return Err("volumes.backend is \"size\" or \"image\"".into());
+        }
         Ok(config)
+    }
+
+    /// Where snapshots keep writable layers.
+    pub fn layers(&self) -> PathBuf {
+        let layers = self.change.layers.clone();
+        layers.unwrap_or_else(|| self.docker.root.join("gpuctl/layers"))
     }
 
     /// The node's name: the setting, or the host's name up to the first dot.

@@ -1,6 +1,6 @@
 //! How keys are spelled: here and nowhere else. docs/ledger.md shows them.
 
-use crate::model::{ContainerId, ContainerName, NodeName, Unit, Version};
+use crate::model::{ContainerId, ContainerName, NodeName, Unit, Version, VolumeName};
 
 /// The keys of one node, all under one prefix: one range read, one watch, one grant of rights.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,6 +60,38 @@ impl Keys {
     /// The journal of the change to a container that is under way.
     pub fn operation(&self, name: &ContainerName) -> String {
         format!("{}operations/{name}", self.prefix)
+    }
+    /// What every port's key begins with.
+    pub fn ports(&self) -> String {
+        format!("{}ports/", self.prefix)
+    }
+    /// A port of the host.
+    pub fn port(&self, port: u16) -> String {
+        format!("{}ports/{port:05}", self.prefix)
+    }
+    /// What every volume record's key begins with.
+    pub fn volumes(&self) -> String {
+        format!("{}volumes/", self.prefix)
+    }
+    /// The record of a volume.
+    pub fn volume(&self, name: &VolumeName) -> String {
+        format!("{}volumes/{name}", self.prefix)
+    }
+    /// What the keys of a volume's versions begin with.
+    pub fn volume_versions(&self, name: &VolumeName) -> String {
+        format!("{}volume-versions/{name}/", self.prefix)
+    }
+    /// One version of a volume, the number padded as of containers.
+    pub fn volume_version(&self, name: &VolumeName, version: Version) -> String {
+        format!("{}volume-versions/{name}/{:010}", self.prefix, version.0)
+    }
+    /// What every journal of a volume begins with.
+    pub fn volume_operations(&self) -> String {
+        format!("{}volume-operations/", self.prefix)
+    }
+    /// The journal of the change to a volume that is under way.
+    pub fn volume_operation(&self, name: &VolumeName) -> String {
+        format!("{}volume-operations/{name}", self.prefix)
     }
 }
 

@@ -45,7 +45,17 @@ fn every_key_is_in_the_example() {
     let mut named: BTreeSet<String> = part("").into_iter().map(str::to_owned).collect();
     named.extend(tables.iter().filter(|t| !t.contains('.')).cloned());
     assert_eq!(named, keys(""));
-    for table in ["[ledger]", "[paths]", "[docker]", "[runtime]", "[policy]", "[gpu]"] {
+    for table in [
+        "[ledger]",
+        "[paths]",
+        "[docker]",
+        "[runtime]",
+        "[policy]",
+        "[gpu]",
+        "[change]",
+        "[ports]",
+        "[volumes]",
+    ] {
         let name = table.trim_matches(['[', ']']);
         let mut named: BTreeSet<String> = part(table).into_iter().map(str::to_owned).collect();
         let below = tables.iter().filter_map(|t| t.strip_prefix(&format!("{name}.")));

@@ -96,7 +96,7 @@ impl Making<'_> {
                     let _ = ledger.release(&self.id, Some(claim.token), None);
                 }
                 let _ = notes::remove_grant(&self.config.paths, &self.id);
-                Err(TurnedAway { text, until: None, units: granted.units })
+                Err(TurnedAway { text, until: None, units: granted.units, expected: false })
             }
         }
     }

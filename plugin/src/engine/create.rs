@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use gpuctl_ledger::ledger::{At, Batch};
 use gpuctl_ledger::model::{
-    Binding, ContainerId, ContainerName, ContainerRecord, DockerName, GpuRequest, OperationKind,
-    SCHEMA, Timestamp, Token, Version, VersionRecord,
+    Binding, ContainerId, ContainerName, ContainerRecord, DockerName, GpuRequest, How,
+    OperationKind, SCHEMA, Timestamp, Token, Version, VersionRecord,
 };
 use gpuctl_ledger::node::notes;
 use serde::{Deserialize, Serialize};
@@ -220,6 +220,8 @@ fn record(
         at: now,
         by,
         why,
+        how: Some(How::Created),
+        layer: None,
         spec: inspect.creation(),
     };
     version::check(&version, true)?;
@@ -233,6 +235,7 @@ fn record(
         owner,
         token: journal.operation.token.clone(),
         retired: false,
+        unfinished: false,
         upper_dir: None,
     };
     let mut batch = Batch::new();

@@ -20,6 +20,8 @@ pub(super) fn recover(ctx: &Context, operation: &At<Operation>) -> Result<String
         OperationKind::Run => undo_create::recover(ctx, journal),
         OperationKind::Scale => undo_scale::recover(ctx, journal),
         OperationKind::Remove => remove::recover(ctx, journal),
+        kind => Err(Failure::new(format!("this version does no {}", kind.word()))
+            .hint("upgrade docker-gpuctl on this host")),
     };
     ended.map_err(|why| {
         let hint = why.hint.clone();

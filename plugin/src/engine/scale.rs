@@ -9,8 +9,8 @@ use gpuctl_ledger::audit::{Decision, Entry};
 use gpuctl_ledger::grant::{self, Claim};
 use gpuctl_ledger::ledger::{At, Batch, Ledger, LedgerError};
 use gpuctl_ledger::model::{
-    Binding, ContainerId, ContainerName, ContainerRecord, DockerName, GpuRequest, Holder, Kind,
-    Lease, OperationKind, SCHEMA, Timestamp, Token, Unit, Version, VersionRecord,
+    Binding, ContainerId, ContainerName, ContainerRecord, DockerName, GpuRequest, Holder, How,
+    Kind, Lease, OperationKind, SCHEMA, Timestamp, Token, Unit, Version, VersionRecord,
 };
 use gpuctl_ledger::node::notes;
 use gpuctl_ledger::store::Outcome;
@@ -392,6 +392,8 @@ fn version_record(name: &ContainerName, data: &Data, shown: &Inspect) -> Version
         at: Timestamp::now(),
         by: data.by.clone(),
         why: format!("scale {} -> {} GPUs", data.before.gpus, data.gpus),
+        how: Some(How::InPlace),
+        layer: None,
         spec: shown.creation(),
     }
 }

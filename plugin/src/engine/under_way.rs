@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use gpuctl_ledger::ledger::At;
-use gpuctl_ledger::model::{ContainerName, DockerName, Operation, OperationKind, Timestamp};
+use gpuctl_ledger::model::{ContainerName, DockerName, Operation, Timestamp};
 use gpuctl_ledger::node::{busy, files, process};
 use gpuctl_ledger::rules::liveness::Seen;
 use nix::sys::stat::{major, minor};
@@ -33,12 +33,7 @@ pub(super) struct UnderWay {
 impl UnderWay {
     /// In one line: `another scale of od by ada (docker-gpuctl, pid 4711) is under way for 45 s`.
     pub(super) fn told(&self) -> String {
-        let what = match self.journal.as_ref().map(|o| o.kind) {
-            Some(OperationKind::Run) => "run",
-            Some(OperationKind::Scale) => "scale",
-            Some(OperationKind::Remove) => "rm",
-            None => "change to",
-        };
+        let what = self.journal.as_ref().map_or("change to", |o| o.kind.word());
         let of = if self.journal.is_some() { " of" } else { "" };
         let by = self.journal.as_ref().and_then(|o| o.by.as_ref());
         let by = by.map(|by| format!(" by {by}")).unwrap_or_default();

@@ -107,6 +107,16 @@ text_type!(
     |t: &str| docker_alphabet("name in Docker", t, 250)
 );
 text_type!(
+    /// The name a user gives a volume: `data`. In Docker it is `data-N`, N its version.
+    VolumeName,
+    |t: &str| {
+        if t.len() == 1 {
+            return Err(Invalid::new("volume name", t, "is too short: Docker wants two characters"));
+        }
+        docker_alphabet("volume name", t, 120)
+    }
+);
+text_type!(
     /// The name of a node in the ledger: a setting, bound to the node's machine id at first use.
     NodeName,
     |t: &str| docker_alphabet("node name", t, 120)
@@ -223,6 +233,19 @@ impl DockerName {
             return None;
         }
         Some((ContainerName::new(name).ok()?, Version(version.parse().ok()?)))
+    }
+}
+
+impl VolumeName {
+    /// The name in Docker of the volume at a version: `data` at 3 is `data-3`.
+    pub fn at(&self, version: Version) -> String {
+        format!("{self}-{version}")
+    }
+
+    /// Takes `data-3` apart into `data` and 3; `None` where the text has not that form.
+    pub fn split(text: &str) -> Option<(Self, Version)> {
+        let (name, version) = DockerName::split(text)?;
+        Some((Self::new(name.as_str()).ok()?, version))
     }
 }
 

@@ -6,18 +6,25 @@ mod inventory;
 mod piece;
 mod record;
 mod request;
+mod size;
 mod time;
+mod volume;
 mod wanted;
 
 pub use id::{
     BootId, ContainerId, ContainerName, DockerName, Invalid, NodeName, Token, Unit, Version,
+    VolumeName,
 };
 pub use inventory::{Gpu, Health, Inventory, MigDevice, Path, Peer};
 pub use piece::{Part, Piece, Place};
 pub use record::{
-    Binding, Cgroup, ContainerRecord, Evidence, Holder, Lease, LeaseState, NodeRecord, Operation,
-    OperationKind, Process, SCHEMA, VersionRecord,
+    Binding, Cgroup, ContainerRecord, Evidence, Holder, How, KeptLayer, Lease, LeaseState,
+    NodeRecord, Operation, OperationKind, PortRecord, Process, SCHEMA, VersionRecord,
 };
 pub use request::{GpuRef, GpuRequest};
+pub use size::{ByteSize, SIZE_FORMS};
 pub use time::Timestamp;
+pub use volume::{
+    Backend, VolumeOperation, VolumeOperationKind, VolumeRecord, VolumeVersionRecord,
+};
 pub use wanted::{Comparison, Kind, MemoryBound, Wanted};

@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
-    BootId, ContainerId, ContainerName, DockerName, GpuRequest, Inventory, NodeName, Timestamp,
-    Token, Unit, Version,
+    BootId, ByteSize, ContainerId, ContainerName, DockerName, GpuRequest, Inventory, NodeName,
+    Timestamp, Token, Unit, Version,
 };
 
 /// The layout of every record written by this version. A record with a greater number is refused.
@@ -142,6 +142,9 @@ pub struct Binding {
     /// Set when a newer version has taken its place: then it may not start.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub retired: bool,
+    /// Set while the container is being made and its files are not all there: then it may not start.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unfinished: bool,
     /// The upper directory of its writable layer, as the wrapper saw it mounted at the last create.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upper_dir: Option<String>,
@@ -189,8 +192,56 @@ pub struct VersionRecord {
     pub by: Option<String>,
     /// Why: `run`, `scale 3 -> 5 GPUs`.
     pub why: String,
+    /// How it came to be; absent in records of old.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub how: Option<How>,
+    /// Its writable layer, where that was kept beside the container's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layer: Option<KeptLayer>,
     /// Whole creation spec: Docker's inspect of the created container.
     pub spec: Value,
+}
+
+/// How a version came to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum How {
+    /// By run or create.
+    Created,
+    /// The container of the version before was changed.
+    InPlace,
+    /// A new container took the place of the one before, with its files.
+    Replaced,
+    /// A container that Docker had made was taken in.
+    Adopted,
+    /// It was made from another managed container, with its files.
+    Cloned,
+}
+
+/// A writable layer that was kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptLayer {
+    /// Its folder on this node, root's alone.
+    pub path: String,
+    /// What it takes on the disk, where it shares nothing with others: allocated bytes.
+    pub bytes: ByteSize,
+    /// When it was taken.
+    pub at: Timestamp,
+}
+
+/// `/ports/<port>`: a port of the host that is kept for a managed container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortRecord {
+    /// Layout, [`SCHEMA`].
+    pub schema: u32,
+    /// The port, for every protocol.
+    pub port: u16,
+    /// Whose it is.
+    pub name: ContainerName,
+    /// What is behind it: `22/tcp`.
+    pub inside: String,
+    /// Since when.
+    pub since: Timestamp,
 }
 
 /// Which change is under way.
@@ -203,6 +254,37 @@ pub enum OperationKind {
     Scale,
     /// rm.
     Remove,
+    /// update of what Docker itself can change: processors, memory, restart policy.
+    Update,
+    /// A change that needs a new container.
+    Replace,
+    /// rename.
+    Rename,
+    /// adopt.
+    Adopt,
+    /// snapshot, and the removal of what was kept.
+    Snapshot,
+    /// prune.
+    Prune,
+    /// clone.
+    Clone,
+}
+
+impl OperationKind {
+    /// The command that it is of.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Run => "run",
+            Self::Scale => "scale",
+            Self::Remove => "rm",
+            Self::Update | Self::Replace => "update",
+            Self::Rename => "rename",
+            Self::Adopt => "adopt",
+            Self::Snapshot => "snapshot",
+            Self::Prune => "prune",
+            Self::Clone => "clone",
+        }
+    }
 }
 
 /// `/operations/<name>`: the journal of a change under way. It is there from the first side effect
