@@ -6,19 +6,11 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use gpuctl_ledger::config::{Config, plain_io_error};
-use gpuctl_ledger::grant::LOCK;
-use gpuctl_ledger::ledger::Batch;
-use gpuctl_ledger::model::{
-    DockerName, Evidence, Holder, Lease, LeaseState, SCHEMA, Timestamp, Token, Unit,
-};
-use gpuctl_ledger::node::{files as node_files, links, lock, notes, process};
-use gpuctl_ledger::rules::liveness::Life;
-use gpuctl_ledger::store::Outcome;
+use gpuctl_ledger::node::{files as node_files, links, process};
 
 use super::keep::Kept;
 use super::observed::{Observed, Places};
 use super::plan::{Plan, Step};
-use super::seed::Seed;
 use super::{daemons, files};
 use crate::docker::Docker;
 use crate::engine::api::Failure;
@@ -49,7 +41,7 @@ fn fault(step: &Step, when: &str) {
 #[inline]
 fn fault(_step: &Step, _when: &str) {}
 
-fn failed(what: &str, path: &Path) -> impl Fn(std::io::Error) -> Failure {
+pub(super) fn failed(what: &str, path: &Path) -> impl Fn(std::io::Error) -> Failure {
     let text = format!("{} cannot be {what}", path.display());
     move |e| {
         Failure::new(format!("{text}: {}", plain_io_error(&e)))
@@ -135,7 +127,7 @@ impl Doing<'_> {
         Ok(())
     }
 
-    fn context(&self) -> Result<Context, Failure> {
+    pub(super) fn context(&self) -> Result<Context, Failure> {
         let path = &self.places.config;
         let config = Config::at(path).map_err(|e| Failure::new(e.to_string()))?;
         Context::open(config, path.clone())
@@ -163,104 +155,6 @@ impl Doing<'_> {
             .hint(hint));
         }
         files::write(output, &spec, 0o644).map_err(failed("written", output))
-    }
-
-    /// Writes the leases that are missing, under the lock of grants: nobody claims between look and
-    /// commit.
-    fn seeds(&self, seeds: &[Seed]) -> Result<(), Failure> {
-        let ctx = self.context()?;
-        let limit = ctx.config.ledger.timeout();
-        let _locked = lock::take(&ctx.config.paths.grants(), LOCK, limit)
-            .map_err(failed("locked", &ctx.config.paths.grants()))?
-            .ok_or_else(|| Failure::new("GPUs are being granted just now").hint("try again"))?;
-        let view = ctx.view();
-        let sight = ctx.ledger.sight()?;
-        let me = process::own().map_err(failed("read", Path::new("/proc/self")))?;
-        let inventory = view.inventory().ok();
-        for seed in seeds {
-            // One that has ended meanwhile holds nothing.
-            let Ok(Some(init)) = process::find(seed.pid) else { continue };
-            let cgroup = process::cgroup_of(seed.pid).ok();
-            let token =
-                Token::random().map_err(|_| Failure::new("the kernel gives no random numbers"))?;
-            let holder = Holder {
-                container: seed.id.clone(),
-                docker_name: DockerName::new(seed.name.as_str())
-                    .or_else(|_| DockerName::new(seed.id.short()))
-                    .map_err(|e| Failure::new(e.to_string()))?,
-                name: None,
-                owner: None,
-            };
-            let since = seed
-                .started
-                .parse::<jiff::Timestamp>()
-                .ok()
-                .and_then(|at| serde_json::from_value::<Timestamp>(at.to_string().into()).ok());
-            let since = since.unwrap_or_else(Timestamp::now);
-            let evidence = Evidence {
-                boot_id: ctx.boot_id.clone(),
-                claimer: me,
-                init: Some(init),
-                cgroup,
-                ended: None,
-            };
-            let mut batch = Batch::new();
-            let mut units: Vec<Unit> = Vec::new();
-            for (_, unit) in &seed.gpus {
-                let old = sight.leases.get(unit);
-                let piece = |unit: &Unit| inventory.as_ref()?.piece(unit);
-                let excludes = |other: &Unit| {
-                    other == unit
-                        || piece(other).zip(piece(unit)).is_some_and(|(a, b)| a.overlaps(&b))
-                };
-                let free =
-                    sight.leases.iter().filter(|(other, _)| excludes(other)).all(|(_, at)| {
-                        view.judge(&at.record, &sight.changing, Timestamp::now()) == Life::Gone
-                    });
-                if !free {
-                    continue;
-                }
-                let lease = Lease {
-                    schema: SCHEMA,
-                    unit: unit.clone(),
-                    holder: holder.clone(),
-                    since,
-                    token: token.clone(),
-                    state: LeaseState::Active,
-                    evidence: evidence.clone(),
-                };
-                let key = ctx.ledger.keys().lease(unit);
-                batch.unchanged(key.clone(), old.map(|at| at.revision)).put(key, &lease);
-                units.push(unit.clone());
-            }
-            if units.is_empty() {
-                continue;
-            }
-            // A container that holds some already has its note, which stays.
-            if !notes::has_grant(&ctx.config.paths, &seed.id) {
-                let minor =
-                    |unit: &Unit| inventory.as_ref()?.piece(unit).map(|piece| piece.gpu.minor);
-                let grant = notes::Grant {
-                    holder,
-                    minors: units.iter().filter_map(minor).collect(),
-                    units,
-                    token,
-                    since,
-                    evidence,
-                    active: true,
-                };
-                notes::write_grant(&ctx.config.paths, &grant)
-                    .map_err(failed("written", &ctx.config.paths.grants()))?;
-            }
-            match ctx.ledger.commit(&batch)? {
-                Outcome::Done(_) => {}
-                Outcome::Conflict => {
-                    return Err(Failure::new("leases were changed by somebody else just now")
-                        .hint("try again"));
-                }
-            }
-        }
-        Ok(())
     }
 
     /// SIGHUP, and then the Engine is asked until it says so. One that does not take daemon.json would

@@ -11,6 +11,7 @@ mod daemons;
 mod diff;
 mod doctor;
 mod execute;
+mod execute_seeds;
 mod files;
 mod flags;
 mod holes;
