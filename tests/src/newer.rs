@@ -23,6 +23,11 @@ impl Debian {
     pub fn of(suite: &str) -> Option<Self> {
         if let Some(kept) = std::env::var_os("GPUCTL_ROOTS").map(PathBuf::from) {
             let folder = kept.join(suite);
+            // Two may want it at once: the second takes what the first has made.
+            std::fs::create_dir_all(&kept).expect("the folder of roots can be made");
+            let lock = std::fs::File::create(kept.join(format!("{suite}.lock")));
+            let lock = lock.expect("a lock beside the roots");
+            lock.lock().expect("the lock of a root");
             if folder.join("usr/sbin/dockerd").is_file() {
                 return Some(Self { root: Root::at(&folder), place: None });
             }

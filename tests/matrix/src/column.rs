@@ -50,16 +50,32 @@ const CGROUPS: [(Cgroup, &str); 3] =
     [(Cgroup::V1, "v1"), (Cgroup::V2Cgroupfs, "v2-cgroupfs"), (Cgroup::V2Systemd, "v2-systemd")];
 
 impl Column {
-    /// All columns that the table has, in its order: each Engine on cgroup v1, and what a booted
-    /// Debian 12 has besides.
+    /// All columns that the table has, in its order: each Engine on each kind of cgroup.
     pub fn all() -> Vec<Self> {
         let mut all = Vec::new();
         for strict in [false, true] {
-            let of = |engine, cgroup| Self { strict, engine, cgroup };
-            all.extend(ENGINES.iter().map(|(engine, _)| of(*engine, Cgroup::V1)));
-            all.push(of(EngineOf::V20, Cgroup::V2Cgroupfs));
-            all.push(of(EngineOf::V20, Cgroup::V2Systemd));
+            for (cgroup, _) in CGROUPS {
+                all.extend(ENGINES.iter().map(|(engine, _)| Self {
+                    strict,
+                    engine: *engine,
+                    cgroup,
+                }));
+            }
         }
+        all
+    }
+
+    /// All columns in the order in which they are to be tried: the quickest first, and those that tell most
+    /// of what is slow. Strict mode is what must have no hole, and systemd has the cgroups on most hosts
+    /// with version 2.
+    pub fn by_need() -> Vec<Self> {
+        let mut all = Self::all();
+        let slow = |cgroup| match cgroup {
+            Cgroup::V1 => 0,
+            Cgroup::V2Systemd => 1,
+            Cgroup::V2Cgroupfs => 2,
+        };
+        all.sort_by_key(|column| (slow(column.cgroup), !column.strict));
         all
     }
 
@@ -93,6 +109,15 @@ impl Column {
         CGROUPS.iter().find(|(c, _)| *c == self.cgroup).map_or("", |(_, n)| n)
     }
 
+    /// The kind of cgroup, for a title.
+    pub fn cgroup_in_words(&self) -> &'static str {
+        match self.cgroup {
+            Cgroup::V1 => "cgroup v1",
+            Cgroup::V2Cgroupfs => "cgroup v2 with cgroupfs",
+            Cgroup::V2Systemd => "cgroup v2 with systemd",
+        }
+    }
+
     /// `cooperative` or `strict`.
     pub fn level(&self) -> &'static str {
         if self.strict { "strict" } else { "cooperative" }
@@ -123,6 +148,18 @@ impl fmt::Display for Column {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_column_is_tried_and_no_slow_one_before_a_quick_one() {
+        let (mut all, tried) = (Column::all(), Column::by_need());
+        assert_eq!(all.len(), 2 * ENGINES.len() * CGROUPS.len());
+        assert!(tried[..10].iter().all(|c| c.cgroup == Cgroup::V1));
+        assert_eq!(tried[10].to_string(), "20.10/strict/v2-systemd");
+        let mut sorted = tried;
+        sorted.sort();
+        all.sort();
+        assert_eq!(all, sorted);
+    }
 
     #[test]
     fn a_columns_name_is_read_as_it_is_written() {

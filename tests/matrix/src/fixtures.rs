@@ -6,10 +6,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use gpuctl_sim::files::write;
+use gpuctl_tests::programs;
 use serde_json::{Value, json};
 
 use crate::cell::Verdict;
-use crate::column::Column;
+use crate::column::{Cgroup, Column};
 use crate::probe;
 use crate::rows::{Row, Tried, judge_probe, rootfs};
 use crate::run::Under;
@@ -33,6 +34,9 @@ const RECORDED: [(&str, &str); 14] = [
     ("exec", "plain"),
 ];
 
+/// The recordings' folder.
+const FOLDER: &str = "engine-29";
+
 /// A node whose containers are the recorded ones. Its own Engine makes none of them.
 pub struct Recorded {
     trial: Trial,
@@ -45,6 +49,10 @@ impl Recorded {
     /// As for [`Trial::start`].
     pub fn start(column: Column) -> Result<Self, String> {
         Ok(Self { trial: Trial::start(column)? })
+    }
+
+    fn by_systemd(&self) -> bool {
+        self.trial.column.cgroup == Cgroup::V2Systemd
     }
 
     fn run(&self, name: &str) -> Tried {
@@ -79,6 +87,9 @@ impl Recorded {
         let mut runc = self.trial.node.site().engine().inside(&entry);
         runc.env("GPUCTL_CONFIG", place.config()).arg("--root").arg(bundle.join("r"));
         runc.arg("--log").arg(bundle.join("log.json")).args(["--log-format", "json"]);
+        if self.by_systemd() {
+            runc.arg("--systemd-cgroup");
+        }
         runc.args(["run", "--bundle"]).arg(&bundle).arg(&id);
         let tried = judge_probe(&self.trial, runc, |holder| holder == id);
         let _ = fs::remove_dir_all(&files);
@@ -92,7 +103,11 @@ impl Recorded {
         spec["process"]["args"] = json!(["/bin/sh", "-c", script]);
         spec["process"]["terminal"] = json!(false);
         spec["root"] = json!({"path": rootfs(&self.trial)?});
-        spec["linux"]["cgroupsPath"] = json!(format!("/{}/{id}", place.cgroup()));
+        // As Docker writes it with each driver.
+        spec["linux"]["cgroupsPath"] = json!(match self.by_systemd() {
+            true => format!("{}.slice:docker:{id}", place.cgroup()),
+            false => format!("/{}/{id}", place.cgroup()),
+        });
         // runc 1.1 knows no time namespaces.
         if let Some(list) = spec["linux"]["namespaces"].as_array_mut() {
             list.retain(|n| n["type"] != "time");
@@ -129,8 +144,11 @@ impl Under for Recorded {
     }
 }
 
+/// Those beside the built programs go before the repository's: so they are read where there is none.
 fn recordings() -> PathBuf {
-    gpuctl_tests::programs::repository().join("hook/tests/fixtures/engine-29")
+    let beside = std::env::var_os("GPUCTL_PROGRAMS").map(|folder| Path::new(&folder).join(FOLDER));
+    let own = || programs::repository().join("hook/tests/fixtures").join(FOLDER);
+    beside.filter(|folder| folder.is_dir()).unwrap_or_else(own)
 }
 
 fn json_of(path: &Path) -> Result<Value, String> {

@@ -7,12 +7,16 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use gpuctl_matrix::column::Column;
-use gpuctl_matrix::{nvidia, results, rows, run, table};
+use gpuctl_matrix::{nvidia, results, rows, run, table, trial};
 
 const USAGE: &str = "\
 usage: gpuctl-matrix run --column NAME --out FILE [--rows a,b,...] [--programs DIR] [--hash HASH]
        gpuctl-matrix write --results FILE... --docs docs/matrix.md [--hash HASH]
-       gpuctl-matrix columns | rows | hash";
+       gpuctl-matrix root --column NAME
+       gpuctl-matrix columns | rows | hash
+
+root makes the Debian of a column's Engine below GPUCTL_ROOTS, with all that the column needs, and says where
+it is: nothing for the machine's own. columns lists all in the order in which they are to be tried.";
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args();
@@ -43,8 +47,16 @@ fn act(arguments: &[String]) -> Result<(), String> {
     let hash = || flags.hash.clone().map_or_else(run::own_hash, Ok);
     let mut text = String::new();
     match verb.as_str() {
-        "columns" => Column::all().iter().for_each(|c| text.push_str(&format!("{c}\n"))),
+        "columns" => Column::by_need().iter().for_each(|c| text.push_str(&format!("{c}\n"))),
         "rows" => rows::all().for_each(|r| text.push_str(&format!("{}\t{}\n", r.id, r.what))),
+        "root" => {
+            let column = Column::parse(flags.column.as_deref().ok_or("root needs --column NAME")?)?;
+            // Else it would be gone with this program.
+            std::env::var_os("GPUCTL_ROOTS").ok_or("GPUCTL_ROOTS names no folder to keep it in")?;
+            if let Some(debian) = trial::debian(column)? {
+                text = format!("{}\n", debian.root().folder().display());
+            }
+        }
         "hash" => text = format!("{}\n", hash()?),
         "write" => {
             let docs = flags.docs.as_ref().ok_or("write needs --docs FILE")?;

@@ -183,12 +183,16 @@ fn hook(place: &Path) -> Result<(), String> {
 }
 
 fn detach_all(cgroup: &str) -> Result<(), String> {
-    // A hook's environment is empty: it has no PATH.
-    let program = ["/usr/sbin/bpftool", "/sbin/bpftool", "/usr/bin/bpftool"];
-    let program = program.into_iter().find(|p| Path::new(p).is_file()).ok_or("no bpftool here")?;
+    // A hook's environment is empty: it has no PATH. An Engine of another Debian has only what is in its
+    // own root: the program is the machine's.
+    let outside = Path::new("/proc/1/root");
+    let program = ["usr/sbin/bpftool", "sbin/bpftool", "usr/bin/bpftool"];
+    let program =
+        program.into_iter().find(|p| outside.join(p).exists()).ok_or("no bpftool here")?;
     let bpftool = |arguments: &[&str]| {
-        let got = Command::new(program).args(arguments).output();
-        let got = got.map_err(|e| format!("bpftool: {e}"))?;
+        let mut enter = Command::new("/usr/bin/nsenter");
+        enter.args(["--mount=/proc/1/ns/mnt", "--"]).arg(Path::new("/").join(program));
+        let got = enter.args(arguments).output().map_err(|e| format!("bpftool: {e}"))?;
         let said = String::from_utf8_lossy(&got.stderr).into_owned();
         got.status.success().then_some(got.stdout).ok_or(format!("bpftool: {said}"))
     };

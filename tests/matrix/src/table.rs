@@ -22,13 +22,10 @@ pub fn page(lines: &[Line], hash: &str) -> String {
         .collect();
     let mut reasons: Vec<String> = Vec::new();
     let mut tables = String::new();
-    for strict in [false, true] {
-        let columns: Vec<Column> =
-            Column::all().into_iter().filter(|c| c.strict == strict).collect();
-        let title = if strict { "Strict" } else { "Cooperative" };
+    for (title, columns) in tables_of_columns() {
         let _ = writeln!(tables, "\n## {title}\n");
-        let names = columns.iter().map(|c| format!("{} {}", c.engine_name(), c.cgroup_name()));
-        let _ = writeln!(tables, "| id | way | {} |", names.collect::<Vec<_>>().join(" | "));
+        let names: Vec<&str> = columns.iter().map(Column::engine_name).collect();
+        let _ = writeln!(tables, "| id | way | {} |", names.join(" | "));
         let _ = writeln!(tables, "|---|---|{}", "---|".repeat(columns.len()));
         for row in rows::all() {
             let shown = columns.iter().map(|column| {
@@ -62,6 +59,20 @@ pub fn page(lines: &[Line], hash: &str) -> String {
     page
 }
 
+/// The columns of each table, and its title: one for each level and kind of cgroup.
+fn tables_of_columns() -> Vec<(String, Vec<Column>)> {
+    let mut tables: Vec<(String, Vec<Column>)> = Vec::new();
+    for column in Column::all() {
+        let level = if column.strict { "Strict" } else { "Cooperative" };
+        let title = format!("{level}, {}", column.cgroup_in_words());
+        match tables.last_mut() {
+            Some((last, columns)) if *last == title => columns.push(column),
+            _ => tables.push((title, vec![column])),
+        }
+    }
+    tables
+}
+
 const INTRODUCTION: &str = "\
 # Every way to a GPU
 
@@ -73,7 +84,11 @@ tried with a real container that tries to open the device nodes, while another c
 - no access: it runs, and opens no GPU
 - **not caught**: it runs, and opens a GPU that it holds no lease on. [Security](security.md) lists these
 - not applicable: it cannot be tried there; the reasons are below the tables
-- not tried: no run of that column with these sources; its Engine or its machine could not be had
+- not tried: no run of that column with these sources; its Engine or its machine could not be had, or the run
+  was broken off
+
+20.10, 26.1 and 28.5 are Debian's Engines, 28.5 with each of its two image stores; 29-fixtures is what Engine 29
+handed to a runtime when it was recorded. With cgroup v2 all of it runs in a booted Debian.
 
 A way that names a GPU was tried twice: with one that another container holds, and with a free one. The cell
 is of the free one; had the other been opened, it would say \"not caught\".
@@ -147,13 +162,13 @@ pub fn cells_of(page: &str) -> Result<BTreeMap<(String, String), Cell>, String> 
     let mut columns: Vec<Column> = Vec::new();
     for line in page.lines() {
         if let Some(title) = line.strip_prefix("## ") {
-            let strict = title == "Strict";
-            columns = Column::all().into_iter().filter(|c| c.strict == strict).collect();
+            let table = tables_of_columns().into_iter().find(|(known, _)| known == title);
+            columns = table.map(|(_, columns)| columns).unwrap_or_default();
             continue;
         }
         let words: Vec<&str> = line.trim_matches('|').split(" | ").map(str::trim).collect();
         let Some((id, rest)) = words.split_first() else { continue };
-        if !line.starts_with("| ") || *id == "id" {
+        if !line.starts_with("| ") || *id == "id" || columns.is_empty() {
             continue;
         }
         let shown = rest.get(1..).unwrap_or_default();
@@ -198,6 +213,7 @@ mod tests {
         let lines = [
             line("20.10/cooperative/v1", "runtime-runc", Cell::NotCaught),
             line("26.1/strict/v1", "gpus-count", Cell::Leased),
+            line("26.1/strict/v2-systemd", "gpus-count", Cell::Refused),
             line("20.10/strict/v1", "daemon-reload", Cell::NotApplicable("no systemd".into())),
             line("20.10/strict/v1", "cdi-device", Cell::NotApplicable("no CDI".into())),
         ];

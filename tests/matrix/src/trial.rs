@@ -54,15 +54,7 @@ impl Trial {
         if column.cgroup == Cgroup::V2Systemd && !systemd() {
             return Err("systemd is not this machine's init".into());
         }
-        let debian = match column.suite() {
-            None => None,
-            Some(suite) => {
-                Some(Debian::of(suite).ok_or_else(|| format!("Debian {suite} cannot be had"))?)
-            }
-        };
-        if let (Some(debian), Some(suite)) = (&debian, column.suite()) {
-            debian.root().add(suite, &CLI_PLUGINS)?;
-        }
+        let debian = debian(column)?;
         let engine = engine::Options {
             root: debian.as_ref().map(Debian::root),
             containerd_store: column.engine == EngineOf::V28Containerd,
@@ -275,6 +267,17 @@ impl Trial {
         self.node.docker(&["inspect", "--format", "{{.State.Running}}", name]).stdout.trim()
             == "true"
     }
+}
+
+/// The Debian whose Engine a column has, with what the CLI needs besides; `None` for the machine's own.
+///
+/// # Errors
+/// Why it cannot be had here.
+pub fn debian(column: Column) -> Result<Option<Debian>, String> {
+    let Some(suite) = column.suite() else { return Ok(None) };
+    let debian = Debian::of(suite).ok_or_else(|| format!("Debian {suite} cannot be had"))?;
+    debian.root().add(suite, &CLI_PLUGINS)?;
+    Ok(Some(debian))
 }
 
 /// Our line in what a command printed, if it failed with one. Docker's own refusals have none.

@@ -19,7 +19,8 @@ const UP: Duration = Duration::from_secs(60);
 /// In the new namespace: the place's `dev` becomes `/dev`, then the Engine starts. With `-` as the
 /// place, `/dev` stays the host's. With a root, it is entered, the place at its own path in it: the
 /// files of both sides name the same paths. A chroot would not do: `docker exec` joins the mount
-/// namespace, and would come out at the root of that, beside the container.
+/// namespace, and would come out at the root of that, beside the container. Where systemd is init, its
+/// sockets are there too: it may be asked for cgroups.
 const ENTERING: &str = r#"set -eu
 place=$1 dev=$2 root=$3
 shift 3
@@ -33,6 +34,11 @@ fi
 [ "$root" != - ] || exec "$@"
 mount --bind "$root" "$root"
 for name in proc sys dev; do mount --rbind "/$name" "$root/$name"; done
+for name in systemd dbus; do
+    [ -d "/run/$name" ] || continue
+    mkdir -p "$root/run/$name"
+    mount --rbind "/run/$name" "$root/run/$name"
+done
 mkdir -p "$root$place" "$root/mnt"
 mount --bind "$place" "$root$place"
 cd "$root"

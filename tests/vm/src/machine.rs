@@ -13,7 +13,7 @@ use nix::fcntl::{Flock, FlockArg};
 
 use crate::frame::{self, Frame, Kind, PIECE, Run};
 use crate::initramfs::{self, MODULES};
-use crate::{Doing as _, Result, System};
+use crate::{Doing as _, Result, System, system};
 
 /// How long a boot may take until the agent answers. Everything in the machine is emulated, and the
 /// host may be busy.
@@ -22,6 +22,8 @@ const BOOT: Duration = Duration::from_secs(600);
 const OFF: Duration = Duration::from_secs(300);
 /// How long the host waits beyond a program's own limit.
 const GRACE: Duration = Duration::from_secs(60);
+/// The second disk, as the machine sees it: ext4.
+pub const BESIDE: &str = "/dev/vdb";
 /// Its memory, in MiB.
 const MEMORY: &str = "3072";
 /// What the kernel is told.
@@ -52,19 +54,24 @@ impl Machine {
     /// # Errors
     /// When it does not come up; with the end of what its console says.
     pub fn boot(system: &System, agent: &Path) -> Result<Self> {
-        Self::boot_with(system, agent, false)
+        Self::boot_with(system, agent, None, false)
     }
 
     /// As [`Machine::boot`], with a disk that takes "sync" for an answer at once: quicker, and a power cut
-    /// leaves whatever it leaves.
+    /// leaves whatever it leaves. What is in the folder `beside` is on a second disk, [`BESIDE`].
     ///
     /// # Errors
-    /// As [`Machine::boot`].
-    pub fn boot_lossy(system: &System, agent: &Path) -> Result<Self> {
-        Self::boot_with(system, agent, true)
+    /// As [`Machine::boot`], and when the second disk cannot be made.
+    pub fn boot_lossy(system: &System, agent: &Path, beside: Option<&Path>) -> Result<Self> {
+        Self::boot_with(system, agent, beside, true)
     }
 
-    fn boot_with(system: &System, agent: &Path, lossy: bool) -> Result<Self> {
+    fn boot_with(
+        system: &System,
+        agent: &Path,
+        beside: Option<&Path>,
+        lossy: bool,
+    ) -> Result<Self> {
         let turn = OpenOptions::new().create(true).append(true).open(system.folder().join("turn"));
         let turn = Flock::lock(turn.doing("open the lock of turns")?, FlockArg::LockExclusive)
             .map_err(|(_, e)| format!("cannot wait for my turn: {e}"))?;
@@ -86,6 +93,9 @@ impl Machine {
         let mut copy = Command::new("cp");
         copy.args(["--sparse=auto", "--reflink=auto"]).arg(system.disk()).arg(machine.file("disk"));
         command::run(&mut copy, OFF)?.ok()?;
+        if let Some(folder) = beside {
+            system::make_disk(folder, &machine.file("beside"))?;
+        }
         machine.power_on()?;
         Ok(machine)
     }
@@ -184,8 +194,10 @@ impl Machine {
         qemu.args(["-append", KERNEL_LINE]);
         // What the guest has synced is in the host's file, so that a power cut takes only what was not.
         let cache = if self.lossy { "unsafe" } else { "writethrough" };
-        let disk = self.file("disk").display().to_string();
-        qemu.arg("-drive").arg(format!("file={disk},if=virtio,format=raw,cache={cache}"));
+        for disk in ["disk", "beside"].map(|name| self.file(name)).iter().filter(|d| d.exists()) {
+            let disk = disk.display();
+            qemu.arg("-drive").arg(format!("file={disk},if=virtio,format=raw,cache={cache}"));
+        }
         qemu.arg("-chardev")
             .arg(format!("file,id=console,append=on,path={}", self.file("console.log").display()));
         qemu.args(["-serial", "chardev:console"]);

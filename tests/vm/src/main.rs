@@ -8,19 +8,22 @@ use std::time::{Duration, Instant};
 
 use gpuctl_sim::command::TIMED_OUT;
 use gpuctl_sim::site::Programs;
+use gpuctl_vm::machine::BESIDE;
 use gpuctl_vm::{CgroupDriver, Machine, Missing, Product, Result, System, agent};
 
 const USAGE: &str = "\
 usage: gpuctl-vm make
        gpuctl-vm run [--put FILE:PATH]... [--get PATH:FILE]... [--limit SECONDS]
                      [--product PROGRAMS --profile FILE [--strict] [--cgroupfs]] -- COMMAND...
-       gpuctl-vm matrix --column NAME --out FILE --programs FOLDER [--rows a,b] [--limit SECONDS]
+       gpuctl-vm matrix --column NAME --out FILE --programs FOLDER [--root FOLDER] [--rows a,b]
+                        [--limit SECONDS]
        gpuctl-vm agent PORT
 
 run boots the Debian (made first where it is not there), puts files of this machine into it, runs the
 command as root, brings files back, and powers off. Exits as the command does; 124 past its limit
 (600 s), 125 where there can be no machine here: that prints skipped: REASON.
-matrix runs a column of gpuctl-matrix there, and adds its lines to FILE.
+matrix runs a column of gpuctl-matrix there, and adds its lines to FILE. --root is the Debian of the
+column's Engine, where that is another than the machine's; gpuctl-matrix root makes it.
 --product installs docker-gpuctl there from a folder of built programs, with simulated GPUs.";
 
 fn main() -> ExitCode {
@@ -176,14 +179,21 @@ fn act(asked: &Asked<'_>) -> Result<u8> {
 /// Where the column's programs and its lines are in the machine.
 const PROGRAMS: &str = "/root/programs";
 const LINES: &str = "/root/column.jsonl";
+/// Where the harness finds other Debians there.
+const ROOTS: &str = "/root/roots";
 /// How long a column may take there, unless it is said.
 const COLUMN: u64 = 7200;
 /// Runs it there. A node of the matrix has an Engine of its own: the machine's would only cost time. Each
 /// line comes out at once, so that what was found stays whatever happens then.
 const COLUMN_THERE: &str = r#"
-lines=$1 programs=$2 column=$3
-shift 3
+lines=$1 programs=$2 column=$3 disk=$4 root=$5
+shift 5
 systemctl stop docker.socket docker containerd 2>/dev/null
+if [ "$root" != - ]; then
+    mkdir -p "$root"
+    mount "$disk" "$root" || exit 1
+    export GPUCTL_ROOTS=${root%/*}
+fi
 tail -n 0 -s 0.2 -f "$lines" 2>/dev/null &
 tail=$!
 "$programs/gpuctl-matrix" run --column "$column" --out "$lines" --programs "$programs" "$@"
@@ -193,48 +203,65 @@ kill $tail
 exit $code
 "#;
 
-fn column(words: &[&str]) -> Result<u8> {
-    let mut pairs = words.chunks_exact(2);
-    let value = |flag: &str| {
-        words.chunks_exact(2).find(|p| p.first() == Some(&flag)).and_then(|p| p.get(1)).copied()
-    };
-    let known = ["--column", "--out", "--programs", "--rows", "--limit"];
-    let all_known = pairs.all(|p| p.first().is_some_and(|f| known.contains(f)));
-    let (Some(name), Some(out), Some(programs)) =
-        (value("--column"), value("--out"), value("--programs"))
-    else {
-        say(USAGE);
-        return Ok(2);
-    };
-    if !all_known || !words.len().is_multiple_of(2) {
-        say(USAGE);
-        return Ok(2);
+/// What `matrix` is told.
+#[derive(Debug, PartialEq, Eq)]
+struct Wanted<'a> {
+    column: &'a str,
+    out: &'a Path,
+    programs: &'a Path,
+    root: Option<&'a Path>,
+    rows: Option<&'a str>,
+    limit: Duration,
+}
+
+fn wanted<'a>(words: &[&'a str]) -> Option<Wanted<'a>> {
+    let (pairs, rest) = words.as_chunks::<2>();
+    let known = ["--column", "--out", "--programs", "--root", "--rows", "--limit"];
+    if !rest.is_empty() || !pairs.iter().all(|[flag, _]| known.contains(flag)) {
+        return None;
     }
-    let limit = value("--limit").map_or(Ok(COLUMN), str::parse);
-    let limit = Duration::from_secs(limit.map_err(|e| format!("--limit: {e}"))?);
-    let (out, programs) = (Path::new(out), Path::new(programs));
+    let value = |flag: &str| pairs.iter().find(|p| p[0] == flag).map(|p| p[1]);
+    Some(Wanted {
+        column: value("--column")?,
+        out: Path::new(value("--out")?),
+        programs: Path::new(value("--programs")?),
+        root: value("--root").map(Path::new),
+        rows: value("--rows"),
+        limit: Duration::from_secs(value("--limit").map_or(Some(COLUMN), |n| n.parse().ok())?),
+    })
+}
+
+fn column(words: &[&str]) -> Result<u8> {
+    let Some(wanted) = wanted(words) else {
+        say(USAGE);
+        return Ok(2);
+    };
+    let out = wanted.out;
     let mut file = OpenOptions::new().create(true).append(true).open(out);
     let file = file.as_mut().map_err(|e| format!("cannot write {}: {e}", out.display()))?;
     let system = match System::get(&me()?) {
         Ok(system) => system,
         Err(why) => return missing(why),
     };
-    let mut machine = Machine::boot_lossy(&system, &me()?)?;
+    let mut machine = Machine::boot_lossy(&system, &me()?, wanted.root)?;
     machine.settle()?;
-    machine.put_programs(programs, PROGRAMS)?;
+    machine.put_programs(wanted.programs, PROGRAMS)?;
     // What was tried before is not tried again.
     machine.put(&[(out, LINES)])?;
-    let mut words = vec!["sh", "-c", COLUMN_THERE, "sh", LINES, PROGRAMS, name];
-    if let Some(rows) = value("--rows") {
+    let root = wanted.root.and_then(Path::file_name).map(|suite| Path::new(ROOTS).join(suite));
+    let root = root.map_or_else(|| "-".to_owned(), |root| root.display().to_string());
+    let column = wanted.column;
+    let mut words = vec!["sh", "-c", COLUMN_THERE, "sh", LINES, PROGRAMS, column, BESIDE, &root];
+    if let Some(rows) = wanted.rows {
         words.extend(["--rows", rows]);
     }
-    let got = machine.run(&words, &[], limit, &mut |is_err, piece| {
+    let got = machine.run(&words, &[], wanted.limit, &mut |is_err, piece| {
         let _ = if is_err { std::io::stderr().write_all(piece) } else { file.write_all(piece) };
     })?;
     if got.code == TIMED_OUT {
         say(&format!(
-            "gpuctl-vm: {name} was ended after {} s; what it found is kept",
-            limit.as_secs()
+            "gpuctl-vm: {column} was ended after {} s; what it found is kept",
+            wanted.limit.as_secs()
         ));
     }
     machine.power_off()?;
@@ -256,6 +283,21 @@ mod tests {
             [&["--put", "a", "--", "x"][..], &["--"], &["x"], &[], &["--limit", "y", "--", "x"]]
         {
             assert_eq!(asked(wrong), None, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_column_is_named_with_whole_flags() {
+        let words = ["--column", "26.1/strict/v2-systemd", "--out", "o", "--programs", "p"];
+        let got = wanted(&[&words[..], &["--root", "/r/trixie", "--limit", "9"]].concat()).unwrap();
+        assert_eq!((got.column, got.root), (words[1], Some(Path::new("/r/trixie"))));
+        assert_eq!((got.limit, got.rows), (Duration::from_secs(9), None));
+        assert_eq!(wanted(&words).unwrap().limit, Duration::from_secs(COLUMN));
+        let odd = [&words[..], &["--rows"]].concat();
+        let unknown = [&words[..], &["--colour", "red"]].concat();
+        let number = [&words[..], &["--limit", "soon"]].concat();
+        for wrong in [&words[..4], &odd, &unknown, &number] {
+            assert_eq!(wanted(wrong), None, "{wrong:?}");
         }
     }
 }

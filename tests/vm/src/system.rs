@@ -151,9 +151,7 @@ impl System {
             fs::copy(&from, self.module(at)).doing(format!("keep {}", from.display()))?;
         }
         let image = work.join("disk");
-        let mut format = Command::new(command::find(&["mkfs.ext4"])?);
-        format.args(["-q", "-F", "-m", "0", "-d"]).arg(root).arg(&image).arg(SIZE);
-        command::run(&mut format, STEP)?.ok()?;
+        make_disk(root, &image)?;
         fs::rename(&image, self.disk()).doing("keep the disk")
     }
 
@@ -265,6 +263,13 @@ fn fetch_kernel(work: &Path, into: &Path) -> Result<()> {
 /// The first package that `apt-cache depends` names.
 fn depended_on(text: &str) -> Option<String> {
     text.lines().find_map(|l| l.trim().strip_prefix("Depends: ")).map(str::to_owned)
+}
+
+/// Makes a disk of what is in a folder.
+pub(crate) fn make_disk(folder: &Path, image: &Path) -> Result<()> {
+    let mut format = Command::new(command::find(&["mkfs.ext4"])?);
+    format.args(["-q", "-F", "-m", "0", "-d"]).arg(folder).arg(image).arg(SIZE);
+    command::run(&mut format, STEP)?.ok().map(drop)
 }
 
 /// The name of the only entry of a folder.
