@@ -37,6 +37,8 @@ pub struct Trial {
     pub column: Column,
     /// The node.
     pub node: Node,
+    /// The id of who has GPUs all the time.
+    pub holder: String,
     // Dropped after the node, whose Engine lives in it.
     _debian: Option<Debian>,
 }
@@ -81,17 +83,18 @@ impl Trial {
             node.docker_ok(&[&["create", "--name", name], flags, &program].concat());
         }
         install(&mut node, column)?;
-        let trial = Self { column, node, _debian: debian };
+        let mut trial = Self { column, node, holder: String::new(), _debian: debian };
         trial.hold(if recorded { &HELD[..1] } else { &HELD });
         Ok(trial)
     }
 
     /// The holder takes its GPUs.
-    fn hold(&self, indexes: &[usize]) {
+    fn hold(&mut self, indexes: &[usize]) {
         let gpus: Vec<String> = indexes.iter().map(ToString::to_string).collect();
         let gpus = format!("device={}", gpus.join(","));
         let line = ["run", "-d", "--name", HOLDER, "--gpus", &gpus, "--restart", "always"];
         self.node.gpuctl_ok(&[&line[..], &["busybox", "sleep", "100000"]].concat());
+        self.holder = self.node.id(&format!("{HOLDER}-0"));
     }
 
     /// Whether the Engine takes CDI devices.
@@ -233,24 +236,23 @@ impl Trial {
     /// # Errors
     /// When something stays.
     pub fn tidy(&self) -> Result<(), String> {
-        let listed = self.node.docker_ok(&["ps", "-a", "--format", "{{.Names}}"]);
-        let stay = |name: &str| {
-            name.starts_with(HOLDER) || BEFORE.iter().any(|(before, _)| *before == name)
-        };
-        let gone: Vec<&str> = listed.lines().filter(|name| !stay(name)).collect();
+        // Each call of the CLI costs half a second where the machine is emulated.
+        let listed = self.node.docker_ok(&["ps", "-a", "--format", "{{.Names}} {{.Status}}"]);
+        let listed = listed.lines().filter_map(|line| line.split_once(' '));
+        let is_before = |name: &str| BEFORE.iter().any(|(before, _)| *before == name);
+        let of_rows = listed.clone().filter(|(name, _)| !name.starts_with(HOLDER));
+        let (before, gone): (Vec<_>, Vec<_>) = of_rows.partition(|(name, _)| is_before(name));
+        let gone: Vec<&str> = gone.into_iter().map(|(name, _)| name).collect();
         if !gone.is_empty() {
             // One with --rm may be quicker.
             let _ = self.node.docker(&[&["rm", "-f", "-v"], gone.as_slice()].concat());
         }
-        for (name, _) in BEFORE {
-            if self.running(name) {
-                self.node.docker_ok(&["kill", name]);
-            }
+        for (name, _) in before.iter().filter(|(_, status)| status.starts_with("Up")) {
+            self.node.docker_ok(&["kill", name]);
         }
         let until = Instant::now() + Duration::from_secs(30);
         loop {
-            let own = self.node.id(&format!("{HOLDER}-0"));
-            let others = self.leases(|id| id != own);
+            let others = self.leases(|id| id != self.holder);
             if others.is_empty() {
                 return Ok(());
             }

@@ -143,16 +143,29 @@ impl Engine {
         &self.cli
     }
 
-    /// A program, in the Engine's root where that has one of its own. A root is entered anew each
-    /// time, so that it also works while the Engine is down.
+    /// A program, in the Engine's root where that has one of its own. While the Engine is down the root is
+    /// entered anew, which takes a dozen more programs.
     pub fn inside(&self, program: &Path) -> Command {
         if self.options.root.is_none() {
             return Command::new(program);
+        }
+        if let Some(namespace) = self.namespace() {
+            let mut command = Command::new("nsenter");
+            command.arg(format!("--mount={}", namespace.display())).arg("--").arg(program);
+            return command;
         }
         let mut command = Command::new("unshare");
         self.enter(&mut command, Path::new("-"));
         command.arg(program);
         command
+    }
+
+    /// The mount namespace of the Engine that runs.
+    fn namespace(&self) -> Option<PathBuf> {
+        let pid: i32 = fs::read_to_string(self.place.pidfile()).ok()?.trim().parse().ok()?;
+        let process = PathBuf::from(format!("/proc/{pid}"));
+        let is_engine = fs::read_to_string(process.join("comm")).ok()?.trim() == "dockerd";
+        is_engine.then(|| process.join("ns/mnt"))
     }
 
     /// The arguments of unshare, up to the program that is started in the new namespace.

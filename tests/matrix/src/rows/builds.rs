@@ -51,7 +51,7 @@ fn build(
     let mut docker = trial.node.site().engine().docker();
     docker.env("DOCKER_BUILDKIT", "1").args(["build", "--progress", "plain", "--no-cache"]);
     docker.args(["--network", "none"]).args(flags).arg(&context);
-    let own = trial.node.id(&format!("{}-0", crate::trial::HOLDER));
+    let own = trial.holder.as_str();
     std::thread::scope(|scope| {
         let building = scope.spawn(move || command::run(&mut docker, Duration::from_secs(120)));
         let mut held = BTreeSet::new();

@@ -58,7 +58,7 @@ pub(crate) fn judge_probe(
     mut program: Command,
     mine: impl Fn(&str) -> bool,
 ) -> Tried {
-    let own = trial.node.id(&format!("{}-0", crate::trial::HOLDER));
+    let own = trial.holder.as_str();
     let (got, held) = std::thread::scope(|scope| {
         let running = scope.spawn(move || command::run(&mut program, LIMIT));
         let mut held = std::collections::BTreeSet::new();
