@@ -6,7 +6,9 @@
 pub mod api;
 pub mod booted;
 pub mod check;
+pub mod choose;
 pub mod hosts;
+pub mod inventory;
 pub mod newer;
 pub mod node;
 pub mod probe;
@@ -14,6 +16,8 @@ pub mod programs;
 pub mod served;
 pub mod siege;
 pub mod state;
+#[path = "../../hook/fuzz/traps.rs"]
+pub mod traps;
 
 pub use gpuctl_sim::command::Output;
 pub use gpuctl_sim::etcd::Etcd;

@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use gpuctl_ledger::config::Config;
-use gpuctl_ledger::model::{Gpu, Health, Inventory, MigDevice, SCHEMA, Timestamp, Unit};
 use gpuctl_ledger::store::{Store, open};
 use gpuctl_sim::command::{self, Output};
 use gpuctl_sim::engine;
@@ -15,7 +14,7 @@ use gpuctl_sim::files::Gpus;
 use gpuctl_sim::site::{Plan, Site};
 use gpuctl_sim::{Place, processes, sweep};
 
-use crate::programs;
+use crate::{inventory, programs};
 
 /// Where the tests' places are. Short, for the sockets below, and no tmpfs, for overlay2.
 pub const BASE: &str = "/var/tmp/gpuctl-tests";
@@ -377,7 +376,7 @@ impl Node {
     /// # Panics
     /// When it cannot be written.
     pub fn write_inventory(&self) {
-        let inventory = inventory_of(&self.gpus());
+        let inventory = inventory::of(&self.gpus());
         let text = serde_json::to_string_pretty(&inventory).expect("JSON");
         let path = self.config().paths.inventory();
         gpuctl_sim::files::write(&path, &text).expect("written");
@@ -447,38 +446,6 @@ impl Drop for Node {
 pub fn run(node: &Node, name: &str, flags: &[&str]) -> Output {
     let program = ["busybox", "sleep", "100000"];
     node.docker(&[&["run", "-d", "--name", name], flags, &program].concat())
-}
-
-fn inventory_of(gpus: &[gpuctl_sim::profile::Gpu]) -> Inventory {
-    let unit = |uuid: &str| Unit::new(uuid).expect("a UUID");
-    let mig = |m: &gpuctl_sim::profile::Mig| MigDevice {
-        index: m.index,
-        unit: unit(&m.uuid),
-        memory: m.memory,
-        profile: m.profile.clone(),
-        caps: m.caps,
-        health: Health::Ok,
-    };
-    let gpu = |(index, g): (u32, &gpuctl_sim::profile::Gpu)| Gpu {
-        index,
-        unit: unit(&g.uuid),
-        minor: g.minor,
-        model: g.name.clone(),
-        pci: g.pci.clone(),
-        memory: g.memory_total,
-        health: Health::Ok,
-        numa: g.numa,
-        links: g.links.clone(),
-        peers: Vec::new(),
-        mig: g.mig().iter().map(mig).collect(),
-        slots: 0,
-    };
-    Inventory {
-        schema: SCHEMA,
-        at: Timestamp::now(),
-        driver: "550.90.07".into(),
-        gpus: (0..).zip(gpus).map(gpu).collect(),
-    }
 }
 
 /// A runtime that only passes on.

@@ -9,18 +9,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use gpuctl_tests::node::{run, wait_for};
+use gpuctl_tests::traps::TRAPS;
 use gpuctl_tests::{Node, Options, Output, engine_runs_here, probe};
 use serde_json::Value;
 
 const LONG: [&str; 3] = ["busybox", "sleep", "100000"];
-/// What Docker takes for another exit code where it occurs in a runtime's error.
-const TRAPS: [&str; 5] = [
-    "permission denied",
-    "is a directory",
-    "no such file or directory",
-    "executable file not found",
-    "not a directory",
-];
 
 fn node(config: &str) -> Node {
     Node::start(Options { config: config.into(), ..Options::default() })

@@ -231,29 +231,13 @@ pub fn read_inventory(config: &Config) -> Result<Option<Inventory>, GpuError> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::gpu;
     use super::*;
 
     fn silent(index: u32) -> Seen<'static> {
         let why = Some("it fell off the bus".to_owned());
         let (device, unit, minor, model, pci, memory) = (None, None, None, None, None, None);
         Seen { index, device, unit, minor, model, pci, memory, why }
-    }
-
-    fn gpu(index: u32, unit: &str, minor: u32) -> Gpu {
-        Gpu {
-            index,
-            unit: Unit::new(unit).unwrap(),
-            minor,
-            model: "A100".into(),
-            pci: format!("00000000:0{index}:00.0"),
-            memory: 80,
-            health: Health::Ok,
-            numa: None,
-            links: Vec::new(),
-            peers: Vec::new(),
-            mig: Vec::new(),
-            slots: 0,
-        }
     }
 
     fn live(gpu: &Gpu) -> Seen<'static> {

@@ -12,6 +12,8 @@ mod links;
 mod mig;
 mod nvml;
 mod proc;
+#[cfg(test)]
+pub(crate) mod testing;
 mod usage;
 
 #[cfg(test)]

@@ -1,28 +1,14 @@
 //! What the tests of this folder share.
 
-use gpuctl_ledger::model::{
-    ContainerId, Gpu, Health, Inventory, MigDevice, SCHEMA, Timestamp, Unit,
-};
+use gpuctl_ledger::model::{ContainerId, Health, Inventory, MigDevice, SCHEMA, Timestamp, Unit};
 
 use super::access::Access;
 use super::observed::Seen;
+use crate::gpu::testing::gpu;
 
 /// So many GPUs; the minors count down while the indexes count up.
 pub(super) fn inventory(count: u32) -> Inventory {
-    let gpu = |index: u32| Gpu {
-        index,
-        unit: Unit::new(format!("GPU-{index}")).unwrap(),
-        minor: count - 1 - index,
-        model: "X".into(),
-        pci: format!("00000000:{index:02X}:00.0"),
-        memory: 1,
-        health: Health::Ok,
-        numa: None,
-        links: Vec::new(),
-        peers: Vec::new(),
-        mig: Vec::new(),
-        slots: 0,
-    };
+    let gpu = |index: u32| gpu(index, &format!("GPU-{index}"), count - 1 - index);
     let gpus = (0..count).map(gpu).collect();
     Inventory { schema: SCHEMA, at: Timestamp::now(), driver: "550".into(), gpus }
 }
