@@ -37,7 +37,6 @@ pub struct Machine {
     running: Option<Running>,
     runs: u32,
     lossy: bool,
-    // One machine at a time: two would only make each other slow.
     _turn: Flock<File>,
 }
 
@@ -72,9 +71,7 @@ impl Machine {
         beside: Option<&Path>,
         lossy: bool,
     ) -> Result<Self> {
-        let turn = OpenOptions::new().create(true).append(true).open(system.folder().join("turn"));
-        let turn = Flock::lock(turn.doing("open the lock of turns")?, FlockArg::LockExclusive)
-            .map_err(|(_, e)| format!("cannot wait for my turn: {e}"))?;
+        let turn = turn(system.folder(), allowed())?;
         sweep(system.folder());
         let me = i32::try_from(std::process::id()).doing("know my pid")?;
         let start = processes::start_time(me).ok_or("cannot read my own start time")?;
@@ -392,6 +389,29 @@ impl Drop for Machine {
     }
 }
 
+/// How many machines may run at once: one, unless `GPUCTL_VMS` says more. Each keeps a core busy, sometimes
+/// two.
+fn allowed() -> u32 {
+    std::env::var("GPUCTL_VMS").ok().and_then(|n| n.parse().ok()).unwrap_or(1).max(1)
+}
+
+/// Waits until there is room for one more.
+fn turn(folder: &Path, allowed: u32) -> Result<Flock<File>> {
+    loop {
+        for place in 0..allowed {
+            let name = format!("turn-{place}");
+            let file = OpenOptions::new().create(true).append(true).open(folder.join(name));
+            let file = file.doing("open the lock of turns")?;
+            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(turn) => return Ok(turn),
+                Err((_, nix::errno::Errno::EWOULDBLOCK)) => {}
+                Err((_, e)) => return Err(format!("cannot wait for my turn: {e}")),
+            }
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
 /// What is in a folder, as tar writes it; by way of a file.
 pub(crate) fn archive(folder: &Path, file: &Path) -> Result<Vec<u8>> {
     let mut tar = Command::new("tar");
@@ -426,6 +446,19 @@ fn maker(name: &str) -> Option<(i32, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_more_machines_than_are_allowed_have_their_turn_at_once() {
+        let base = tempfile::tempdir().unwrap();
+        let (first, second) = (turn(base.path(), 2).unwrap(), turn(base.path(), 2).unwrap());
+        let (tell, told) = channel();
+        let folder = base.path().to_owned();
+        std::thread::spawn(move || tell.send(turn(&folder, 2).is_ok()));
+        assert_eq!(told.recv_timeout(Duration::from_millis(500)), Err(RecvTimeoutError::Timeout));
+        drop(first);
+        assert_eq!(told.recv_timeout(Duration::from_secs(10)), Ok(true));
+        drop(second);
+    }
 
     #[test]
     fn only_folders_of_machines_whose_makers_are_gone_are_swept() {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use gpuctl_sim::command::Output;
 use gpuctl_sim::{command, files};
 use nix::fcntl::{Flock, FlockArg};
 
@@ -18,6 +19,8 @@ const FOLDER: &str = "/var/tmp/gpuctl-vm";
 /// and the tests' own nodes.
 const PACKAGES: &str = "systemd,systemd-sysv,dbus,udev,kmod,procps,iproute2,iptables,busybox-static,\
                         apparmor,docker.io,containerd,runc,etcd-server,etcd-client,xfsprogs,bpftool";
+/// What makes containers besides Docker, for the matrix. debootstrap cannot bring these in order.
+const MORE: [&str; 2] = ["podman", "docker-compose"];
 /// Debian's kernel for virtual machines: a third of the other's size, and whole where it matters.
 const KERNEL: &str = "linux-image-cloud-amd64";
 /// Another number, and every image that was kept is made anew.
@@ -28,6 +31,19 @@ const FETCH: Duration = Duration::from_secs(600);
 const STEP: Duration = Duration::from_secs(600);
 /// The disk's size. Only what is written of it takes room.
 const SIZE: &str = "6G";
+
+/// Installs packages into a root by its own apt, without starting what they bring.
+const INSTALL: &str = r#"
+set -eu
+root=$1
+shift
+mount -t proc proc "$root/proc"
+printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
+chmod 755 "$root/usr/sbin/policy-rc.d"
+chroot "$root" apt-get -q update
+DEBIAN_FRONTEND=noninteractive chroot "$root" apt-get -q -y --no-install-recommends install "$@"
+rm "$root/usr/sbin/policy-rc.d"
+"#;
 
 /// What makes the disk the machine's own, and a boot quick: nothing is checked, fetched or waited for
 /// that the tests do not use.
@@ -45,7 +61,7 @@ mkdir -p "$root/etc/systemd/journald.conf.d"
 printf '[Journal]\nStorage=persistent\nRateLimitBurst=0\n' >"$root/etc/systemd/journald.conf.d/vm.conf"
 for unit in apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer \
     e2scrub_reap.service fstrim.timer systemd-pstore.service getty@tty1.service \
-    serial-getty@ttyS0.service; do
+    serial-getty@ttyS0.service podman.socket podman-restart.service podman-auto-update.timer; do
     ln -sf /dev/null "$root/etc/systemd/system/$unit"
 done
 rm -f "$root"/etc/systemd/system/multi-user.target.wants/etcd*.service
@@ -101,7 +117,9 @@ impl System {
         let _held = system.lock().map_err(Missing::Broken)?;
         let suite = suite().map_err(Missing::Here)?;
         let images = IMAGES.replace("NODES\n", &probe::nodes("/tmp/image"));
-        let recipe = format!("{EDITION} {suite} {SIZE} {PACKAGES} {KERNEL}\n{SETTLE}{images}");
+        let recipe = format!(
+            "{EDITION} {suite} {SIZE} {PACKAGES} {MORE:?} {KERNEL}\n{INSTALL}{SETTLE}{images}"
+        );
         if fs::read_to_string(system.file("recipe")).is_ok_and(|kept| kept == recipe) {
             return Ok(system);
         }
@@ -231,18 +249,30 @@ fn fetch(suite: &str, root: &Path) -> Result<()> {
     if command::run(&mut reach, Duration::from_secs(30))?.code != 0 {
         return Err(format!("{release} cannot be reached"));
     }
-    let mut fetch = Command::new("setpriv");
-    // Ends with the caller, however that ends; what it mounts ends with it.
-    fetch.args(["--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child"]);
-    fetch.arg("--mount-proc").arg(debootstrap).args(["--variant=minbase"]);
+    let mut fetch = by_itself();
+    fetch.arg(debootstrap).args(["--variant=minbase"]);
     fetch.arg(format!("--include={PACKAGES}")).arg(suite).arg(root).arg(&mirror);
-    let got = command::run(&mut fetch, FETCH)?;
+    fetched(&command::run(&mut fetch, FETCH)?, &format!("debootstrap of {suite}"))?;
+    let mut more = by_itself();
+    more.args(["sh", "-c", INSTALL, "sh"]).arg(root).args(MORE);
+    fetched(&command::run(&mut more, FETCH)?, &format!("apt-get install {}", MORE.join(" ")))
+}
+
+/// What follows ends with the caller, however that ends; what it mounts ends with it.
+fn by_itself() -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child"]);
+    command.arg("--mount-proc");
+    command
+}
+
+fn fetched(got: &Output, what: &str) -> Result<()> {
     if got.code == 0 {
         return Ok(());
     }
     let both = format!("{}\n{}", got.stdout, got.stderr);
     let why = both.lines().rev().find(|l| l.starts_with("E:") || l.starts_with("W:"));
-    Err(format!("debootstrap of {suite}: {}", why.map_or_else(|| got.to_string(), str::to_owned)))
+    Err(format!("{what}: {}", why.map_or_else(|| got.to_string(), str::to_owned)))
 }
 
 fn fetch_kernel(work: &Path, into: &Path) -> Result<()> {
