@@ -198,10 +198,28 @@ tail -n 0 -s 0.2 -f "$lines" 2>/dev/null &
 tail=$!
 "$programs/gpuctl-matrix" run --column "$column" --out "$lines" --programs "$programs" "$@"
 code=$?
-sleep 1
 kill $tail
 exit $code
 "#;
+
+/// Whole lines, of pieces: whatever happens to the machine or to this program, the file of results ends with
+/// one.
+#[derive(Default)]
+struct Whole {
+    begun: Vec<u8>,
+    /// How many bytes of whole lines there were.
+    given: usize,
+}
+
+impl Whole {
+    fn lines(&mut self, piece: &[u8]) -> Option<Vec<u8>> {
+        self.begun.extend_from_slice(piece);
+        let end = self.begun.iter().rposition(|byte| *byte == b'\n')? + 1;
+        let rest = self.begun.split_off(end);
+        self.given += end;
+        Some(std::mem::replace(&mut self.begun, rest))
+    }
+}
 
 /// What `matrix` is told.
 #[derive(Debug, PartialEq, Eq)]
@@ -248,6 +266,7 @@ fn column(words: &[&str]) -> Result<u8> {
     machine.put_programs(wanted.programs, PROGRAMS)?;
     // What was tried before is not tried again.
     machine.put(&[(out, LINES)])?;
+    let before = machine.get(LINES)?.len();
     let root = wanted.root.and_then(Path::file_name).map(|suite| Path::new(ROOTS).join(suite));
     let root = root.map_or_else(|| "-".to_owned(), |root| root.display().to_string());
     let column = wanted.column;
@@ -255,9 +274,18 @@ fn column(words: &[&str]) -> Result<u8> {
     if let Some(rows) = wanted.rows {
         words.extend(["--rows", rows]);
     }
+    let mut whole = Whole::default();
     let got = machine.run(&words, &[], wanted.limit, &mut |is_err, piece| {
-        let _ = if is_err { std::io::stderr().write_all(piece) } else { file.write_all(piece) };
+        if is_err {
+            let _ = std::io::stderr().write_all(piece);
+        } else if let Some(lines) = whole.lines(piece) {
+            let _ = file.write_all(&lines);
+        }
     })?;
+    // What came too late to be heard.
+    let all = machine.get(LINES)?;
+    let late = all.get(before + whole.given..).unwrap_or_default();
+    file.write_all(late).map_err(|e| format!("cannot write {}: {e}", out.display()))?;
     if got.code == TIMED_OUT {
         say(&format!(
             "gpuctl-vm: {column} was ended after {} s; what it found is kept",
@@ -284,6 +312,16 @@ mod tests {
         {
             assert_eq!(asked(wrong), None, "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn only_whole_lines_are_kept() {
+        let mut whole = Whole::default();
+        assert_eq!(whole.lines(b"{\"a\""), None);
+        assert_eq!(whole.lines(b":1}\n{\"b\":2}\n{\"c").unwrap(), b"{\"a\":1}\n{\"b\":2}\n");
+        assert_eq!((whole.lines(b"\":3}"), whole.given), (None, 16));
+        assert_eq!(whole.lines(b"\n").unwrap(), b"{\"c\":3}\n");
+        assert_eq!(whole.given, 24);
     }
 
     #[test]
