@@ -9,6 +9,9 @@ use crate::engine::{Engine, Options};
 use crate::files::{self, Gpus, Settings};
 use crate::{Doing as _, Place, Profile, Result, image, narrow, processes, reaper};
 
+/// How long the service may take to listen. A machine may be emulated, and busy besides.
+const UP: Duration = Duration::from_secs(60);
+
 /// The programs that go into a place.
 #[derive(Debug, Clone)]
 pub struct Programs {
@@ -179,7 +182,7 @@ impl Site {
         serve.envs(environment.iter().copied()).stdin(Stdio::null());
         serve.stdout(log.try_clone().doing("share the service's log")?).stderr(log);
         let mut child = serve.spawn().doing("start the service")?;
-        let until = Instant::now() + Duration::from_secs(15);
+        let until = Instant::now() + UP;
         while !place.socket().exists() {
             let ended = child.try_wait().is_ok_and(|s| s.is_some());
             if ended || Instant::now() > until {

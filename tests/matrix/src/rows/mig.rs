@@ -22,6 +22,8 @@ fn with_mig(trial: &mut Trial, try_it: impl FnOnce(&mut Trial) -> Tried) -> Trie
     let before = trial.node.place().profile();
     let kept = trial.folder().join("profile.json");
     std::fs::copy(&before, &kept).map_err(|e| format!("cannot keep the profile: {e}"))?;
+    // A look that the service has begun would be written down after this one.
+    trial.node.kill_service();
     trial.node.set_profile("a100x8-mig");
     trial.node.write_inventory();
     let verdict = try_it(trial);
@@ -32,6 +34,7 @@ fn with_mig(trial: &mut Trial, try_it: impl FnOnce(&mut Trial) -> Tried) -> Trie
     }
     trial.node.set_profile_file(&kept);
     trial.node.write_inventory();
+    trial.node.start_service();
     verdict
 }
 

@@ -66,6 +66,10 @@ pub(super) const ROWS: &[Row] = &[
 const UNKNOWN: [&str; 3] =
     ["unknown or invalid runtime name", "Unknown runtime specified", "binary not installed"];
 
+/// How Engines say that they take a runtime with cgroup v1 only: 20.10, and 26.1, whose containerd tries.
+const CGROUP_V1_ONLY: [&str; 2] =
+    ["not supported while cgroups v2", "cgroups: cgroup mountpoint does not exist"];
+
 fn by_name(trial: &mut Trial, runtime: &str) -> Tried {
     trial.run_named(|_, minor| {
         let node = format!("/dev/nvidia{minor}");
@@ -87,7 +91,7 @@ fn runc_privileged(trial: &mut Trial) -> Tried {
 /// A runtime that not every Engine takes.
 fn where_known(trial: &mut Trial, runtime: &str) -> Tried {
     match by_name(trial, runtime) {
-        Err(why) if why.contains("not supported while cgroups v2") => {
+        Err(why) if CGROUP_V1_ONLY.iter().any(|words| why.contains(words)) => {
             Ok(Verdict::not_applicable("this Engine takes this runtime with cgroup v1 only"))
         }
         Err(why) if UNKNOWN.iter().any(|words| why.contains(words)) => {
