@@ -1,5 +1,6 @@
 //! The commands: one file each, with its words and what it does with them.
 
+mod commit;
 pub mod complete;
 mod create;
 mod doctor;
@@ -10,7 +11,10 @@ mod history;
 mod inspect;
 mod logs;
 mod pass;
+mod pause;
+mod ports;
 mod ps;
+mod rename;
 mod restart;
 mod rm;
 mod run;
@@ -20,6 +24,7 @@ mod session;
 mod setup;
 mod start;
 mod stop;
+mod unpause;
 mod version;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
@@ -53,14 +58,19 @@ enum Command {
     Start(start::Args),
     Stop(stop::Args),
     Restart(restart::Args),
+    Pause(pause::Args),
+    Unpause(unpause::Args),
+    Rename(rename::Args),
     Rm(rm::Args),
     Ps(ps::Args),
     Inspect(inspect::Args),
     Scale(scale::Args),
     History(history::Args),
+    Commit(commit::Args),
     Exec(exec::Args),
     Logs(logs::Args),
     Gpus(gpus::Args),
+    Ports(ports::Args),
     Events(events::Args),
     Doctor(doctor::Args),
     Setup(setup::Args),
@@ -122,6 +132,11 @@ fn parsed(globals: Globals, words: &[String]) -> Result<u8, Failure> {
         Command::Start(args) => start::start(&Session::open(&globals)?, args),
         Command::Stop(args) => stop::stop(&Session::open(&globals)?, args),
         Command::Restart(args) => restart::restart(&Session::open(&globals)?, args),
+        Command::Pause(args) => pause::pause(&Session::open(&globals)?, args),
+        Command::Unpause(args) => unpause::unpause(&Session::open(&globals)?, args),
+        Command::Rename(args) => rename::rename(&Session::open(&globals)?, args),
+        Command::Commit(args) => commit::commit(&Session::open(&globals)?, args),
+        Command::Ports(args) => ports::ports(&Session::open(&globals)?, &args),
         Command::Rm(args) => rm::rm(&Session::open(&globals)?, args),
         Command::Ps(args) => ps::ps(&Session::open(&globals)?, &args),
         Command::Inspect(args) => inspect::inspect(&Session::open(&globals)?, args),
@@ -166,7 +181,7 @@ mod tests {
         for name in ["run", "create", "start", "stop", "restart", "rm", "ps", "inspect", "scale"] {
             assert!(names().iter().any(|(n, about)| n == name && !about.is_empty()), "{name}");
         }
-        assert_eq!(names().len(), 18);
+        assert_eq!(names().len(), 23);
     }
 
     #[test]
@@ -196,6 +211,14 @@ mod tests {
             "setup --remove",
             "inspect a b --format json",
             "serve",
+            "pause a b",
+            "unpause a",
+            "rename aa bb",
+            "commit a",
+            "commit -a me -m text -c CMD=x --change EXPOSE=1 -p=false a b:c",
+            "commit --pause --no-pause a",
+            "ports -q",
+            "ports --format json",
         ] {
             assert!(read(line).is_ok(), "{line}: {:?}", read(line).err().map(|e| e.to_string()));
         }
@@ -207,6 +230,10 @@ mod tests {
             "rm",
             "ps --format xml",
             "nope",
+            "pause",
+            "rename a",
+            "rename a b/c",
+            "commit -p=maybe a",
             "start",
         ] {
             let error = read(wrong).unwrap_err();

@@ -76,6 +76,10 @@ impl Inspect {
     pub fn running(&self) -> bool {
         self.flag("/State/Running")
     }
+    /// Whether its processes are frozen.
+    pub fn paused(&self) -> bool {
+        self.flag("/State/Paused")
+    }
     /// Whether Docker waits to start it again.
     pub fn restarting(&self) -> bool {
         self.flag("/State/Restarting")

@@ -3,6 +3,7 @@
 //! Nothing is said to the Engine before the first call. Every call has a limit of time and a limit
 //! of answer size.
 
+mod commit;
 mod create;
 mod error;
 mod inspect;
@@ -23,6 +24,7 @@ use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Bytes;
 use serde_json::Value;
 
+pub use commit::Commit;
 pub use create::Changes;
 pub use error::{DockerError, gpuctl_part, start_exit_code};
 pub use inspect::Inspect;
@@ -183,6 +185,24 @@ impl Docker {
             Err(DockerError::TimedOut(_)) => Ok(false),
             Err(e) => Err(e),
         }
+    }
+
+    /// Freezes every process of a container.
+    ///
+    /// # Errors
+    /// [`DockerError`], also of one that does not run or is paused.
+    pub fn pause(&self, id_or_name: &str) -> Result<(), DockerError> {
+        let name = checked(id_or_name)?;
+        self.typed(self.limit, |d| async move { d.pause_container(&name).await })
+    }
+
+    /// Lets the processes of a paused container go on.
+    ///
+    /// # Errors
+    /// [`DockerError`], also of one that is not paused.
+    pub fn unpause(&self, id_or_name: &str) -> Result<(), DockerError> {
+        let name = checked(id_or_name)?;
+        self.typed(self.limit, |d| async move { d.unpause_container(&name).await })
     }
 
     /// Creates a container like the one that `recorded` is the inspect of, with these changes.

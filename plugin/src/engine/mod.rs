@@ -5,6 +5,7 @@
 
 pub mod api;
 mod bypass;
+mod commit;
 mod context;
 mod create;
 mod doctor;
@@ -18,9 +19,12 @@ mod list;
 mod look;
 mod names;
 mod node;
+mod pause;
+mod ports;
 mod reconcile;
 mod recover;
 mod remove;
+mod rename;
 mod retry;
 mod scale;
 mod sharing;
@@ -39,7 +43,7 @@ pub use reconcile::tend;
 pub use retry::{retry, with_waiting};
 pub use watch::{listen, tick};
 
-use api::{Answer, Failure, Front, Request, VersionInfo};
+use api::{Answer, Failure, Front, MoreRequest, Request, VersionInfo};
 
 /// Does what is asked.
 ///
@@ -74,6 +78,17 @@ pub fn perform(ctx: &Context, request: Request, front: &mut dyn Front) -> Result
         Request::Doctor { fix } => doctor::doctor(ctx, fix, front.user()),
         Request::Events(request) => events::events(ctx, &request, front),
         Request::Version => versions(ctx),
+        Request::More(request) => more(ctx, request, front),
+    }
+}
+
+fn more(ctx: &Context, request: MoreRequest, front: &mut dyn Front) -> Result<Answer, Failure> {
+    match request {
+        MoreRequest::Pause { names } => Ok(pause::pause(ctx, &names, front)),
+        MoreRequest::Unpause { names } => Ok(pause::unpause(ctx, &names, front)),
+        MoreRequest::Commit(request) => commit::commit(ctx, &request, front),
+        MoreRequest::Ports => ports::list(ctx),
+        MoreRequest::Rename { name, new } => rename::rename(ctx, &name, &new, front),
     }
 }
 

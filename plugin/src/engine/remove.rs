@@ -13,7 +13,7 @@ use super::api::{Answer, Event, Failure, Front};
 use super::context::Context;
 use super::journal::{self, Journal};
 use super::lifecycle::each;
-use super::{ending, names};
+use super::{ending, names, ports};
 
 /// At most so many versions go in one commit: etcd's default limit of a transaction is 128.
 const VERSIONS_AT_ONCE: usize = 64;
@@ -106,6 +106,7 @@ fn finish(ctx: &Context, mut journal: Journal) -> Result<Option<String>, Failure
         kept = ending::release_all(ctx, id, shown.as_deref().unwrap_or(name.as_str()))?;
         let _ = notes::remove_binding(&ctx.config.paths, id);
     }
+    ports::release_all(ctx, &name)?;
     let keys = ctx.ledger.keys();
     let mut batch = Batch::new();
     if let Some(id) = &data.id {
@@ -149,6 +150,7 @@ pub(super) fn forget_run(ctx: &Context, found: &At<ContainerRecord>) -> Result<b
     let At { record, revision } = found.clone();
     let keys = ctx.ledger.keys();
     let key = keys.container(&record.name);
+    ports::release_all(ctx, &record.name)?;
     let mut batch = Batch::new();
     batch.at(key.clone(), revision).delete(keys.version(&record.name, record.version));
     if let Some(id) = &record.container {

@@ -4,6 +4,7 @@
 //! What comes from elsewhere - labels, images, messages - cannot steer the terminal.
 
 mod human;
+mod ports;
 mod table;
 mod views;
 
@@ -13,6 +14,7 @@ use std::sync::{Mutex, PoisonError};
 use crate::engine::api::Failure;
 
 pub use human::{ago, mebibytes};
+pub use ports::ports;
 pub use table::{Table, visible};
 pub use views::{Format, checks, decision, gpus, history, inspect, links, ps, version};
 
