@@ -1,5 +1,6 @@
 //! The commands: one file each, with its words and what it does with them.
 
+mod adopt;
 mod commit;
 pub mod complete;
 mod create;
@@ -61,6 +62,7 @@ enum Command {
     Pause(pause::Args),
     Unpause(unpause::Args),
     Rename(rename::Args),
+    Adopt(adopt::Args),
     Rm(rm::Args),
     Ps(ps::Args),
     Inspect(inspect::Args),
@@ -134,6 +136,7 @@ fn parsed(globals: Globals, words: &[String]) -> Result<u8, Failure> {
         Command::Restart(args) => restart::restart(&Session::open(&globals)?, args),
         Command::Pause(args) => pause::pause(&Session::open(&globals)?, args),
         Command::Unpause(args) => unpause::unpause(&Session::open(&globals)?, args),
+        Command::Adopt(args) => adopt::adopt(&Session::open(&globals)?, args),
         Command::Rename(args) => rename::rename(&Session::open(&globals)?, args),
         Command::Commit(args) => commit::commit(&Session::open(&globals)?, args),
         Command::Ports(args) => ports::ports(&Session::open(&globals)?, &args),
@@ -181,7 +184,7 @@ mod tests {
         for name in ["run", "create", "start", "stop", "restart", "rm", "ps", "inspect", "scale"] {
             assert!(names().iter().any(|(n, about)| n == name && !about.is_empty()), "{name}");
         }
-        assert_eq!(names().len(), 23);
+        assert_eq!(names().len(), 24);
     }
 
     #[test]
@@ -214,6 +217,7 @@ mod tests {
             "pause a b",
             "unpause a",
             "rename aa bb",
+            "adopt aa --name bb --no-alias",
             "commit a",
             "commit -a me -m text -c CMD=x --change EXPOSE=1 -p=false a b:c",
             "commit --pause --no-pause a",

@@ -8,6 +8,7 @@ mod create;
 mod error;
 mod inspect;
 mod list;
+mod network;
 mod transport;
 
 use std::future::Future;

@@ -3,6 +3,7 @@
 //! Every change takes the container's lock, brings to an end what a dead change before it left,
 //! writes its journal, acts, and ends the journal with the commit that makes the new state so.
 
+mod adopt;
 pub mod api;
 mod bypass;
 mod commit;
@@ -88,6 +89,7 @@ fn more(ctx: &Context, request: MoreRequest, front: &mut dyn Front) -> Result<An
         MoreRequest::Unpause { names } => Ok(pause::unpause(ctx, &names, front)),
         MoreRequest::Commit(request) => commit::commit(ctx, &request, front),
         MoreRequest::Ports => ports::list(ctx),
+        MoreRequest::Adopt(request) => adopt::adopt(ctx, &request, front),
         MoreRequest::Rename { name, new } => rename::rename(ctx, &name, &new, front),
     }
 }

@@ -28,6 +28,19 @@ pub enum MoreRequest {
         /// What it is to be called.
         new: ContainerName,
     },
+    /// adopt.
+    Adopt(AdoptRequest),
+}
+
+/// adopt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdoptRequest {
+    /// The container as Docker knows it: its name or id.
+    pub container: String,
+    /// What it is to be called; its name in Docker where that is not given.
+    pub name: Option<ContainerName>,
+    /// Its old name does not become an alias on its networks.
+    pub no_alias: bool,
 }
 
 /// commit.
@@ -55,7 +68,7 @@ pub enum MoreAnswer {
     Committed(String),
     /// Of ports, by number.
     Ports(Vec<PortRow>),
-    /// Of rename.
+    /// Of rename and adopt.
     Renamed {
         /// Its name.
         name: ContainerName,
