@@ -18,7 +18,7 @@ pub fn complete(words: &[String]) {
         None | Some("help") => super::names(),
         Some(
             "start" | "stop" | "restart" | "rm" | "scale" | "inspect" | "history" | "exec" | "logs"
-            | "pause" | "unpause" | "rename" | "commit",
+            | "pause" | "unpause" | "rename" | "commit" | "prune",
         ) if !partial.starts_with('-') => containers(),
         Some(_) => Vec::new(),
     };

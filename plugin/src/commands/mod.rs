@@ -14,6 +14,7 @@ mod logs;
 mod pass;
 mod pause;
 mod ports;
+mod prune;
 mod ps;
 mod rename;
 mod restart;
@@ -68,6 +69,7 @@ enum Command {
     Inspect(inspect::Args),
     Scale(scale::Args),
     History(history::Args),
+    Prune(prune::Args),
     Commit(commit::Args),
     Exec(exec::Args),
     Logs(logs::Args),
@@ -137,6 +139,7 @@ fn parsed(globals: Globals, words: &[String]) -> Result<u8, Failure> {
         Command::Pause(args) => pause::pause(&Session::open(&globals)?, args),
         Command::Unpause(args) => unpause::unpause(&Session::open(&globals)?, args),
         Command::Adopt(args) => adopt::adopt(&Session::open(&globals)?, args),
+        Command::Prune(args) => prune::prune(&Session::open(&globals)?, args),
         Command::Rename(args) => rename::rename(&Session::open(&globals)?, args),
         Command::Commit(args) => commit::commit(&Session::open(&globals)?, args),
         Command::Ports(args) => ports::ports(&Session::open(&globals)?, &args),
@@ -184,7 +187,7 @@ mod tests {
         for name in ["run", "create", "start", "stop", "restart", "rm", "ps", "inspect", "scale"] {
             assert!(names().iter().any(|(n, about)| n == name && !about.is_empty()), "{name}");
         }
-        assert_eq!(names().len(), 24);
+        assert_eq!(names().len(), 25);
     }
 
     #[test]
@@ -217,6 +220,9 @@ mod tests {
             "pause a b",
             "unpause a",
             "rename aa bb",
+            "prune",
+            "prune --keep 2 --older-than 30d -f aa bb",
+            "prune --dry-run",
             "adopt aa --name bb --no-alias",
             "commit a",
             "commit -a me -m text -c CMD=x --change EXPOSE=1 -p=false a b:c",

@@ -80,6 +80,10 @@ impl Inspect {
     pub fn paused(&self) -> bool {
         self.flag("/State/Paused")
     }
+    /// Bytes written to its layer, where they were asked for.
+    pub fn written(&self) -> u64 {
+        u64::try_from(self.number("/SizeRw")).unwrap_or_default()
+    }
     /// Whether Docker waits to start it again.
     pub fn restarting(&self) -> bool {
         self.flag("/State/Restarting")

@@ -36,6 +36,8 @@ use transport::ApiVersion;
 const LARGEST: usize = 32 << 20;
 /// The limit of a start: pulling up networks and volumes included.
 const START_LIMIT: Duration = Duration::from_secs(60);
+/// The limit of adding up how much a container has written.
+const SIZE_LIMIT: Duration = Duration::from_secs(600);
 /// What a stop or restart may take beyond its grace.
 const STOP_EXTRA: u64 = 30;
 /// The limit of a stop whose grace has no end.
@@ -104,6 +106,19 @@ impl Docker {
         match self.raw("GET", &format!("/containers/{name}/json"), None, self.limit) {
             Ok(Value::Object(fields)) => Ok(Some(Inspect(Value::Object(fields)))),
             Ok(_) => Err(DockerError::Odd("inspect gave no object".into())),
+            Err(e) if e.is_not_found() => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// As [`Self::inspect`], with how much was written: the Engine adds that up.
+    ///
+    /// # Errors
+    /// [`DockerError`].
+    pub fn inspect_with_size(&self, id_or_name: &str) -> Result<Option<Inspect>, DockerError> {
+        let Ok(name) = DockerName::new(id_or_name) else { return Ok(None) };
+        match self.raw("GET", &format!("/containers/{name}/json?size=1"), None, SIZE_LIMIT) {
+            Ok(shown) => Ok(Some(Inspect(shown))),
             Err(e) if e.is_not_found() => Ok(None),
             Err(e) => Err(e),
         }

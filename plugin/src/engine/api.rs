@@ -11,7 +11,9 @@ use serde_json::Value;
 
 mod more;
 
-pub use more::{AdoptRequest, AutoPort, CommitRequest, MoreAnswer, MoreRequest, PortRow};
+pub use more::{
+    AdoptRequest, AutoPort, CommitRequest, MoreAnswer, MoreRequest, PortRow, PruneRequest, PruneRow,
+};
 
 /// What a user asks the engine to do.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -13,6 +13,7 @@ mod doctor;
 mod ending;
 mod events;
 mod journal;
+mod kept;
 mod leftovers;
 mod lifecycle;
 mod links;
@@ -22,6 +23,7 @@ mod names;
 mod node;
 mod pause;
 mod ports;
+mod prune;
 mod reconcile;
 mod recover;
 mod remove;
@@ -90,6 +92,7 @@ fn more(ctx: &Context, request: MoreRequest, front: &mut dyn Front) -> Result<An
         MoreRequest::Commit(request) => commit::commit(ctx, &request, front),
         MoreRequest::Ports => ports::list(ctx),
         MoreRequest::Adopt(request) => adopt::adopt(ctx, &request, front),
+        MoreRequest::Prune(request) => prune::prune(ctx, &request, front),
         MoreRequest::Rename { name, new } => rename::rename(ctx, &name, &new, front),
     }
 }

@@ -1,6 +1,6 @@
 //! Requests beside running and changing containers, and what comes of them.
 
-use gpuctl_ledger::model::{ContainerName, DockerName, Timestamp};
+use gpuctl_ledger::model::{ByteSize, ContainerId, ContainerName, DockerName, Timestamp, Version};
 use serde::{Deserialize, Serialize};
 
 /// See the module. Names are as the user wrote them: `foo`, `foo-N` or an id.
@@ -30,6 +30,40 @@ pub enum MoreRequest {
     },
     /// adopt.
     Adopt(AdoptRequest),
+    /// prune.
+    Prune(PruneRequest),
+}
+
+/// prune.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PruneRequest {
+    /// Containers; all where there are none.
+    pub names: Vec<String>,
+    /// So many of the newest older versions of each stay.
+    pub keep: usize,
+    /// Only what was replaced before then.
+    pub before: Option<Timestamp>,
+    /// Of these, what is still so is removed; without them it is only told what would be.
+    pub only: Option<Vec<PruneRow>>,
+}
+
+/// What is kept of one older version, and goes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PruneRow {
+    /// Whose.
+    pub name: ContainerName,
+    /// Which version.
+    pub version: Version,
+    /// Since when it is not the current one.
+    pub since: Timestamp,
+    /// Its container.
+    pub container: Option<ContainerId>,
+    /// The name of that in Docker.
+    pub docker_name: Option<String>,
+    /// Whether a layer is kept.
+    pub layer: bool,
+    /// What both take.
+    pub bytes: ByteSize,
 }
 
 /// adopt.
@@ -68,6 +102,8 @@ pub enum MoreAnswer {
     Committed(String),
     /// Of ports, by number.
     Ports(Vec<PortRow>),
+    /// Of prune: what would go, or went.
+    Pruned(Vec<PruneRow>),
     /// Of rename and adopt.
     Renamed {
         /// Its name.
