@@ -10,7 +10,7 @@ use crate::ui;
 pub(super) struct Args {
     /// The container: NAME, NAME-VERSION or id
     name: String,
-    /// What the image is called: REPOSITORY[:TAG]; without it, only its id names it
+    /// What the image is called: REPOSITORY or REPOSITORY:TAG; without it, only its id names it
     image: Option<String>,
     /// Author, as "Ada Lovelace <ada@example.org>"
     #[arg(short, long, default_value = "", hide_default_value = true)]

@@ -117,7 +117,7 @@ pub(super) fn adopt(
     }
     let endpoints = if request.no_alias { Vec::new() } else { endpoints };
     let data = Data { id: id.clone(), before, endpoints, asked };
-    version::check(&record(ctx, &name, &data, &shown, front.user())?.1, true)?;
+    version::check(&record(ctx, &name, &data, &shown, front.user())?.version, true)?;
 
     let kind = OperationKind::Adopt;
     let mut journal = Journal::begin(ctx, &name, kind, front.user(), "name", &data)?;
@@ -180,13 +180,21 @@ fn held(ctx: &Context, id: &ContainerId) -> Result<Vec<At<Lease>>, Failure> {
 }
 
 /// What stands in the ledger from now on, and the leases that are to have a new holder.
+struct Taken {
+    container: ContainerRecord,
+    version: VersionRecord,
+    binding: Binding,
+    leases: Vec<At<Lease>>,
+}
+
+/// See [`Taken`].
 fn record(
     ctx: &Context,
     name: &ContainerName,
     data: &Data,
     shown: &Inspect,
     by: Option<String>,
-) -> Result<(ContainerRecord, VersionRecord, Binding, Vec<At<Lease>>), Failure> {
+) -> Result<Taken, Failure> {
     let leases = held(ctx, &data.id)?;
     let units: Vec<Unit> = leases.iter().map(|at| at.record.unit.clone()).collect();
     let gpus = match shown.running() {
@@ -235,7 +243,7 @@ fn record(
         unfinished: false,
         upper_dir: None,
     };
-    Ok((container, version, binding, leases))
+    Ok(Taken { container, version, binding, leases })
 }
 
 fn execute(ctx: &Context, journal: &mut Journal, data: &Data) -> Result<GpuRequest, Failure> {
@@ -251,7 +259,8 @@ fn execute(ctx: &Context, journal: &mut Journal, data: &Data) -> Result<GpuReque
     let keys = ctx.ledger.keys();
     for _ in 0..TRIES {
         let shown = there(ctx, data.id.as_str())?;
-        let (container, version, binding, leases) = record(ctx, &name, data, &shown, by.clone())?;
+        let taken = record(ctx, &name, data, &shown, by.clone())?;
+        let Taken { container, version, binding, leases } = taken;
         let mut batch = Batch::new();
         let key = keys.container(&name);
         batch.absent(key.clone()).put(key, &container);
