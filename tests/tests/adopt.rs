@@ -46,6 +46,12 @@ fn a_running_one_keeps_everything_and_can_all_that_ours_can() {
     assert_eq!(inspected["Leases"][0]["holder"]["name"], "web");
     let history = node.gpuctl_ok(&["history", "web"]);
     assert!(history.contains("adopt web"), "{history}");
+    // Its next start is one of ours, which prefers what it had.
+    node.docker_ok(&["restart", "web-0"]);
+    assert_eq!(has(&node, "web-0", 2), before);
+    for lease in node.leases().values() {
+        assert_eq!(lease.holder.name.as_ref().map(|name| name.as_str()), Some("web"));
+    }
     // Its spec says --gpus 2, and its binding what it gets.
     for (to, name) in [(4, "web-1"), (1, "web-2"), (0, "web-3"), (3, "web-4")] {
         node.gpuctl_ok(&["scale", "web", "--gpus", &to.to_string()]);
