@@ -128,7 +128,8 @@ fn its_old_name_stays_an_alias_on_its_networks() {
     }
     let node = Node::start(Options::default());
     node.docker_ok(&["network", "create", "--subnet", "10.214.7.0/24", "lan"]);
-    let more = ["--network", "lan", "--ip", "10.214.7.9", "--network-alias", "db"];
+    let place = ["--ip", "10.214.7.9", "--mac-address", "02:42:0a:d6:07:63"];
+    let more = [&["--network", "lan", "--network-alias", "db"][..], &place].concat();
     docker_run(&node, "web", &more);
     let answers = |name: &str| {
         let ping =
@@ -141,6 +142,8 @@ fn its_old_name_stays_an_alias_on_its_networks() {
     for name in ["web", "site", "site-0", "db", "10.214.7.9"] {
         assert!(answers(name), "{name}");
     }
+    let mac = "{{.NetworkSettings.Networks.lan.MacAddress}}";
+    assert_eq!(node.docker_ok(&["inspect", "-f", mac, "site-0"]), "02:42:0a:d6:07:63");
     node.gpuctl_ok(&["restart", "site"]);
     assert!(answers("web") && answers("10.214.7.9"), "after a restart too");
     // Where that is not wanted, nothing is interrupted, and it is said.

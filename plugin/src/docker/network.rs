@@ -37,7 +37,7 @@ impl Docker {
 
 impl Inspect {
     /// Its endpoints by network, with what was asked of each: addresses, links, options, its MAC address
-    /// where that was asked for, and aliases without the one that Docker makes of the id.
+    /// where that was asked for (which Engines from 25 on neither tell nor take here), and aliases without the one that Docker makes of the id.
     pub fn endpoints(&self) -> Vec<(String, Value)> {
         let networks = self.0.pointer("/NetworkSettings/Networks").and_then(Value::as_object);
         let asked_mac = self.0.pointer("/Config/MacAddress").and_then(Value::as_str);
