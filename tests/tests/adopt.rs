@@ -44,6 +44,8 @@ fn a_running_one_keeps_everything_and_can_all_that_ours_can() {
         serde_json::from_str(&node.gpuctl_ok(&["inspect", "web", "--format", "json"])).unwrap();
     assert_eq!(inspected["Leases"].as_array().map(Vec::len), Some(2), "{inspected}");
     assert_eq!(inspected["Leases"][0]["holder"]["name"], "web");
+    let events = node.gpuctl_ok(&["events", "--until", "0s"]);
+    assert!(events.contains("adopted as web, with 2 GPUs"), "{events}");
     let history = node.gpuctl_ok(&["history", "web"]);
     assert!(history.contains("adopt web"), "{history}");
     // Its next start is one of ours, which prefers what it had.

@@ -7,6 +7,7 @@
 mod alias;
 mod gpus;
 
+use gpuctl_ledger::audit::{Decision, Entry};
 use gpuctl_ledger::grant;
 use gpuctl_ledger::ledger::{At, Batch};
 use gpuctl_ledger::model::{
@@ -305,7 +306,15 @@ fn finish(ctx: &Context, journal: Journal) -> Result<(), Failure> {
             let _ = notes::write_grant(paths, &note);
         }
     }
+    let by = journal.operation.by.clone();
+    let bound = ctx.ledger.binding(&data.id)?.map(|at| at.record);
     journal.finish(ctx, Batch::new())?;
+    if let Some(binding) = bound {
+        let name = DockerName::of(&binding.name, binding.version);
+        let entry = Entry::new(Decision::Rebound, data.id.as_str(), name.as_str());
+        let why = format!("adopted as {}, with {}", binding.name, words(&binding.gpus));
+        entry.user(by).gpus(&binding.last).why(why).write(&ctx.config);
+    }
     ending::settle(ctx, &data.id);
     Ok(())
 }
