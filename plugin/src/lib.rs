@@ -2,6 +2,7 @@
 //! as a service. A library only so that its parts can be tested from outside; the program is
 //! `main.rs`.
 
+pub mod change;
 pub mod client;
 pub mod commands;
 pub mod docker;
