@@ -3,7 +3,7 @@
 use gpuctl_ledger::model::{ContainerName, GpuRequest, Version};
 
 use super::flags::{Flag, Split, SplitError, go_bool};
-use crate::engine::api::{CreateAsk, CreateRequest, StartMode};
+use crate::engine::api::{AutoPort, CreateAsk, CreateRequest, StartMode};
 
 /// What gpuctl's own labels begin with: they tell what a change has made.
 const OUR_LABELS: &str = "gpuctl.";
@@ -35,6 +35,8 @@ pub struct Wanted {
     pub sig_proxy: Option<bool>,
     /// `-a`: only these of the container's streams; all where it is not given.
     pub attach: Vec<String>,
+    /// `-p auto:22`.
+    pub ports: Vec<AutoPort>,
     /// What goes to `docker create` as it is, in order.
     pass: Vec<Flag>,
     /// Whether the user wrote `--` before the image.
@@ -110,6 +112,14 @@ impl Wanted {
                     ))
                     .hint(gpu_device(&value).unwrap_or_default()));
                 }
+                "publish" => match AutoPort::read(&value) {
+                    None => wanted.pass.push(flag),
+                    Some(Ok(auto)) => wanted.ports.push(auto),
+                    Some(Err(why)) => {
+                        return Err(Wrong::new(format!("--publish {value}: {why}"))
+                            .hint("-p auto:22, -p 127.0.0.1:auto:53/udp"));
+                    }
+                },
                 "label" if value.starts_with(OUR_LABELS) => {
                     return Err(Wrong::new(format!(
                         "--label {value} is given; labels {OUR_LABELS}* are gpuctl's own"
@@ -138,6 +148,19 @@ impl Wanted {
     }
 
     fn complete(self) -> Result<Self, Wrong> {
+        let without = |n: &&str| matches!(*n, "host" | "none") || n.starts_with("container:");
+        if let Some(network) = self.networks().find(without).filter(|_| !self.ports.is_empty()) {
+            return Err(Wrong::new(format!(
+                "-p auto:PORT and --network {network} are given, and there no port is published"
+            ))
+            .hint("leave one of the two out"));
+        }
+        if self.from.is_some() && !self.ports.is_empty() {
+            return Err(Wrong::new(
+                "--from takes everything from the record; --publish is given besides",
+            )
+            .hint("--gpus, --name and -d go with --from"));
+        }
         match (&self.from, self.operands.first()) {
             (None, None) => Err(Wrong::new("an image is missing")
                 .hint("docker gpuctl run [OPTIONS] IMAGE [COMMAND] [ARG...]")),
@@ -171,6 +194,7 @@ impl Wanted {
             },
             auto_remove: self.auto_remove,
             from: self.from.clone(),
+            ports: self.ports.clone(),
         }
     }
 
@@ -185,6 +209,9 @@ impl Wanted {
         add("--runtime", &ask.runtime);
         for (key, value) in &ask.labels {
             add("--label", &format!("{key}={value}"));
+        }
+        for publish in &ask.publish {
+            add("--publish", publish);
         }
         if self.wants_hostname(ask.name.as_str()) {
             add("--hostname", ask.name.as_str());

@@ -15,6 +15,7 @@ const HELP: &str = "
       --name string         x
       --network network     x
       --network-alias list  x
+  -p, --publish list        x
       --rm                  x
       --runtime string      x
   -t, --tty                 x
@@ -32,6 +33,7 @@ fn ask() -> CreateAsk {
         runtime: "gpuctl".into(),
         name: ContainerName::new("train").unwrap(),
         labels: vec![("k".into(), "v".into())],
+        publish: vec![],
     }
 }
 
@@ -169,5 +171,30 @@ fn our_own_labels_are_refused_and_others_pass() {
     for other in ["gpuctl=1", "my.gpuctl.operation=x"] {
         let passed = format!("--hostname train --label {other} img");
         assert_eq!(created(&format!("--label {other} img")), passed);
+    }
+}
+
+#[test]
+fn ports_to_be_chosen_do_not_reach_docker_before_they_are() {
+    let w = wanted("-p auto:22 --publish=127.0.0.1:auto:53/udp -p 8080:80 img").unwrap();
+    let inside: Vec<&str> = w.ports.iter().map(|p| p.inside.as_str()).collect();
+    assert_eq!(inside, ["22/tcp", "53/udp"]);
+    assert_eq!(w.request(true).ports, w.ports);
+    let ask = CreateAsk { publish: vec!["20001:22/tcp".into()], ..ask() };
+    let words = w.create_words(&ask).join(" ");
+    assert!(
+        words.contains("--publish 20001:22/tcp ") && words.contains("-p 8080:80 img"),
+        "{words}"
+    );
+    assert!(!words.contains("auto"), "{words}");
+    for wrong in [
+        "-p auto:0 img",
+        "-p auto:20-30 img",
+        "-p auto:22 --network host img",
+        "--net none -p auto:22 img",
+        "-p auto:22 --from train",
+    ] {
+        let why = wanted(wrong).unwrap_err();
+        assert!(why.hint.is_some(), "{wrong}: {why}");
     }
 }

@@ -26,6 +26,7 @@ fn ask() -> CreateAsk {
         runtime: "gpuctl".into(),
         name: ContainerName::new("train").unwrap(),
         labels: vec![],
+        publish: vec![],
     }
 }
 

@@ -42,6 +42,17 @@ fn seconds(text: &str) -> Option<i64> {
     whole.parse::<i64>().ok()?.checked_mul(1000)?.checked_add(thousandths.parse().ok()?)
 }
 
+/// How long: `30d`, `2w`, or as Go writes it; in milliseconds.
+pub fn age(text: &str) -> Option<u64> {
+    let days = |text: &str| text.parse::<u32>().ok().map(|n| u64::from(n) * 86_400_000);
+    let whole = match (text.strip_suffix('d'), text.strip_suffix('w')) {
+        (Some(number), _) => days(number),
+        (_, Some(number)) => days(number).map(|millis| millis * 7),
+        _ => None,
+    };
+    whole.or_else(|| u64::try_from(duration(text).filter(|_| !text.is_empty())?).ok())
+}
+
 /// `1h30m`, `10m`, `1.5s`, `500ms`: in milliseconds.
 fn duration(text: &str) -> Option<i64> {
     let mut rest = text;
@@ -73,6 +84,22 @@ fn duration(text: &str) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_age_may_be_in_days_and_weeks() {
+        for (text, millis) in [
+            ("30d", 2_592_000_000),
+            ("2w", 1_209_600_000),
+            ("12h", 43_200_000),
+            ("1h30m", 5_400_000),
+            ("0d", 0),
+        ] {
+            assert_eq!(age(text), Some(millis), "{text}");
+        }
+        for wrong in ["", "d", "30", "-1d", "1.5d", "3x"] {
+            assert_eq!(age(wrong), None, "{wrong}");
+        }
+    }
 
     #[test]
     fn times_are_read_as_docker_reads_them() {

@@ -17,7 +17,8 @@ pub fn complete(words: &[String]) {
     let mut found = match before.first().map(String::as_str) {
         None | Some("help") => super::names(),
         Some(
-            "start" | "stop" | "restart" | "rm" | "scale" | "inspect" | "history" | "exec" | "logs",
+            "start" | "stop" | "restart" | "rm" | "scale" | "inspect" | "history" | "exec" | "logs"
+            | "pause" | "unpause" | "rename" | "commit" | "prune",
         ) if !partial.starts_with('-') => containers(),
         Some(_) => Vec::new(),
     };

@@ -22,6 +22,7 @@ Create a container without starting it; it holds no GPUs until it starts
 Takes every option of docker create (docker create --help). Those with a meaning of their own:
       --gpus N | all | device=LIST   How many GPUs it gets when it starts, or which; also by attributes,
                                      mig=N and shared: see docker gpuctl run --help
+  -p, --publish auto:PORT            A port of this host that is chosen and kept: see docker gpuctl run --help
       --name NAME                    The container's name. In Docker it is NAME-VERSION
       --from NAME[@VERSION]          Build from the record of a container instead of from options
 ";

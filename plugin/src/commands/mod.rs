@@ -1,5 +1,7 @@
 //! The commands: one file each, with its words and what it does with them.
 
+mod adopt;
+mod commit;
 pub mod complete;
 mod create;
 mod doctor;
@@ -10,7 +12,11 @@ mod history;
 mod inspect;
 mod logs;
 mod pass;
+mod pause;
+mod ports;
+mod prune;
 mod ps;
+mod rename;
 mod restart;
 mod rm;
 mod run;
@@ -20,6 +26,7 @@ mod session;
 mod setup;
 mod start;
 mod stop;
+mod unpause;
 mod version;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
@@ -53,14 +60,21 @@ enum Command {
     Start(start::Args),
     Stop(stop::Args),
     Restart(restart::Args),
+    Pause(pause::Args),
+    Unpause(unpause::Args),
+    Rename(rename::Args),
+    Adopt(adopt::Args),
     Rm(rm::Args),
     Ps(ps::Args),
     Inspect(inspect::Args),
     Scale(scale::Args),
     History(history::Args),
+    Prune(prune::Args),
+    Commit(commit::Args),
     Exec(exec::Args),
     Logs(logs::Args),
     Gpus(gpus::Args),
+    Ports(ports::Args),
     Events(events::Args),
     Doctor(doctor::Args),
     Setup(setup::Args),
@@ -122,6 +136,13 @@ fn parsed(globals: Globals, words: &[String]) -> Result<u8, Failure> {
         Command::Start(args) => start::start(&Session::open(&globals)?, args),
         Command::Stop(args) => stop::stop(&Session::open(&globals)?, args),
         Command::Restart(args) => restart::restart(&Session::open(&globals)?, args),
+        Command::Pause(args) => pause::pause(&Session::open(&globals)?, args),
+        Command::Unpause(args) => unpause::unpause(&Session::open(&globals)?, args),
+        Command::Adopt(args) => adopt::adopt(&Session::open(&globals)?, args),
+        Command::Prune(args) => prune::prune(&Session::open(&globals)?, args),
+        Command::Rename(args) => rename::rename(&Session::open(&globals)?, args),
+        Command::Commit(args) => commit::commit(&Session::open(&globals)?, args),
+        Command::Ports(args) => ports::ports(&Session::open(&globals)?, &args),
         Command::Rm(args) => rm::rm(&Session::open(&globals)?, args),
         Command::Ps(args) => ps::ps(&Session::open(&globals)?, &args),
         Command::Inspect(args) => inspect::inspect(&Session::open(&globals)?, args),
@@ -166,7 +187,7 @@ mod tests {
         for name in ["run", "create", "start", "stop", "restart", "rm", "ps", "inspect", "scale"] {
             assert!(names().iter().any(|(n, about)| n == name && !about.is_empty()), "{name}");
         }
-        assert_eq!(names().len(), 18);
+        assert_eq!(names().len(), 25);
     }
 
     #[test]
@@ -196,6 +217,18 @@ mod tests {
             "setup --remove",
             "inspect a b --format json",
             "serve",
+            "pause a b",
+            "unpause a",
+            "rename aa bb",
+            "prune",
+            "prune --keep 2 --older-than 30d -f aa bb",
+            "prune --dry-run",
+            "adopt aa --name bb --no-alias",
+            "commit a",
+            "commit -a me -m text -c CMD=x --change EXPOSE=1 -p=false a b:c",
+            "commit --pause --no-pause a",
+            "ports -q",
+            "ports --format json",
         ] {
             assert!(read(line).is_ok(), "{line}: {:?}", read(line).err().map(|e| e.to_string()));
         }
@@ -207,6 +240,10 @@ mod tests {
             "rm",
             "ps --format xml",
             "nope",
+            "pause",
+            "rename a",
+            "rename a b/c",
+            "commit -p=maybe a",
             "start",
         ] {
             let error = read(wrong).unwrap_err();

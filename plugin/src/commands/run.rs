@@ -32,6 +32,8 @@ Takes every option of docker run (docker run --help). Those with a meaning of th
                                      shell). docker run has no such --gpus
       --gpus mig=N | mig=PROFILE     MIG devices: so many, or one of a profile: mig=1g.10gb
       --gpus shared                  A slot of a GPU that the config shares among containers
+  -p, --publish auto:PORT            A port of this host that is chosen, and stays the container's until rm;
+                                     also IP:auto:PORT/udp. docker gpuctl ports lists them
       --name NAME                    The container's name. In Docker it is NAME-VERSION
       --from NAME[@VERSION]          Build from the record of a container instead of from options
   -d, --detach                       Run in the background and print the container's id

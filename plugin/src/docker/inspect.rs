@@ -76,6 +76,14 @@ impl Inspect {
     pub fn running(&self) -> bool {
         self.flag("/State/Running")
     }
+    /// Whether its processes are frozen.
+    pub fn paused(&self) -> bool {
+        self.flag("/State/Paused")
+    }
+    /// Bytes written to its layer, where they were asked for.
+    pub fn written(&self) -> u64 {
+        u64::try_from(self.number("/SizeRw")).unwrap_or_default()
+    }
     /// Whether Docker waits to start it again.
     pub fn restarting(&self) -> bool {
         self.flag("/State/Restarting")

@@ -3,10 +3,12 @@
 //! Nothing is said to the Engine before the first call. Every call has a limit of time and a limit
 //! of answer size.
 
+mod commit;
 mod create;
 mod error;
 mod inspect;
 mod list;
+mod network;
 mod transport;
 
 use std::future::Future;
@@ -23,6 +25,7 @@ use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Bytes;
 use serde_json::Value;
 
+pub use commit::Commit;
 pub use create::Changes;
 pub use error::{DockerError, gpuctl_part, start_exit_code};
 pub use inspect::Inspect;
@@ -33,6 +36,8 @@ use transport::ApiVersion;
 const LARGEST: usize = 32 << 20;
 /// The limit of a start: pulling up networks and volumes included.
 const START_LIMIT: Duration = Duration::from_secs(60);
+/// The limit of adding up how much a container has written.
+const SIZE_LIMIT: Duration = Duration::from_secs(600);
 /// What a stop or restart may take beyond its grace.
 const STOP_EXTRA: u64 = 30;
 /// The limit of a stop whose grace has no end.
@@ -101,6 +106,19 @@ impl Docker {
         match self.raw("GET", &format!("/containers/{name}/json"), None, self.limit) {
             Ok(Value::Object(fields)) => Ok(Some(Inspect(Value::Object(fields)))),
             Ok(_) => Err(DockerError::Odd("inspect gave no object".into())),
+            Err(e) if e.is_not_found() => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// As [`Self::inspect`], with how much was written: the Engine adds that up.
+    ///
+    /// # Errors
+    /// [`DockerError`].
+    pub fn inspect_with_size(&self, id_or_name: &str) -> Result<Option<Inspect>, DockerError> {
+        let Ok(name) = DockerName::new(id_or_name) else { return Ok(None) };
+        match self.raw("GET", &format!("/containers/{name}/json?size=1"), None, SIZE_LIMIT) {
+            Ok(shown) => Ok(Some(Inspect(shown))),
             Err(e) if e.is_not_found() => Ok(None),
             Err(e) => Err(e),
         }
@@ -183,6 +201,24 @@ impl Docker {
             Err(DockerError::TimedOut(_)) => Ok(false),
             Err(e) => Err(e),
         }
+    }
+
+    /// Freezes every process of a container.
+    ///
+    /// # Errors
+    /// [`DockerError`], also of one that does not run or is paused.
+    pub fn pause(&self, id_or_name: &str) -> Result<(), DockerError> {
+        let name = checked(id_or_name)?;
+        self.typed(self.limit, |d| async move { d.pause_container(&name).await })
+    }
+
+    /// Lets the processes of a paused container go on.
+    ///
+    /// # Errors
+    /// [`DockerError`], also of one that is not paused.
+    pub fn unpause(&self, id_or_name: &str) -> Result<(), DockerError> {
+        let name = checked(id_or_name)?;
+        self.typed(self.limit, |d| async move { d.unpause_container(&name).await })
     }
 
     /// Creates a container like the one that `recorded` is the inspect of, with these changes.

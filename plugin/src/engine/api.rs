@@ -9,6 +9,12 @@ use gpuctl_ledger::rules::retry::WaitsFor;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+mod more;
+
+pub use more::{
+    AdoptRequest, AutoPort, CommitRequest, MoreAnswer, MoreRequest, PortRow, PruneRequest, PruneRow,
+};
+
 /// What a user asks the engine to do.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case")]
@@ -94,6 +100,8 @@ pub enum Request {
     Events(EventsRequest),
     /// version: of the service.
     Version,
+    /// pause, commit, ports, rename...
+    More(MoreRequest),
 }
 
 /// events. Lists that are empty ask for nothing in particular.
@@ -128,6 +136,9 @@ pub struct CreateRequest {
     pub auto_remove: bool,
     /// Build from the record of this container and version instead of from flags.
     pub from: Option<(ContainerName, Option<Version>)>,
+    /// Ports of the host that are to be chosen: `-p auto:22`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<AutoPort>,
 }
 
 /// Whether and how a new container is started.
@@ -155,6 +166,9 @@ pub struct CreateAsk {
     /// `--label`s as key and value; the operation's token is among them, so that a container whose
     /// creation outlived the operation is found.
     pub labels: Vec<(String, String)>,
+    /// `--publish`es, with the ports that were chosen.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub publish: Vec<String>,
 }
 
 /// Something the engine tells while it works.
@@ -236,6 +250,8 @@ pub enum Answer {
     Events,
     /// Of version.
     Version(VersionInfo),
+    /// Of what [`Request::More`] asks.
+    More(MoreAnswer),
 }
 
 /// Why a request was refused or failed; printed as `error:`, indented details, `hint:`.

@@ -1,6 +1,6 @@
 //! run and create: a new managed container.
 //!
-//! Steps of the journal: `create` (the client's `docker create` may be under way; undone by removing
+//! Steps of the journal: `ports` (only where some are to be chosen; nothing was done yet), `create` (the client's `docker create` may be under way; undone by removing
 //! what carries the operation's token) and `start` (created and recorded; undone likewise, unless
 //! the container has started, which finishes it).
 
@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::api::{Answer, AskError, CreateAsk, CreateRequest, Event, Failure, Front, StartMode};
 use super::context::Context;
 use super::journal::{self, Journal};
+use super::ports::{self, Claimed};
 use super::undo_create::{left_over, undo};
 use super::{ending, names, remove, supply, version};
 use crate::docker::{Changes, Inspect, start_exit_code};
@@ -35,6 +36,9 @@ pub(super) struct Data {
     pub(super) id: Option<ContainerId>,
     /// The record before; `None` where there was none.
     pub(super) before: Option<ContainerRecord>,
+    /// The ports that it claimed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) ports: Vec<u16>,
 }
 
 /// Runs or creates a container.
@@ -100,15 +104,36 @@ pub(super) fn create(
         docker_name: docker_name.clone(),
         id: None,
         before: before.as_ref().map(|at| at.record.clone()),
+        ports: Vec::new(),
     };
-    let mut journal =
-        Journal::begin(ctx, &name, OperationKind::Run, front.user(), "create", &data)?;
-    let made = make(
-        ctx,
-        &mut journal,
-        front,
-        &Made { request, name: &name, version, gpus, recorded, before },
-    );
+    let within = ctx.config.ports.range;
+    let ours = |port: u16| (within.first..=within.last).contains(&port);
+    let wanted = match &recorded {
+        Some(record) => ports::spec::wanted(&record.spec, ours, true),
+        None => request.ports.clone(),
+    };
+    let first = if wanted.is_empty() { "create" } else { "ports" };
+    let mut journal = Journal::begin(ctx, &name, OperationKind::Run, front.user(), first, &data)?;
+    let claimed = match wanted.as_slice() {
+        [] => Ok(Vec::new()),
+        wanted => ports::claim(ctx, &mut journal, wanted, "create", |claimed| Data {
+            ports: claimed.iter().map(|c| c.port).collect(),
+            ..data.clone()
+        }),
+    };
+    let made = claimed.and_then(|claimed| {
+        for port in &claimed {
+            front.event(Event::Note { text: port.told() });
+        }
+        let numbers: Vec<u16> = claimed.iter().map(|c| c.port).collect();
+        let recorded = recorded.map(|record| VersionRecord {
+            spec: ports::spec::renumbered(&record.spec, ours, &numbers),
+            ..record
+        });
+        let publish = claimed.iter().map(Claimed::published).collect();
+        let made = Made { request, name: &name, version, gpus, recorded, before, publish };
+        make(ctx, &mut journal, front, &made)
+    });
     match made {
         Ok(id) => {
             journal.finish(ctx, Batch::new())?;
@@ -132,6 +157,7 @@ struct Made<'a> {
     gpus: GpuRequest,
     recorded: Option<VersionRecord>,
     before: Option<At<ContainerRecord>>,
+    publish: Vec<String>,
 }
 
 fn make(
@@ -150,6 +176,7 @@ fn make(
                 runtime: ctx.config.runtime.managed_name.clone(),
                 name: made.name.clone(),
                 labels: vec![(OPERATION_LABEL.into(), token.to_string())],
+                publish: made.publish.clone(),
             };
             front.create(&ask).map_err(|error| not_created(error, &docker_name))?
         }
@@ -170,6 +197,7 @@ fn make(
     if !asked_for {
         return Err(Failure::new(format!("{} was not made for {}", inspect.name(), made.name)));
     }
+    ports::check_named(ctx, made.name, &inspect.0)?;
     record(ctx, journal, made, &id, &inspect, front.user())?;
     match made.request.start {
         StartMode::No => {}
@@ -366,6 +394,7 @@ fn next_version(
         // Removed behind our back: its GPUs are free once its end is seen.
         ending::release_dead(ctx, id, &[])?;
     }
+    ports::release_all(ctx, name)?;
     Ok(record.version.next())
 }
 

@@ -139,6 +139,22 @@ impl Journal {
         step: &str,
         data: &impl Serialize,
     ) -> Result<Self, Failure> {
+        Self::begin_with(ctx, name, kind, by, step, data, |_, _| {})
+    }
+
+    /// As [`Self::begin`], with other conditions and writes in the same commit.
+    ///
+    /// # Errors
+    /// The ledger's.
+    pub(super) fn begin_with(
+        ctx: &Context,
+        name: &ContainerName,
+        kind: OperationKind,
+        by: Option<String>,
+        step: &str,
+        data: &impl Serialize,
+        with: impl FnOnce(&Operation, &mut Batch),
+    ) -> Result<Self, Failure> {
         let token =
             Token::random().map_err(|_| Failure::new("the kernel gives no random numbers"))?;
         let operation = Operation {
@@ -157,6 +173,7 @@ impl Journal {
         let mut batch = Batch::new();
         let key = ctx.ledger.keys().operation(name);
         batch.absent(key.clone()).put(key, &journal.operation);
+        with(&journal.operation, &mut batch);
         journal.write(ctx, &batch)?;
         fault(kind, step, "begun");
         Ok(journal)
@@ -187,16 +204,42 @@ impl Journal {
         ctx: &Context,
         step: &str,
         data: &impl Serialize,
-        mut with: Batch,
+        with: Batch,
     ) -> Result<(), Failure> {
+        match self.try_step(ctx, step, data, with)? {
+            true => Ok(()),
+            false => Err(conflict(&self.operation.name)),
+        }
+    }
+
+    /// As [`Self::step`]; false where a condition of the other writes did not hold: then nothing is
+    /// written, and the journal stands where it stood.
+    ///
+    /// # Errors
+    /// The ledger's, and where the journal itself was changed.
+    pub(super) fn try_step(
+        &mut self,
+        ctx: &Context,
+        step: &str,
+        data: &impl Serialize,
+        mut with: Batch,
+    ) -> Result<bool, Failure> {
         fault(self.operation.kind, &self.operation.step, "done");
+        let before = self.operation.clone();
         step.clone_into(&mut self.operation.step);
         self.operation.data = serde_json::to_value(data).unwrap_or_default();
-        let key = ctx.ledger.keys().operation(&self.operation.name);
+        let name = self.operation.name.clone();
+        let key = ctx.ledger.keys().operation(&name);
         with.at(key.clone(), self.revision).put(key, &self.operation);
-        self.write(ctx, &with)?;
-        fault(self.operation.kind, step, "begun");
-        Ok(())
+        if self.written(ctx, &with)? {
+            fault(self.operation.kind, step, "begun");
+            return Ok(true);
+        }
+        self.operation = before;
+        match ctx.ledger.operation(&name)? {
+            Some(now) if now.revision == self.revision => Ok(false),
+            _ => Err(conflict(&name)),
+        }
     }
 
     /// Ends the change: the journal goes in the same commit as these writes.
@@ -252,19 +295,27 @@ impl Journal {
     }
 
     fn write(&mut self, ctx: &Context, batch: &Batch) -> Result<(), Failure> {
+        match self.written(ctx, batch)? {
+            true => Ok(()),
+            false => Err(conflict(&self.operation.name)),
+        }
+    }
+
+    /// Commits; false for a conflict.
+    fn written(&mut self, ctx: &Context, batch: &Batch) -> Result<bool, Failure> {
         let name = &self.operation.name;
         match ctx.ledger.commit(batch) {
             Ok(Outcome::Done(revision)) => {
                 self.revision = revision;
-                Ok(())
+                Ok(true)
             }
-            Ok(Outcome::Conflict) => Err(conflict(name)),
+            Ok(Outcome::Conflict) => Ok(false),
             Err(LedgerError::Store(StoreError::Unknown(shown))) => {
                 // The journal itself tells whether the commit happened.
                 match ctx.ledger.operation(name)? {
                     Some(now) if now.record == self.operation => {
                         self.revision = now.revision;
-                        Ok(())
+                        Ok(true)
                     }
                     _ => Err(LedgerError::Store(StoreError::Unknown(shown)).into()),
                 }

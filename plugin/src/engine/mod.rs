@@ -3,14 +3,17 @@
 //! Every change takes the container's lock, brings to an end what a dead change before it left,
 //! writes its journal, acts, and ends the journal with the commit that makes the new state so.
 
+mod adopt;
 pub mod api;
 mod bypass;
+mod commit;
 mod context;
 mod create;
 mod doctor;
 mod ending;
 mod events;
 mod journal;
+mod kept;
 mod leftovers;
 mod lifecycle;
 mod links;
@@ -18,9 +21,13 @@ mod list;
 mod look;
 mod names;
 mod node;
+mod pause;
+mod ports;
+mod prune;
 mod reconcile;
 mod recover;
 mod remove;
+mod rename;
 mod retry;
 mod scale;
 mod sharing;
@@ -39,7 +46,7 @@ pub use reconcile::tend;
 pub use retry::{retry, with_waiting};
 pub use watch::{listen, tick};
 
-use api::{Answer, Failure, Front, Request, VersionInfo};
+use api::{Answer, Failure, Front, MoreRequest, Request, VersionInfo};
 
 /// Does what is asked.
 ///
@@ -74,6 +81,19 @@ pub fn perform(ctx: &Context, request: Request, front: &mut dyn Front) -> Result
         Request::Doctor { fix } => doctor::doctor(ctx, fix, front.user()),
         Request::Events(request) => events::events(ctx, &request, front),
         Request::Version => versions(ctx),
+        Request::More(request) => more(ctx, request, front),
+    }
+}
+
+fn more(ctx: &Context, request: MoreRequest, front: &mut dyn Front) -> Result<Answer, Failure> {
+    match request {
+        MoreRequest::Pause { names } => Ok(pause::pause(ctx, &names, front)),
+        MoreRequest::Unpause { names } => Ok(pause::unpause(ctx, &names, front)),
+        MoreRequest::Commit(request) => commit::commit(ctx, &request, front),
+        MoreRequest::Ports => ports::list(ctx),
+        MoreRequest::Adopt(request) => adopt::adopt(ctx, &request, front),
+        MoreRequest::Prune(request) => prune::prune(ctx, &request, front),
+        MoreRequest::Rename { name, new } => rename::rename(ctx, &name, &new, front),
     }
 }
 

@@ -19,7 +19,7 @@ use gpuctl_ledger::view::NodeView;
 use super::api::Failure;
 use super::context::Context;
 use super::create::OPERATION_LABEL;
-use super::{ending, journal, leftovers, recover, remove, under_way};
+use super::{ending, journal, leftovers, ports, recover, remove, under_way};
 
 /// What was found amiss, and whether it was mended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +48,7 @@ pub(super) fn reconcile(ctx: &Context, fix: bool) -> Result<Vec<Finding>, Failur
     dead_leases(ctx, fix, &mut findings)?;
     gone_containers(ctx, fix, &mut findings)?;
     strays(ctx, fix, &mut findings)?;
+    stray_ports(ctx, fix, &mut findings)?;
     if fix {
         leftovers::idle_locks(ctx)?;
     }
@@ -73,6 +74,7 @@ pub fn tend(ctx: &Context) -> Result<Vec<String>, Failure> {
     }
     // What of these cannot be done now is done the next time.
     let _ = leftovers::ended_runs(ctx);
+    let _ = ports::strays(ctx, true);
     let _ = leftovers::idle_locks(ctx);
     Ok(findings.into_iter().map(|f| f.text).collect())
 }
@@ -337,6 +339,16 @@ fn gone_containers(ctx: &Context, fix: bool, findings: &mut Vec<Finding>) -> Res
                 }
             }
         }
+    }
+    Ok(())
+}
+
+/// Ports that are kept for nobody.
+fn stray_ports(ctx: &Context, fix: bool, findings: &mut Vec<Finding>) -> Result<(), Failure> {
+    for (name, count) in ports::strays(ctx, fix)? {
+        let (ports, are) = if count == 1 { ("port", "is") } else { ("ports", "are") };
+        let text = format!("{count} {ports} of this host {are} kept for {name}, which is no more");
+        found(findings, fix, text);
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! rm: the container goes, then what it held is free, then its records. Steps of the journal:
+//! rm: what is kept of older versions goes, then the container, then what it held is free, then its records. Steps of the journal:
 //! `remove` (Docker removes) and `forget` (records). Both are finished, never undone.
 
 use gpuctl_ledger::ledger::{At, Batch};
@@ -13,7 +13,7 @@ use super::api::{Answer, Event, Failure, Front};
 use super::context::Context;
 use super::journal::{self, Journal};
 use super::lifecycle::each;
-use super::{ending, names};
+use super::{ending, kept, names, ports};
 
 /// At most so many versions go in one commit: etcd's default limit of a transaction is 128.
 const VERSIONS_AT_ONCE: usize = 64;
@@ -91,7 +91,15 @@ fn finish(ctx: &Context, mut journal: Journal) -> Result<Option<String>, Failure
     let name = journal.operation.name.clone();
     let record = ctx.ledger.container(&name)?;
     let shown = record.as_ref().map(|at| DockerName::of(&name, at.record.version).to_string());
-    let mut kept = None;
+    let mut stays = None;
+    // First what is kept of older versions: it uses the same anonymous volumes.
+    if journal.operation.step == "remove"
+        && let Err(why) = kept::remove_all(ctx, &name, data.id.as_ref())
+    {
+        // What cannot be removed is said, and the container stays, as any other can be used.
+        journal.finish(ctx, Batch::new())?;
+        return Err(why);
+    }
     if let Some(id) = &data.id {
         if journal.operation.step == "remove" {
             match ctx.docker()?.remove(id.as_str(), data.how.force, data.how.volumes) {
@@ -103,9 +111,10 @@ fn finish(ctx: &Context, mut journal: Journal) -> Result<Option<String>, Failure
                 _ => journal.step(ctx, "forget", &data, Batch::new())?,
             }
         }
-        kept = ending::release_all(ctx, id, shown.as_deref().unwrap_or(name.as_str()))?;
+        stays = ending::release_all(ctx, id, shown.as_deref().unwrap_or(name.as_str()))?;
         let _ = notes::remove_binding(&ctx.config.paths, id);
     }
+    ports::release_all(ctx, &name)?;
     let keys = ctx.ledger.keys();
     let mut batch = Batch::new();
     if let Some(id) = &data.id {
@@ -120,7 +129,7 @@ fn finish(ctx: &Context, mut journal: Journal) -> Result<Option<String>, Failure
         batch.at(key.clone(), revision).put(key, &left);
     }
     journal.finish(ctx, batch)?;
-    Ok(kept)
+    Ok(stays)
 }
 
 /// Forgets all versions of a container.
@@ -149,6 +158,7 @@ pub(super) fn forget_run(ctx: &Context, found: &At<ContainerRecord>) -> Result<b
     let At { record, revision } = found.clone();
     let keys = ctx.ledger.keys();
     let key = keys.container(&record.name);
+    ports::release_all(ctx, &record.name)?;
     let mut batch = Batch::new();
     batch.at(key.clone(), revision).delete(keys.version(&record.name, record.version));
     if let Some(id) = &record.container {

@@ -7,8 +7,8 @@ use gpuctl_ledger::node::notes;
 use super::api::Failure;
 use super::context::Context;
 use super::create::{Data, OPERATION_LABEL};
-use super::ending;
 use super::journal::Journal;
+use super::{ending, ports};
 use crate::docker::Inspect;
 
 /// Whether a change has made this container. A name proves nothing: another may have got it, and
@@ -64,6 +64,7 @@ pub(super) fn undo(ctx: &Context, journal: Journal) -> Result<(), Failure> {
         }
     }
     let mut batch = Batch::new();
+    ports::release(ctx, &journal.operation.name, &data.ports, &mut batch)?;
     if let Some(id) = &data.id {
         ending::release_dead(ctx, id, &[])?;
         let keys = ctx.ledger.keys();
@@ -145,8 +146,12 @@ mod tests {
     fn the_id_says_which_container_it_is_and_no_name_does() {
         let (token, other) = (Token::random().unwrap(), Token::random().unwrap());
         let id = ContainerId::new("a".repeat(64)).unwrap();
-        let data =
-            Data { docker_name: DockerName::new("job-0").unwrap(), id: Some(id), before: None };
+        let data = Data {
+            docker_name: DockerName::new("job-0").unwrap(),
+            id: Some(id),
+            before: None,
+            ports: Vec::new(),
+        };
         let is = |s: &Inspect| made_by(s, &data, &token, "gpuctl");
         assert!(is(&shown('a', "job-0", &token, "gpuctl", true)));
         assert!(is(&shown('a', "renamed", &token, "gpuctl", true)), "it was renamed");
@@ -157,7 +162,12 @@ mod tests {
     #[test]
     fn before_the_id_is_known_the_token_says_it() {
         let (token, other) = (Token::random().unwrap(), Token::random().unwrap());
-        let data = Data { docker_name: DockerName::new("job-0").unwrap(), id: None, before: None };
+        let data = Data {
+            docker_name: DockerName::new("job-0").unwrap(),
+            id: None,
+            before: None,
+            ports: Vec::new(),
+        };
         let is = |s: &Inspect| made_by(s, &data, &token, "gpuctl");
         assert!(is(&shown('a', "job-0", &token, "gpuctl", false)));
         assert!(is(&shown('a', "renamed", &token, "gpuctl", false)), "it was renamed");

@@ -83,6 +83,7 @@ fn pretend(request: &Request, front: &mut dyn Front) -> Result<Answer, Failure> 
                 runtime: "gpuctl".into(),
                 name: name.clone(),
                 labels: vec![],
+                publish: vec![],
             };
             let id = front.create(&ask).map_err(undone)?;
             if create.start == StartMode::Attached {
@@ -154,6 +155,7 @@ fn create(start: StartMode) -> Request {
         start,
         auto_remove: false,
         from: None,
+        ports: vec![],
     })
 }
 
@@ -287,8 +289,8 @@ fn bad_requests_are_answered_and_the_service_goes_on() {
         (b"garbage\n", "not understood"),
         (b"{}\n", "not understood"),
         (b"[]\n", "not understood"),
-        (b"{\"protocol\":3,\"request\":{\"op\":\"format_disk\"}}\n", "not understood"),
-        (b"{\"protocol\":1,\"request\":{\"op\":\"gpus\"}}\n", "speaks protocol 3, the plugin 1"),
+        (b"{\"protocol\":4,\"request\":{\"op\":\"format_disk\"}}\n", "not understood"),
+        (b"{\"protocol\":1,\"request\":{\"op\":\"gpus\"}}\n", "speaks protocol 4, the plugin 1"),
         (&long, "longer than 1 MiB"),
         (b"{\"protocol\":", "in time"),
     ];

@@ -47,6 +47,23 @@ pub(crate) fn checks(config: &Config, config_path: &Path, docker: &Docker) -> Ve
     }
 }
 
+/// Whether containers of a runtime pass us at their next start, as the host is now.
+pub(crate) fn leads_through_us(
+    config: &Config,
+    config_path: &Path,
+    docker: &Docker,
+    runtime: &str,
+) -> bool {
+    let places = places(Path::new("/"), config, config_path);
+    let Ok(seen) = look::look(config, places, &config.docker.host, Some(docker)) else {
+        return false;
+    };
+    // That bare containers are only observed changes nothing for those that are managed.
+    let enforced = Config { policy: Default::default(), ..config.clone() };
+    let strict = level(&seen, &enforced) == Some(Level::Strict);
+    strict && daemon_json(&seen).is_ok_and(|json| holes::is_led(&seen, config, &json, runtime))
+}
+
 fn judge(seen: &Observed, config: &Config) -> Vec<Check> {
     let level = level(seen, config);
     let wanted = seen.record.as_ref().map(|r| r.level.as_str());

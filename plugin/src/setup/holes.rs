@@ -57,6 +57,16 @@ fn leads(seen: &Observed, config: &Config, runtime: &Runtime) -> Leads {
     Leads::Other(name.to_owned())
 }
 
+/// Whether a runtime leads through us where ours is the first `runc` on the daemons' PATH.
+pub(super) fn is_led(seen: &Observed, config: &Config, json: &DaemonJson, name: &str) -> bool {
+    match json.runtime(name) {
+        Some(runtime) => {
+            matches!(leads(seen, config, &runtime), Leads::Ours | Leads::ByPath | Leads::Nvidia)
+        }
+        None => matches!(name, STOCK | "io.containerd.runc.v2"),
+    }
+}
+
 /// The runtimes of daemon.json that name the real runc by absolute path, or did before they were led
 /// through us: name, and that path.
 pub(super) fn led(seen: &Observed, config: &Config, json: &DaemonJson) -> Vec<(String, String)> {

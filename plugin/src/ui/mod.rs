@@ -4,6 +4,8 @@
 //! What comes from elsewhere - labels, images, messages - cannot steer the terminal.
 
 mod human;
+mod ports;
+mod prune;
 mod table;
 mod views;
 
@@ -13,6 +15,8 @@ use std::sync::{Mutex, PoisonError};
 use crate::engine::api::Failure;
 
 pub use human::{ago, mebibytes};
+pub use ports::ports;
+pub use prune::prune;
 pub use table::{Table, visible};
 pub use views::{Format, checks, decision, gpus, history, inspect, links, ps, version};
 
@@ -92,6 +96,12 @@ pub fn lines<S: AsRef<str>>(lines: impl IntoIterator<Item = S>) {
 /// Prints one line to stderr.
 pub fn tell(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{}", visible(text));
+}
+
+/// Asks on stderr; the answer is read on the same line.
+pub fn ask(question: &str) {
+    let mut err = std::io::stderr().lock();
+    let _ = write!(err, "{question}").and_then(|()| err.flush());
 }
 
 /// Prints a failure: what was asked and what is so, details, what to type next. One without a

@@ -167,12 +167,24 @@ pub fn kill_all_but(place: &Place, spared: impl Fn(&i32) -> bool) -> Result<()> 
         for pid in left {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
+        thaw(place);
         std::thread::sleep(Duration::from_millis(10));
     }
     for socket in sockets {
         let _ = fs::remove_file(socket);
     }
     remove_cgroups(place)
+}
+
+/// Lets what is paused go on: frozen, it does not die.
+fn thaw(place: &Place) {
+    for folder in cgroups(place).iter().flat_map(|f| tree(f)) {
+        for (file, word) in [("freezer.state", "THAWED"), ("cgroup.freeze", "0")] {
+            if folder.join(file).exists() {
+                let _ = fs::write(folder.join(file), word);
+            }
+        }
+    }
 }
 
 fn remove_cgroups(place: &Place) -> Result<()> {
