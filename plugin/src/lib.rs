@@ -9,7 +9,9 @@ pub mod engine;
 pub mod gpu;
 pub mod service;
 pub mod setup;
+pub mod tree;
 pub mod ui;
+mod volume;
 
 use client::argv::{self, Call};
 

@@ -9,6 +9,8 @@ use gpuctl_ledger::rules::retry::WaitsFor;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use super::api_volume::{VolumeAnswer, VolumeRequest};
+
 /// What a user asks the engine to do.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case")]
@@ -94,6 +96,8 @@ pub enum Request {
     Events(EventsRequest),
     /// version: of the service.
     Version,
+    /// volume ...
+    Volume(VolumeRequest),
 }
 
 /// events. Lists that are empty ask for nothing in particular.
@@ -236,6 +240,8 @@ pub enum Answer {
     Events,
     /// Of version.
     Version(VersionInfo),
+    /// Of volume ...
+    Volume(VolumeAnswer),
 }
 
 /// Why a request was refused or failed; printed as `error:`, indented details, `hint:`.

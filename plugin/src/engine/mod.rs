@@ -4,6 +4,7 @@
 //! writes its journal, acts, and ends the journal with the commit that makes the new state so.
 
 pub mod api;
+pub mod api_volume;
 mod bypass;
 mod context;
 mod create;
@@ -30,6 +31,7 @@ mod under_way;
 mod undo_create;
 mod undo_scale;
 mod version;
+mod volume;
 mod watch;
 
 pub(crate) use bypass::exempt as is_exempt;
@@ -74,6 +76,7 @@ pub fn perform(ctx: &Context, request: Request, front: &mut dyn Front) -> Result
         Request::Doctor { fix } => doctor::doctor(ctx, fix, front.user()),
         Request::Events(request) => events::events(ctx, &request, front),
         Request::Version => versions(ctx),
+        Request::Volume(request) => volume::perform(ctx, request, front),
     }
 }
 

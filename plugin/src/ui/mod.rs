@@ -6,6 +6,7 @@
 mod human;
 mod table;
 mod views;
+mod volumes;
 
 use std::io::Write as _;
 use std::sync::{Mutex, PoisonError};
@@ -15,6 +16,7 @@ use crate::engine::api::Failure;
 pub use human::{ago, mebibytes};
 pub use table::{Table, visible};
 pub use views::{Format, checks, decision, gpus, history, inspect, links, ps, version};
+pub use volumes::{backends, volume_history, volumes};
 
 /// The exit code of a program that wrote to a reader who had gone: that of SIGPIPE.
 const CLOSED_CODE: u8 = 141;
