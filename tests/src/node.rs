@@ -118,8 +118,11 @@ impl Node {
         };
         let images = place.at("volumes");
         let volumes = options.volumes.unwrap_or_default();
-        let more =
-            format!("{}\n[volumes]\nimages = \"{}\"\n{volumes}\n", options.config, images.display());
+        let more = format!(
+            "{}\n[volumes]\nimages = \"{}\"\n{volumes}\n",
+            options.config,
+            images.display()
+        );
         if options.volumes.is_some() {
             share(&images)?;
         }

@@ -86,7 +86,10 @@ fn create_is_whole_or_nothing() {
         ] {
             broken(&node, point, &["volume", "create", "data", "--size", "16MB"], by_doctor, end);
             if end == Undone {
-                assert_eq!(state::difference(&nothing, &state::ledger(&node)), Vec::<String>::new());
+                assert_eq!(
+                    state::difference(&nothing, &state::ledger(&node)),
+                    Vec::<String>::new()
+                );
                 assert_eq!(traces(&node), clean, "{point}");
                 continue;
             }
@@ -160,7 +163,10 @@ fn in_place_is_the_old_limit_or_the_new_one() {
             assert!(shown.contains(&format!("{size}MB")), "{point}: {shown}");
             assert_eq!(traces(&node), clean, "{point}");
             assert_eq!(write(&node, "md5sum /v/f"), sum, "{point}");
-            let df = write(&node, "rm -f /v/x; dd if=/dev/zero of=/v/x bs=4096 2>/dev/null; stat -c %s /v/x; rm /v/x");
+            let df = write(
+                &node,
+                "rm -f /v/x; dd if=/dev/zero of=/v/x bs=4096 2>/dev/null; stat -c %s /v/x; rm /v/x",
+            );
             let got: u64 = df.trim().parse().expect("a number");
             let room = (size - 10) << 20;
             assert!(got <= room && room - got < 128 << 10, "{point}: {got} of {room}");
@@ -199,10 +205,12 @@ fn of_two_resizes_at_once_each_makes_a_version_of_its_own() {
     node.gpuctl_ok(&["volume", "create", "data", "--size", "32MB"]);
     write(&node, "dd if=/dev/urandom of=/v/f bs=1M count=20 2>/dev/null");
     let made: BTreeSet<String> = std::thread::scope(|scope| {
-        let each = |size| scope.spawn({
-            let node = &node;
-            move || node.gpuctl_ok(&["volume", "resize", "data", size])
-        });
+        let each = |size| {
+            scope.spawn({
+                let node = &node;
+                move || node.gpuctl_ok(&["volume", "resize", "data", size])
+            })
+        };
         let all = [each("64MB"), each("96MB"), each("128MB")];
         all.into_iter().map(|t| t.join().expect("resized")).collect()
     });

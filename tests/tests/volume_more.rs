@@ -14,7 +14,18 @@ fn node() -> Node {
 #[track_caller]
 fn inside(node: &Node, volume: &str, script: &str) -> String {
     let bind = format!("{volume}:/v");
-    node.docker_ok(&["run", "--rm", "--network", "none", "-v", &bind, "busybox", "sh", "-c", script])
+    node.docker_ok(&[
+        "run",
+        "--rm",
+        "--network",
+        "none",
+        "-v",
+        &bind,
+        "busybox",
+        "sh",
+        "-c",
+        script,
+    ])
 }
 
 #[test]
@@ -93,7 +104,11 @@ fn a_volume_of_dockers_is_taken_in_and_gets_a_limit() {
     }
     let node = node();
     node.docker_ok(&["volume", "create", "old"]);
-    inside(&node, "old", "mkdir /v/.d && echo a >/v/.d/f && dd if=/dev/zero of=/v/z bs=1M count=12 2>/dev/null");
+    inside(
+        &node,
+        "old",
+        "mkdir /v/.d && echo a >/v/.d/f && dd if=/dev/zero of=/v/z bs=1M count=12 2>/dev/null",
+    );
     assert_eq!(node.gpuctl_ok(&["volume", "adopt", "old"]), "old");
     let ls = node.gpuctl_ok(&["volume", "ls"]);
     assert!(ls.contains("plain") && ls.contains("12"), "{ls}");
@@ -123,7 +138,11 @@ fn a_host_disk_that_gets_full_undoes_a_resize() {
     }
     let node = node();
     node.gpuctl_ok(&["volume", "create", "data", "--size", "64MB"]);
-    inside(&node, "data-0", "dd if=/dev/urandom of=/v/f bs=1M count=40 2>/dev/null; md5sum /v/f >/v/sum");
+    inside(
+        &node,
+        "data-0",
+        "dd if=/dev/urandom of=/v/f bs=1M count=40 2>/dev/null; md5sum /v/f >/v/sum",
+    );
     // A disk of its own for the images to come, with room for less than that.
     let disk = node.place().at("disk");
     let folder = node.place().at("volumes/narrow");
@@ -133,18 +152,40 @@ fn a_host_disk_that_gets_full_undoes_a_resize() {
         assert!(ended.status.success(), "{words:?}: {}", String::from_utf8_lossy(&ended.stderr));
     };
     let (disk, folder) = (disk.display().to_string(), folder.display().to_string());
-    run(&["truncate", "-s", "50M", &disk]);
-    run(&["mkfs.ext4", "-q", "-F", "-m", "0", &disk]);
+    run(&["truncate", "-s", "200M", &disk]);
+    run(&["mkfs.ext4", "-q", "-F", "-b", "4096", "-m", "0", &disk]);
     run(&["mount", "-o", "loop", &disk, &folder]);
     node.edit_config(|text| text.replace("/volumes\"", "/volumes/narrow\""));
-    let got = node.gpuctl(&["volume", "resize", "data", "128MB"]);
-    assert_eq!(got.code, 1, "{got}");
-    // It is seen to be too small beforehand where that can be seen.
-    assert!(got.stderr.contains("free") || got.stderr.contains("full") || got.stderr.contains("disk"), "{got}");
-    let filler = Path::new(&folder).join("filler");
-    std::fs::write(&filler, vec![1; 1 << 20]).expect("written");
-    let left: Vec<_> = std::fs::read_dir(&folder).expect("a folder").flatten().map(|e| e.file_name()).collect();
-    assert!(!left.iter().any(|n| n.to_string_lossy().ends_with(".img")), "{left:?}");
+    let free = || {
+        let stat = nix::sys::statvfs::statvfs(Path::new(&folder)).expect("a filesystem");
+        stat.blocks_available() * stat.fragment_size()
+    };
+    let mut taken = Vec::new();
+    // What is to be copied fits; with the filesystem around it, it does not. And then it does not fit at
+    // all, which is said before anything is made.
+    for (left, says) in [((40 << 20) + (96 << 10), "not copied"), (20 << 20, "have to be copied")] {
+        let name = Path::new(&folder).join(format!("other-{left}"));
+        let file = std::fs::File::create(&name).expect("a file");
+        nix::fcntl::fallocate(
+            &file,
+            nix::fcntl::FallocateFlags::empty(),
+            0,
+            i64::try_from(free() - left).expect("small"),
+        )
+        .expect("room taken");
+        taken.push(name);
+        let before = free();
+        let got = node.gpuctl(&["volume", "resize", "data", "128MB"]);
+        assert!(got.code == 1 && got.stderr.contains(says), "{got}");
+        assert!(got.stderr.contains("hint:"), "{got}");
+        let left: Vec<_> = std::fs::read_dir(&folder)
+            .expect("a folder")
+            .flatten()
+            .map(|e| e.file_name())
+            .collect();
+        assert!(!left.iter().any(|n| n.to_string_lossy().ends_with(".img")), "{left:?}");
+        assert!(free() + (64 << 10) >= before, "room is still taken");
+    }
     assert_eq!(node.gpuctl_ok(&["volume", "history", "data", "-q"]), "0");
     assert_eq!(inside(&node, "data-0", "cd /v && md5sum -c /v/sum"), "/v/f: OK");
     run(&["umount", &folder]);
@@ -157,8 +198,12 @@ fn a_hundred_thousand_files_are_carried_over() {
     }
     let node = node();
     node.gpuctl_ok(&["volume", "create", "many", "--size", "1GB"]);
-    inside(&node, "many-0", "cd /v; for d in $(seq 100); do mkdir $d; cd $d; seq 1000 | xargs touch; \
-        echo $d >1; cd ..; done");
+    inside(
+        &node,
+        "many-0",
+        "cd /v; for d in $(seq 100); do mkdir $d; cd $d; seq 1000 | xargs touch; \
+        echo $d >1; cd ..; done",
+    );
     let began = Instant::now();
     assert_eq!(node.gpuctl_ok(&["volume", "resize", "many", "2GB"]), "many-1");
     eprintln!("a resize of 100,000 files took {:?}", began.elapsed());

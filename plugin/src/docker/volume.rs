@@ -75,7 +75,8 @@ impl Docker {
         let labels: Map<String, Value> =
             labels.iter().map(|(k, v)| (k.clone(), v.clone().into())).collect();
         let name = checked(name)?;
-        let body = json!({"Name": name, "Driver": "local", "DriverOpts": options, "Labels": labels});
+        let body =
+            json!({"Name": name, "Driver": "local", "DriverOpts": options, "Labels": labels});
         self.raw("POST", "/volumes/create", Some(&body), self.limit)
     }
 
@@ -94,7 +95,8 @@ impl Docker {
     /// # Errors
     /// [`DockerError`].
     pub fn import_image(&self, name: &str, tag: &str, tar: &[u8]) -> Result<(), DockerError> {
-        let path = format!("/images/create?fromSrc=-&repo={}&tag={}", checked(name)?, checked(tag)?);
+        let path =
+            format!("/images/create?fromSrc=-&repo={}&tag={}", checked(name)?, checked(tag)?);
         let body = ("application/x-tar", hyper::body::Bytes::copy_from_slice(tar));
         let version = self.client()?.1;
         self.exchange_bytes("POST", &path, body, Some(version), START_LIMIT)?;
@@ -119,7 +121,11 @@ impl Docker {
     ///
     /// # Errors
     /// [`DockerError`].
-    pub fn create_plain(&self, name: &DockerName, body: &Value) -> Result<ContainerId, DockerError> {
+    pub fn create_plain(
+        &self,
+        name: &DockerName,
+        body: &Value,
+    ) -> Result<ContainerId, DockerError> {
         let path = format!("/containers/create?name={name}");
         let answer = self.raw("POST", &path, Some(body), START_LIMIT)?;
         super::create::created_id(&answer)
@@ -175,7 +181,8 @@ mod tests {
         assert_eq!(found.len(), 2);
         assert_eq!((found[0].volume.as_str(), found[0].name.as_str()), ("data-0", "train-0"));
         assert!(found[0].running && found[0].writes && !found[1].writes);
-        let stopped = json!({"Id": "ab", "State": "exited", "Mounts": [{"Type": "volume", "Name": "d"}]});
+        let stopped =
+            json!({"Id": "ab", "State": "exited", "Mounts": [{"Type": "volume", "Name": "d"}]});
         assert!(!users(&stopped)[0].running);
     }
 

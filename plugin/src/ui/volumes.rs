@@ -120,9 +120,9 @@ mod tests {
             fault: None,
         };
         let at = Timestamp::from_millis(60_000 * 5);
-        let text = volumes(&[row.clone()], Format::Table, false, at);
+        let text = volumes(std::slice::from_ref(&row), Format::Table, false, at);
         assert!(text.contains("5GB (25%)") && text.contains("a-0,b-1"), "{text}");
-        assert_eq!(volumes(&[row.clone()], Format::Table, true, at), "data-1\n");
+        assert_eq!(volumes(std::slice::from_ref(&row), Format::Table, true, at), "data-1\n");
         let faulty = VolumeRow { fault: Some("not mounted".into()), size: None, ..row };
         assert!(volumes(&[faulty], Format::Table, false, at).contains("not mounted"));
     }

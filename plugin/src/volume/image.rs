@@ -116,9 +116,9 @@ fn unwritten(path: &Path) -> impl Fn(std::io::Error) -> Failure {
     move |e| {
         let failure = Failure::new(format!("{shown} cannot be written: {}", plain_io_error(&e)));
         match e.kind() {
-            std::io::ErrorKind::StorageFull => {
-                failure.hint("the disk of the images is full: docker gpuctl volume prune removes old versions")
-            }
+            std::io::ErrorKind::StorageFull => failure.hint(
+                "the disk of the images is full: docker gpuctl volume prune removes old versions",
+            ),
             _ => failure,
         }
     }
@@ -316,7 +316,9 @@ impl Sizing for Images<'_> {
             files::remove(&path).map_err(unwritten(&path))?;
         }
         match fs::remove_dir(detail.mount_point()) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(unwritten(&detail.mount_point())(e)),
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                Err(unwritten(&detail.mount_point())(e))
+            }
             _ => Ok(()),
         }
     }
@@ -355,7 +357,9 @@ fn mount(detail: &Detail, more: &[&str]) -> Result<(), Failure> {
         point.as_ref(),
     ];
     programs::done("mount", &words, programs::SHORT, &|| false).map(drop).map_err(|why| {
-        why.hint("is the loop driver there (modprobe loop)? a damaged image is checked with e2fsck -f")
+        why.hint(
+            "is the loop driver there (modprobe loop)? a damaged image is checked with e2fsck -f",
+        )
     })
 }
 

@@ -85,7 +85,8 @@ mod tests {
 
     #[test]
     fn a_line_is_read_with_and_without_optional_fields() {
-        let with = "36 35 98:0 /a /mnt\\040x rw,noatime shared:1 master:2 - xfs /dev/root rw,prjquota";
+        let with =
+            "36 35 98:0 /a /mnt\\040x rw,noatime shared:1 master:2 - xfs /dev/root rw,prjquota";
         let mount = line(with).unwrap();
         assert_eq!(mount.at, Path::new("/mnt x"));
         assert_eq!((mount.kind.as_str(), mount.options.as_str()), ("xfs", "rw,prjquota"));

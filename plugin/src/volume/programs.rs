@@ -150,9 +150,13 @@ mod tests {
     fn a_program_is_heard_and_judged() {
         let ended = sh("echo a; echo b >&2; exit 3", SHORT, &|| false).unwrap();
         assert_eq!((ended.code, ended.stdout.trim(), ended.stderr.trim()), (3, "a", "b"));
-        let failure = done("sh", &["-c".as_ref(), "echo why >&2; exit 2".as_ref()], SHORT, &|| false);
+        let failure =
+            done("sh", &["-c".as_ref(), "echo why >&2; exit 2".as_ref()], SHORT, &|| false);
         let failure = failure.unwrap_err();
-        assert!(failure.message.contains("exit code 2") && failure.details == ["why"], "{failure:?}");
+        assert!(
+            failure.message.contains("exit code 2") && failure.details == ["why"],
+            "{failure:?}"
+        );
         let none = run("no-such-program", &[], SHORT, &|| false).unwrap_err();
         assert!(none.message.contains("not installed"), "{none}");
         // More than a pipe holds, and more than is read.

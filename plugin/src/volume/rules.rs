@@ -121,7 +121,9 @@ pub(crate) fn choose(
     };
     match can.why_not(backend) {
         None => Ok(backend),
-        Some(why) => Err(Failure::new(format!("this host has no backend {backend}: {why}")).hint(HINT)),
+        Some(why) => {
+            Err(Failure::new(format!("this host has no backend {backend}: {why}")).hint(HINT))
+        }
     }
 }
 
@@ -200,7 +202,8 @@ pub(crate) fn resize(before: Before<'_>, to: ByteSize, in_place: bool) -> Result
     if !in_place {
         return Ok(Resize::Copy);
     }
-    let other = "docker gpuctl volume resize without --in-place makes a new version with the same content";
+    let other =
+        "docker gpuctl volume resize without --in-place makes a new version with the same content";
     let smaller = before.size.is_some_and(|size| to < size);
     match before.backend {
         Backend::Image if !smaller && before.grows_mounted => Ok(Resize::Grow),
@@ -252,7 +255,8 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_refused_with_both_figures() {
         for in_place in [false, true] {
-            let why = resize(before(10 << 20, (4 << 20) + 1), ByteSize(4 << 20), in_place).unwrap_err();
+            let why =
+                resize(before(10 << 20, (4 << 20) + 1), ByteSize(4 << 20), in_place).unwrap_err();
             assert!(why.message.contains("4MB") && why.message.contains("data-0"), "{why}");
             assert_eq!(why.details, ["4194304 bytes asked for, 4194305 bytes used"]);
         }
@@ -312,7 +316,10 @@ mod tests {
             let mut last = 0;
             for size in [8 << 20, 100 << 20, 1 << 30, 20 << 30, 1 << 40, (1 << 40) + 1] {
                 let bytes = image_bytes(ByteSize(size), xfs);
-                assert!(bytes > size && bytes % BLOCK == 0 && bytes > last, "{size}: {bytes}");
+                assert!(
+                    bytes > size && bytes.is_multiple_of(BLOCK) && bytes > last,
+                    "{size}: {bytes}"
+                );
                 last = bytes.saturating_sub(1 << 36);
             }
         }

@@ -66,8 +66,8 @@ impl Sized<'_> {
                 "Binds": [format!("{}:/{FOLDER}", spec.docker_name)],
             },
         });
-        let made = container_name(token)
-            .and_then(|name| Ok(self.docker.create_plain(&name, &body)?));
+        let made =
+            container_name(token).and_then(|name| Ok(self.docker.create_plain(&name, &body)?));
         let removed = made.and_then(|id| Ok(self.docker.remove(id.as_str(), true, false)?));
         let image = self.docker.remove_image(&reference);
         removed?;
@@ -78,7 +78,8 @@ impl Sized<'_> {
     /// filesystem.
     fn is_limited(&self, spec: &Spec, folder: &Path) -> bool {
         let wanted = rules::whole_blocks(spec.size);
-        usage::free(folder).is_ok_and(|(_, all)| all == wanted || all == spec.size.0 / rules::BLOCK * rules::BLOCK)
+        usage::free(folder)
+            .is_ok_and(|(_, all)| all == wanted || all == spec.size.0 / rules::BLOCK * rules::BLOCK)
     }
 
     /// Removes what a [`Self::mount_once`] that was broken off has left.

@@ -19,7 +19,9 @@ fn escaped(path: &str) -> String {
         match byte {
             b'/' => out.push('-'),
             b'.' if place == 0 => out.push_str("\\x2e"),
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b':' | b'_' | b'.' => out.push(char::from(byte)),
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b':' | b'_' | b'.' => {
+                out.push(char::from(byte))
+            }
             other => out.push_str(&format!("\\x{other:02x}")),
         }
     }
@@ -61,7 +63,10 @@ mod tests {
     #[test]
     fn a_units_name_is_that_of_systemd_escape() {
         for (path, name) in [
-            ("/var/lib/gpuctl/volumes/mounts/data-0", "var-lib-gpuctl-volumes-mounts-data\\x2d0.mount"),
+            (
+                "/var/lib/gpuctl/volumes/mounts/data-0",
+                "var-lib-gpuctl-volumes-mounts-data\\x2d0.mount",
+            ),
             ("/srv//x/", "srv-x.mount"),
             ("/.a/b_c.d", "\\x2ea-b_c.d.mount"),
             ("/a b", "a\\x20b.mount"),
@@ -74,7 +79,13 @@ mod tests {
     #[test]
     fn a_unit_comes_before_the_engine_and_with_it() {
         let unit = text(Path::new("/v/100%.img"), Path::new("/v/m/data-0"), "ext4", "loop,discard");
-        for line in ["Before=docker.service", "What=/v/100%%.img", "Where=/v/m/data-0", "Options=loop,discard", "WantedBy=docker.service"] {
+        for line in [
+            "Before=docker.service",
+            "What=/v/100%%.img",
+            "Where=/v/m/data-0",
+            "Options=loop,discard",
+            "WantedBy=docker.service",
+        ] {
             assert!(unit.lines().any(|l| l == line), "{line}\n{unit}");
         }
     }

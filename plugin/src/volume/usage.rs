@@ -50,7 +50,9 @@ pub(crate) fn of_tree(root: &Path) -> Result<ByteSize, Failure> {
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
                 Err(e) => return Err(unread(&entry.path(), &e)),
             };
-            if meta.dev() != top.dev() || (meta.nlink() > 1 && !meta.is_dir() && !seen.insert(meta.ino())) {
+            if meta.dev() != top.dev()
+                || (meta.nlink() > 1 && !meta.is_dir() && !seen.insert(meta.ino()))
+            {
                 continue;
             }
             blocks += meta.blocks();

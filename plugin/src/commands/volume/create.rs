@@ -30,7 +30,9 @@ pub(super) fn create(session: &Session, args: Args) -> Result<u8, Failure> {
         None => (label.clone(), String::new()),
     };
     let labels: Vec<(String, String)> = args.labels.iter().map(pair).collect();
-    if let Some((key, _)) = labels.iter().find(|(key, _)| key.is_empty() || key.starts_with("gpuctl.")) {
+    if let Some((key, _)) =
+        labels.iter().find(|(key, _)| key.is_empty() || key.starts_with("gpuctl."))
+    {
         return Err(Failure::new(format!("the label {key:?} cannot be set"))
             .hint("labels that begin with gpuctl. are ours")
             .code(2));

@@ -50,8 +50,10 @@ pub(super) fn adopt(
         for version in find::versions(ctx, &other.record.name)? {
             if version.record.docker_name == docker_name {
                 let of = &other.record.name;
-                return Err(Failure::new(format!("{docker_name} is a version of volume {of} already"))
-                    .hint(format!("docker gpuctl volume history {of} shows its versions")));
+                return Err(Failure::new(format!(
+                    "{docker_name} is a version of volume {of} already"
+                ))
+                .hint(format!("docker gpuctl volume history {of} shows its versions")));
             }
         }
     }
@@ -112,7 +114,13 @@ fn check_shape(docker_name: &str, shown: &Value) -> Result<(), Failure> {
     if driver == "local" && !elsewhere("device") && !elsewhere("type") {
         return Ok(());
     }
-    let what = if driver == "local" { "a mount of something else".to_owned() } else { format!("of driver {driver}") };
-    Err(Failure::new(format!("{docker_name} is {what}: only volumes in Docker's own folder are taken in"))
-        .hint("docker gpuctl volume create makes one, into which its content can be copied"))
+    let what = if driver == "local" {
+        "a mount of something else".to_owned()
+    } else {
+        format!("of driver {driver}")
+    };
+    Err(Failure::new(format!(
+        "{docker_name} is {what}: only volumes in Docker's own folder are taken in"
+    ))
+    .hint("docker gpuctl volume create makes one, into which its content can be copied"))
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use gpuctl_ledger::model::ByteSize;
 
 use super::super::api::{Event, Failure, Front};
+use super::compare;
 use crate::client::signals;
 use crate::tree::{self, Progress, Step, TreeError, Watch};
 use crate::volume::GivenUp;
@@ -70,18 +71,26 @@ pub(super) fn copy(
 ) -> Result<(), Failure> {
     let asker = Asker::new(front);
     let report = tree::copy(from, to, &tree::Options::default(), &asker).map_err(failed)?;
-    let _ = (no_verify, report);
+    compare::compare(from, to, !no_verify, &asker)?;
+    if report.sockets_count > 0 {
+        let first = report.sockets.first().map(|s| s.display().to_string()).unwrap_or_default();
+        let text = format!("{} sockets were not copied: {first} ...", report.sockets_count);
+        asker.front.borrow_mut().event(Event::Warning { text });
+    }
     Ok(())
 }
 
 fn failed(why: TreeError) -> Failure {
     if why.is_stopped() {
-        return Failure::new("interrupted: the copy was removed again").code(signals::INTERRUPTED_CODE);
+        return Failure::new("interrupted: the copy was removed again")
+            .code(signals::INTERRUPTED_CODE);
     }
     let full = why.is_full();
     let failure = Failure::new(format!("the content was not copied: {why}"));
     match why {
         _ if full => failure.hint("a larger size has room for it"),
+        TreeError::System { why: rustix::io::Errno::IO | rustix::io::Errno::ROFS, .. } => failure
+            .hint("is the disk on which volumes are kept full (df)? volume prune removes old versions"),
         TreeError::Changed { .. } => failure.hint("stop who writes to the volume, then try again"),
         _ => failure,
     }

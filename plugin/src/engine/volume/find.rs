@@ -17,8 +17,9 @@ pub(super) struct Found {
 
 fn unknown(text: &str) -> Failure {
     let shown: String = text.chars().filter(|c| !c.is_control()).take(80).collect();
-    Failure::new(format!("no volume {shown} in the ledger of this node"))
-        .hint("docker gpuctl volume ls lists them; docker gpuctl volume adopt takes one of Docker's in")
+    Failure::new(format!("no volume {shown} in the ledger of this node")).hint(
+        "docker gpuctl volume ls lists them; docker gpuctl volume adopt takes one of Docker's in",
+    )
 }
 
 /// The record of a volume by its name.
@@ -140,7 +141,9 @@ mod tests {
     fn a_volume_is_meant_by_its_name_or_its_current_version() {
         let folder = tempfile::tempdir().unwrap();
         let ctx = Context::of_test(folder.path());
-        for (name, docker_name) in [("data", Some("data-2")), ("gone", None), ("ab-1", Some("ab-1-2"))] {
+        for (name, docker_name) in
+            [("data", Some("data-2")), ("gone", None), ("ab-1", Some("ab-1-2"))]
+        {
             let record: VolumeRecord = serde_json::from_value(serde_json::json!({
                 "schema": 1, "name": name, "version": 2, "docker_name": docker_name,
                 "at": "2026-11-22T00:52:04.854Z",
@@ -150,7 +153,9 @@ mod tests {
             batch.put(ctx.ledger.keys().volume(&record.name), &record);
             let _ = ctx.ledger.commit(&batch).unwrap();
         }
-        for (text, name) in [("data", "data"), ("data-2", "data"), ("gone", "gone"), ("ab-1", "ab-1")] {
+        for (text, name) in
+            [("data", "data"), ("data-2", "data"), ("gone", "gone"), ("ab-1", "ab-1")]
+        {
             assert_eq!(record(&ctx, text).unwrap().record.name.as_str(), name, "{text}");
         }
         let why = |text: &str| record(&ctx, text).unwrap_err().message;

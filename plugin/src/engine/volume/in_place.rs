@@ -140,7 +140,9 @@ pub(super) fn recover(ctx: &Context, journal: Journal) -> Result<String, Failure
     let name = journal.operation.name.clone();
     if journal.operation.step == "offline" {
         undo(ctx, journal)?;
-        return Ok(format!("an earlier resize in place of volume {name} was broken off: it is undone"));
+        return Ok(format!(
+            "an earlier resize in place of volume {name} was broken off: it is undone"
+        ));
     }
     finish(ctx, journal)?;
     Ok(format!("an earlier resize in place of volume {name} was broken off: it is done"))

@@ -228,9 +228,9 @@ impl Journal {
         let name = &self.operation.name;
         let key = ctx.ledger.keys().volume_operation(name);
         with.at(key.clone(), self.revision).delete(key.clone());
-        let outcome = ctx.ledger.commit_proved(&with, |ledger| {
-            Ok(ledger.get::<VolumeOperation>(&key)?.is_none())
-        })?;
+        let outcome = ctx
+            .ledger
+            .commit_proved(&with, |ledger| Ok(ledger.get::<VolumeOperation>(&key)?.is_none()))?;
         fault(kind, "end", "done");
         match outcome {
             Outcome::Done(_) => Ok(()),

@@ -34,7 +34,11 @@ impl Docker {
 }
 
 /// What is used of a version, and what is wrong with it; nothing is mounted for it.
-fn state(ctx: &Context, docker: &Docker, version: &VolumeVersionRecord) -> (Option<ByteSize>, Option<String>) {
+fn state(
+    ctx: &Context,
+    docker: &Docker,
+    version: &VolumeVersionRecord,
+) -> (Option<ByteSize>, Option<String>) {
     let Some(shown) = docker.volumes.get(&version.docker_name) else {
         return (None, Some("removed outside gpuctl".to_owned()));
     };
@@ -168,6 +172,10 @@ pub(super) fn backends(ctx: &Context) -> VolumeAnswer {
     };
     VolumeAnswer::Backends(vec![
         row(Backend::Size, format!("quotas of xfs in {}", root.display()), free(root)),
-        row(Backend::Image, format!("files with {filesystem} in {}", images.display()), free(images)),
+        row(
+            Backend::Image,
+            format!("files with {filesystem} in {}", images.display()),
+            free(images),
+        ),
     ])
 }

@@ -181,8 +181,7 @@ fn records(ctx: &Context, new: &New<'_>, data: &Data, shown: Value, by: Option<S
 /// When it cannot be removed now; the journal stays.
 pub(super) fn undo(ctx: &Context, journal: Journal) -> Result<(), Failure> {
     let data: Data = journal.data()?;
-    observe::sizing(ctx, data.spec.backend)?
-        .remove(&data.spec, Some(&journal.operation.token))?;
+    observe::sizing(ctx, data.spec.backend)?.remove(&data.spec, Some(&journal.operation.token))?;
     journal.finish(ctx, Batch::new())
 }
 
@@ -215,8 +214,9 @@ fn room_on_disk(ctx: &Context, new: &New<'_>, front: &mut dyn Front) -> Result<(
     }
     let text = format!("{} asked for, {shown} has {free} free", new.size);
     if new.allocate && new.backend == Backend::Image {
-        return Err(Failure::new(text)
-            .hint("without --allocate the room is taken as files are written"));
+        return Err(
+            Failure::new(text).hint("without --allocate the room is taken as files are written")
+        );
     }
     let text = format!("{text}: whoever fills the volume will find the disk full first");
     front.event(Event::Warning { text });

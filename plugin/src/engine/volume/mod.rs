@@ -2,6 +2,7 @@
 //! docs/adr/0016.
 
 mod adopt;
+mod compare;
 mod copy;
 mod create;
 mod find;

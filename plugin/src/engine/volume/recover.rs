@@ -18,11 +18,8 @@ pub(super) fn recover(ctx: &Context, operation: &At<VolumeOperation>) -> Result<
     let (name, kind) = (operation.record.name.clone(), operation.record.kind);
     let word = journal::word(kind);
     let ended = match kind {
-        VolumeOperationKind::Create | VolumeOperationKind::Resize => {
-            make::undo(ctx, journal).map(|()| {
-                format!("an earlier {word} of volume {name} was broken off: it is undone")
-            })
-        }
+        VolumeOperationKind::Create | VolumeOperationKind::Resize => make::undo(ctx, journal)
+            .map(|()| format!("an earlier {word} of volume {name} was broken off: it is undone")),
         VolumeOperationKind::InPlace => in_place::recover(ctx, journal),
         VolumeOperationKind::Remove => remove::recover(ctx, journal),
         VolumeOperationKind::Adopt => {

@@ -98,7 +98,8 @@ fn remove_one(
         return Ok(());
     }
     let docker = ctx.docker()?.volumes()?;
-    let there = |v: &&VolumeVersionRecord| docker.iter().any(|d| d["Name"] == v.docker_name.as_str());
+    let there =
+        |v: &&VolumeVersionRecord| docker.iter().any(|d| d["Name"] == v.docker_name.as_str());
     let left: Vec<String> = versions
         .iter()
         .map(|at| &at.record)

@@ -202,7 +202,8 @@ fn copy(
         );
         front.event(Event::Note { text });
     }
-    let summary = format!("{docker_name} has room for {size} and the content of {old}, which stays");
+    let summary =
+        format!("{docker_name} has room for {size} and the content of {old}, which stays");
     Ok(VolumeAnswer::Made { docker_name, summary })
 }
 

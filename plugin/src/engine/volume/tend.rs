@@ -108,7 +108,8 @@ fn attach(
     }
     match images.attach(spec) {
         Ok(true) => {
-            let text = format!("the image of volume {} was not mounted: it is now", spec.docker_name);
+            let text =
+                format!("the image of volume {} was not mounted: it is now", spec.docker_name);
             findings.push(Finding { text, mended: true, by_hand: None });
         }
         Ok(false) => {}

@@ -29,7 +29,11 @@ pub(super) fn remove_mount_point(copy: &Detail) -> Result<(), Failure> {
 
 /// Makes the copy, large enough for `size`. What it is too large is filled up once it is mounted in
 /// the image's place.
-pub(super) fn resize(detail: &Detail, size: ByteSize, given_up: GivenUp<'_>) -> Result<(), Failure> {
+pub(super) fn resize(
+    detail: &Detail,
+    size: ByteSize,
+    given_up: GivenUp<'_>,
+) -> Result<(), Failure> {
     let copy = copy_of(detail);
     let words: [&std::ffi::OsStr; 4] = [
         "--reflink=auto".as_ref(),
@@ -90,8 +94,9 @@ fn set_length(copy: &Detail, length: u64, given_up: GivenUp<'_>) -> Result<(), F
                 copy.file.with_extension("").display(),
                 ByteSize(length)
             );
-            return Err(Failure::new(text)
-                .hint("volume resize without --in-place makes a new volume with the same content"));
+            return Err(Failure::new(text).hint(
+                "volume resize without --in-place makes a new volume with the same content",
+            ));
         }
         least = minimum;
         resize_to(&copy.file, minimum, given_up)?;
@@ -123,7 +128,8 @@ mod tests {
 
     #[test]
     fn the_least_is_read_of_what_resize2fs_says() {
-        let said = "resize2fs 1.47.0 (5-Feb-2023)\nresize2fs: New size smaller than minimum (19998)\n\n";
+        let said =
+            "resize2fs 1.47.0 (5-Feb-2023)\nresize2fs: New size smaller than minimum (19998)\n\n";
         assert_eq!(minimum(said), Some(19998));
         assert_eq!(minimum("resize2fs: No space left on device"), None);
     }
