@@ -211,3 +211,110 @@ fn a_hundred_thousand_files_are_carried_over() {
     let look = "find /v | wc -l; cat /v/*/1 | md5sum";
     assert_eq!(inside(&node, "many-1", look), inside(&node, "many-0", look));
 }
+
+/// xfs in the image grows while it is written to, and does not shrink in place.
+#[test]
+fn an_image_with_xfs_grows_while_it_is_in_use() {
+    if !engine_runs_here() {
+        return;
+    }
+    let node = Node::start(Options { volumes: Some("filesystem = \"xfs\""), ..Options::default() });
+    let small = node.gpuctl(&["volume", "create", "data", "--size", "100MB"]);
+    assert!(small.code == 1 && small.stderr.contains("at least 256MB"), "{small}");
+    node.gpuctl_ok(&["volume", "create", "data", "--size", "256MB"]);
+    let free = |volume: &str| -> u64 {
+        let df = inside(&node, volume, "df -k /v | tail -1");
+        df.split_whitespace().nth(3).expect("free").parse().expect("a number")
+    };
+    assert_eq!(free("data-0"), 256 << 10);
+    let write = "while :; do date >>/v/log; sleep 0.05; done";
+    let words =
+        ["run", "-d", "--name", "writer", "--network", "none", "-v", "data-0:/v", "busybox"];
+    node.docker_ok(&[&words[..], &["sh", "-c", write]].concat());
+    for (point, size, said) in [
+        ("", 300, ""),
+        (
+            "volume-in-place:grow:begun",
+            310,
+            "resize in place of volume data was broken off: it is done",
+        ),
+        (
+            "volume-in-place:grow:done",
+            320,
+            "resize in place of volume data was broken off: it is done",
+        ),
+        ("volume-in-place:end:done", 330, ""),
+    ] {
+        let wanted = format!("{size}MB");
+        let words = ["volume", "resize", "data", &wanted, "--in-place"];
+        if point.is_empty() {
+            node.gpuctl_ok(&words);
+        } else {
+            node.gpuctl_killed_at(point, &words);
+            // The next command says what became of it, and has nothing to do.
+            let next = node.gpuctl(&words);
+            assert!(
+                next.code == 0 && next.stderr.contains(said) && next.stderr.contains("already"),
+                "{next}"
+            );
+        }
+        let now = free("data-0");
+        // What the writer has written, and what xfs took for itself.
+        assert!(now <= size << 10 && (size << 10) - now < 4096, "{size}: {now}");
+    }
+    let shrink = node.gpuctl(&["volume", "resize", "data", "280MB", "--in-place"]);
+    assert!(shrink.code == 1 && shrink.stderr.contains("only grows"), "{shrink}");
+    node.docker_ok(&["rm", "-f", "writer"]);
+    assert_eq!(node.gpuctl_ok(&["volume", "resize", "data", "280MB"]), "data-1");
+    let lines = inside(
+        &node,
+        "data-1",
+        "wc -l </v/log; dd if=/dev/zero of=/v/full bs=4096 2>/dev/null; stat -c %s /v/full",
+    );
+    let got: u64 = lines.lines().nth(1).expect("two lines").parse().expect("a number");
+    assert!(got <= 280 << 20 && got > 279 << 20, "{lines}");
+}
+
+#[test]
+fn a_thousand_volumes_are_made_listed_and_removed() {
+    if !engine_runs_here() {
+        return;
+    }
+    let node = node();
+    let names: Vec<String> = (0..1000).map(|n| format!("v{n:04}x")).collect();
+    let began = Instant::now();
+    std::thread::scope(|scope| {
+        for some in names.chunks(250) {
+            let node = &node;
+            scope.spawn(move || {
+                for name in some {
+                    node.gpuctl_ok(&["volume", "create", name, "--size", "8MB"]);
+                }
+            });
+        }
+    });
+    let made = began.elapsed();
+    let began = Instant::now();
+    assert_eq!(node.gpuctl_ok(&["volume", "ls"]).lines().count(), 1001);
+    let listed = began.elapsed();
+    assert!(listed < Duration::from_secs(10), "{listed:?}");
+    let got = inside(
+        &node,
+        "v0999x-0",
+        "dd if=/dev/zero of=/v/full bs=4096 2>/dev/null; stat -c %s /v/full",
+    );
+    assert!(got.parse::<u64>().expect("a number") <= 8 << 20, "{got}");
+    let began = Instant::now();
+    let words: Vec<&str> =
+        ["volume", "rm", "--history"].into_iter().chain(names.iter().map(String::as_str)).collect();
+    let mut docker = node.site().engine().docker();
+    let removed =
+        gpuctl_sim::command::run(docker.arg("gpuctl").args(words), Duration::from_secs(600));
+    assert_eq!(removed.expect("it ends").code, 0);
+    eprintln!(
+        "1000 volumes: made in {made:?}, listed in {listed:?}, removed in {:?}",
+        began.elapsed()
+    );
+    assert_eq!(node.docker_ok(&["volume", "ls", "-q"]), "");
+    assert_eq!(std::fs::read_dir(node.place().at("volumes/mounts")).expect("a folder").count(), 0);
+}
