@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::usage::Usage;
-use super::{GivenUp, MakeError, Sizing, Spec, engine_view, mounts, programs, unit};
+use super::{GivenUp, MakeError, Sizing, Spec, engine_view, programs, unit};
 use crate::docker::Docker;
 use crate::engine::api::Failure;
 
@@ -336,10 +336,30 @@ fn make_file(detail: &Detail) -> Result<(), Failure> {
         .map_err(unwritten(&detail.file))
 }
 
+/// Whether it is mounted: then its mount point is on another filesystem than the folder that this is in.
 fn is_mounted(detail: &Detail) -> Result<bool, Failure> {
-    let found = mounts::at(&detail.mount_point());
-    found.map(|mount| mount.is_some()).map_err(|e| {
-        Failure::new(format!("the mounts of this host cannot be read: {}", plain_io_error(&e)))
+    is_mount_point(&detail.mount_point()).map_err(|e| {
+        let shown = detail.mount_point().display().to_string();
+        Failure::new(format!("{shown} cannot be looked at: {}", plain_io_error(&e)))
+    })
+}
+
+fn is_mount_point(point: &Path) -> std::io::Result<bool> {
+    let device = |path: &Path| fs::symlink_metadata(path).map(|meta| meta.dev());
+    match device(point) {
+        Ok(its) => Ok(its != device(point.parent().unwrap_or(Path::new("/")))?),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// Whether an image in this folder may have to be mounted; said without asking ledger or Engine.
+pub(crate) fn may_have_detached(images: &Path) -> bool {
+    let entries = fs::read_dir(images).into_iter().flatten().flatten();
+    let files = entries.map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "img"));
+    files.into_iter().any(|file| {
+        let point = images.join("mounts").join(file.file_stem().unwrap_or_default());
+        !is_mount_point(&point).unwrap_or(false)
     })
 }
 

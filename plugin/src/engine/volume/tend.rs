@@ -9,7 +9,7 @@ use super::super::context::Context;
 use super::super::reconcile::Finding;
 use super::{find, journal, recover};
 use crate::volume::Spec;
-use crate::volume::image::Images;
+use crate::volume::image::{Images, may_have_detached};
 
 /// How long a dead change waits for the next command to end it, before the service does: milliseconds.
 const PATIENCE_MS: u64 = 30_000;
@@ -22,7 +22,9 @@ pub(in crate::engine) fn tend(ctx: &Context) -> Result<Vec<String>, Failure> {
     let mut findings = Vec::new();
     let now = Timestamp::now();
     journals(ctx, true, |o| now.millis_since(o.since) > PATIENCE_MS, &mut findings)?;
-    unmounted(ctx, true, &mut findings)?;
+    if may_have_detached(&ctx.config.volumes.images) {
+        unmounted(ctx, true, &mut findings)?;
+    }
     Ok(findings.into_iter().map(|f| f.text).collect())
 }
 
