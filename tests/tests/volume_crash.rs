@@ -217,3 +217,50 @@ fn of_two_resizes_at_once_each_makes_a_version_of_its_own() {
     assert_eq!(made, ["data-1", "data-2", "data-3"].map(str::to_owned).into());
     assert_eq!(node.gpuctl_ok(&["volume", "history", "data", "-q"]), "0\n1\n2\n3");
 }
+
+/// The user gives up, or the program is killed, in the middle of a copy: it is undone.
+#[test]
+fn a_copy_that_is_broken_off_in_the_middle_leaves_nothing() {
+    use nix::sys::signal::{Signal, killpg};
+    use nix::unistd::Pid;
+    if !engine_runs_here() {
+        return;
+    }
+    let node = node();
+    node.gpuctl_ok(&["volume", "create", "data", "--size", "400MB"]);
+    write(
+        &node,
+        "cd /v; for d in $(seq 100); do mkdir $d; cd $d; seq 500 | xargs touch; cd ..; done",
+    );
+    let (before, clean) = (state::ledger(&node), traces(&node));
+    let copied = node.place().at("volumes/mounts/data-1/data");
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGKILL] {
+        let mut child = node.spawn(&["gpuctl", "volume", "resize", "data", "500MB"]);
+        gpuctl_tests::node::wait_for("the copy", std::time::Duration::from_secs(60), || {
+            std::fs::read_dir(&copied).is_ok_and(|mut entries| entries.next().is_some())
+        });
+        let group = Pid::from_raw(i32::try_from(child.id()).expect("a pid"));
+        killpg(group, signal).expect("it runs");
+        let ended = child.wait().expect("it ends");
+        assert!(!ended.success(), "{signal}: {ended}");
+        if signal == Signal::SIGKILL {
+            let got = node.gpuctl(&["volume", "resize", "data", "1GB", "--dry-run"]);
+            assert!(
+                got.stderr
+                    .contains("an earlier resize of volume data was broken off: it is undone"),
+                "{got}"
+            );
+        } else {
+            // The Docker CLI may end before the plugin, which is undoing it.
+            gpuctl_tests::node::wait_for("the end", std::time::Duration::from_secs(60), || {
+                traces(&node) == clean
+            });
+        }
+        assert_eq!(traces(&node), clean, "{signal}");
+        assert_eq!(
+            state::difference(&before, &state::ledger(&node)),
+            Vec::<String>::new(),
+            "{signal}"
+        );
+    }
+}
