@@ -5,6 +5,8 @@
 build_packages=(gcc libc6-dev protobuf-compiler libprotobuf-dev)
 # What a private Engine needs.
 engine_packages=(docker.io containerd runc busybox-static iptables iproute2 tar)
+# What volumes with a size need: filesystems, and loop devices.
+volume_packages=(e2fsprogs xfsprogs mount util-linux)
 # What the fuzz targets need besides: libFuzzer is C++.
 fuzz_packages=(g++)
 etcd_packages=(etcd-server etcd-client)

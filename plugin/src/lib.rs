@@ -10,7 +10,10 @@ pub mod engine;
 pub mod gpu;
 pub mod service;
 pub mod setup;
+#[allow(dead_code, unused_imports, reason = "what compares and measures trees is still to come")]
+pub mod tree;
 pub mod ui;
+mod volume;
 
 use client::argv::{self, Call};
 

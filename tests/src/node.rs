@@ -53,6 +53,9 @@ pub struct Options {
     pub inventory: bool,
     /// More TOML for the config: `[policy]`...
     pub config: String,
+    /// More TOML for `[volumes]`; with it the Engine sees what is mounted in the place's `volumes`, as
+    /// it does on a host where it has the host's mounts.
+    pub volumes: Option<&'static str>,
     /// How the Engine is started.
     pub engine: engine::Options,
 }
@@ -67,6 +70,7 @@ impl Default for Options {
             name: "node1",
             inventory: true,
             config: String::new(),
+            volumes: None,
             engine: engine::Options::default(),
         }
     }
@@ -111,6 +115,16 @@ impl Node {
             Ledger::Etcd(_) => etcd.as_ref().map(Etcd::url),
             Ledger::Url(url) => Some(url),
         };
+        let images = place.at("volumes");
+        let volumes = options.volumes.unwrap_or_default();
+        let more = format!(
+            "{}\n[volumes]\nimages = \"{}\"\n{volumes}\n",
+            options.config,
+            images.display()
+        );
+        if options.volumes.is_some() {
+            share(&images)?;
+        }
         let plan = Plan {
             programs: options.product.then(programs::programs),
             sim: programs::sim(),
@@ -118,7 +132,7 @@ impl Node {
             gpus: Gpus::Simulated,
             node: options.name.into(),
             ledger,
-            more: options.config,
+            more,
             engine: engine.clone(),
         };
         let site = Site::at(place, engine)?;
@@ -281,6 +295,12 @@ impl Node {
     /// When something does not end.
     pub fn power_off(&self) {
         let place = self.place();
+        let images = place.at("volumes");
+        for mount in processes::mounts(place) {
+            if mount.starts_with(&images) && mount != images {
+                let _ = nix::mount::umount2(&mount, nix::mount::MntFlags::MNT_DETACH);
+            }
+        }
         let etcd = self.etcd.as_ref().map(Etcd::pids).unwrap_or_default();
         let spared = |pid: &i32| etcd.contains(pid);
         processes::kill_all_but(place, spared).expect("all processes end");
@@ -436,6 +456,16 @@ impl Drop for Node {
             }
         }
     }
+}
+
+/// Makes a folder from which mounts get into the namespaces that are made of ours.
+fn share(folder: &Path) -> gpuctl_sim::Result<()> {
+    use nix::mount::{MsFlags, mount};
+    let none: Option<&str> = None;
+    let failed = |e| format!("cannot share {}: {e}", folder.display());
+    std::fs::create_dir_all(folder).map_err(|e| e.to_string())?;
+    mount(Some(folder), folder, none, MsFlags::MS_BIND, none).map_err(failed)?;
+    mount(none, folder, none, MsFlags::MS_SHARED, none).map_err(failed)
 }
 
 /// `docker run -d --name NAME FLAGS` of a container that stays.

@@ -28,6 +28,7 @@ mod start;
 mod stop;
 mod unpause;
 mod version;
+mod volume;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
@@ -76,6 +77,7 @@ enum Command {
     Gpus(gpus::Args),
     Ports(ports::Args),
     Events(events::Args),
+    Volume(volume::Args),
     Doctor(doctor::Args),
     Setup(setup::Args),
     Version(version::Args),
@@ -150,6 +152,7 @@ fn parsed(globals: Globals, words: &[String]) -> Result<u8, Failure> {
         Command::History(args) => history::history(&Session::open(&globals)?, args),
         Command::Gpus(args) => gpus::gpus(&Session::open(&globals)?, &args),
         Command::Events(args) => events::events(&Session::open(&globals)?, &args),
+        Command::Volume(args) => volume::volume(&Session::open(&globals)?, args),
         Command::Doctor(args) => doctor::doctor(&Session::open(&globals)?, &args),
         Command::Version(args) => version::version(&globals, &args),
     }
@@ -187,7 +190,7 @@ mod tests {
         for name in ["run", "create", "start", "stop", "restart", "rm", "ps", "inspect", "scale"] {
             assert!(names().iter().any(|(n, about)| n == name && !about.is_empty()), "{name}");
         }
-        assert_eq!(names().len(), 25);
+        assert_eq!(names().len(), 26);
     }
 
     #[test]
@@ -216,6 +219,16 @@ mod tests {
             "setup --strict --dry-run",
             "setup --remove",
             "inspect a b --format json",
+            "volume create data --size 20GB --label a=b --backend image --allocate",
+            "volume resize data 1.5tib --in-place",
+            "volume resize data 1GB --roll --dry-run --no-verify",
+            "volume ls -q",
+            "volume list --format json",
+            "volume rollback data 3",
+            "volume rm --history a b",
+            "volume prune -f",
+            "volume backends",
+            "volume adopt old --name data",
             "serve",
             "pause a b",
             "unpause a",
@@ -239,6 +252,13 @@ mod tests {
             "scale --gpus x a",
             "rm",
             "ps --format xml",
+            "volume",
+            "volume create data",
+            "volume create data --size 20XB",
+            "volume create a/b --size 20GB",
+            "volume create data --size 1GB --backend plain",
+            "volume resize data",
+            "volume resize data 1GB --in-place --roll",
             "nope",
             "pause",
             "rename a",

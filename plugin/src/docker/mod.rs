@@ -10,6 +10,7 @@ mod inspect;
 mod list;
 mod network;
 mod transport;
+mod volume;
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -31,6 +32,7 @@ pub use error::{DockerError, gpuctl_part, start_exit_code};
 pub use inspect::Inspect;
 pub use list::Summary;
 use transport::ApiVersion;
+pub use volume::User;
 
 /// The largest answer read, in bytes.
 const LARGEST: usize = 32 << 20;
@@ -354,12 +356,24 @@ impl Docker {
         version: Option<ApiVersion>,
         limit: Duration,
     ) -> Result<(Option<ApiVersion>, Bytes), DockerError> {
-        let odd = |e: hyper::http::Error| DockerError::Odd(e.to_string());
         let bytes = body.map(|b| Bytes::from(b.to_string())).unwrap_or_default();
+        self.exchange_bytes(method, path, ("application/json", bytes), version, limit)
+    }
+
+    /// As [`Self::exchange`], with a body of any type.
+    fn exchange_bytes(
+        &self,
+        method: &str,
+        path: &str,
+        (kind, bytes): (&str, Bytes),
+        version: Option<ApiVersion>,
+        limit: Duration,
+    ) -> Result<(Option<ApiVersion>, Bytes), DockerError> {
+        let odd = |e: hyper::http::Error| DockerError::Odd(e.to_string());
         let request: BollardRequest = hyper::Request::builder()
             .method(method)
             .uri(path)
-            .header(hyper::header::CONTENT_TYPE, "application/json")
+            .header(hyper::header::CONTENT_TYPE, kind)
             .body(bollard::body_full(bytes))
             .map_err(odd)?;
         let (status, api, bytes) = self.bounded(limit, async {

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 mod more;
 
+pub use super::api_volume::{VolumeAnswer, VolumeRequest};
 pub use more::{
     AdoptRequest, AutoPort, CommitRequest, MoreAnswer, MoreRequest, PortRow, PruneRequest, PruneRow,
 };
@@ -102,6 +103,8 @@ pub enum Request {
     Version,
     /// pause, commit, ports, rename...
     More(MoreRequest),
+    /// volume ...
+    Volume(VolumeRequest),
 }
 
 /// events. Lists that are empty ask for nothing in particular.
@@ -252,6 +255,8 @@ pub enum Answer {
     Version(VersionInfo),
     /// Of what [`Request::More`] asks.
     More(MoreAnswer),
+    /// Of volume ...
+    Volume(VolumeAnswer),
 }
 
 /// Why a request was refused or failed; printed as `error:`, indented details, `hint:`.

@@ -5,6 +5,7 @@
 
 mod adopt;
 pub mod api;
+pub mod api_volume;
 mod bypass;
 mod commit;
 mod context;
@@ -37,6 +38,7 @@ mod under_way;
 mod undo_create;
 mod undo_scale;
 mod version;
+mod volume;
 mod watch;
 
 pub(crate) use bypass::exempt as is_exempt;
@@ -82,6 +84,7 @@ pub fn perform(ctx: &Context, request: Request, front: &mut dyn Front) -> Result
         Request::Events(request) => events::events(ctx, &request, front),
         Request::Version => versions(ctx),
         Request::More(request) => more(ctx, request, front),
+        Request::Volume(request) => volume::perform(ctx, request, front),
     }
 }
 

@@ -19,7 +19,7 @@ use gpuctl_ledger::view::NodeView;
 use super::api::Failure;
 use super::context::Context;
 use super::create::OPERATION_LABEL;
-use super::{ending, journal, leftovers, ports, recover, remove, under_way};
+use super::{ending, journal, leftovers, ports, recover, remove, under_way, volume};
 
 /// What was found amiss, and whether it was mended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +49,7 @@ pub(super) fn reconcile(ctx: &Context, fix: bool) -> Result<Vec<Finding>, Failur
     gone_containers(ctx, fix, &mut findings)?;
     strays(ctx, fix, &mut findings)?;
     stray_ports(ctx, fix, &mut findings)?;
+    volume::findings(ctx, fix, &mut findings)?;
     if fix {
         leftovers::idle_locks(ctx)?;
     }
@@ -76,7 +77,9 @@ pub fn tend(ctx: &Context) -> Result<Vec<String>, Failure> {
     let _ = leftovers::ended_runs(ctx);
     let _ = ports::strays(ctx, true);
     let _ = leftovers::idle_locks(ctx);
-    Ok(findings.into_iter().map(|f| f.text).collect())
+    let mut said: Vec<String> = findings.into_iter().map(|f| f.text).collect();
+    said.extend(volume::tend(ctx).unwrap_or_default());
+    Ok(said)
 }
 
 fn found(findings: &mut Vec<Finding>, fix: bool, text: String) {

@@ -8,6 +8,7 @@ mod ports;
 mod prune;
 mod table;
 mod views;
+mod volumes;
 
 use std::io::Write as _;
 use std::sync::{Mutex, PoisonError};
@@ -19,6 +20,7 @@ pub use ports::ports;
 pub use prune::prune;
 pub use table::{Table, visible};
 pub use views::{Format, checks, decision, gpus, history, inspect, links, ps, version};
+pub use volumes::{backends, volume_history, volumes};
 
 /// The exit code of a program that wrote to a reader who had gone: that of SIGPIPE.
 const CLOSED_CODE: u8 = 141;

@@ -9,6 +9,7 @@ mod scaling;
 mod stage;
 mod stats;
 mod table;
+mod volumes;
 
 use std::io::Write as _;
 use std::path::Path;
@@ -19,7 +20,8 @@ use gpuctl_sim::{Result, command};
 use gpuctl_tests::{Node, Options};
 use table::{Row, render};
 
-const USAGE: &str = "usage: gpuctl-bench [--quick | --smoke] [--only cycle|ps|scale|memory]...";
+const USAGE: &str =
+    "usage: gpuctl-bench [--quick | --smoke] [--only cycle|ps|scale|memory|volumes]...";
 
 /// What is to be measured, and how often.
 #[derive(Debug, PartialEq, Eq)]
@@ -56,7 +58,7 @@ impl Plan {
                 "--smoke" => plan.rounds = Rounds::Smoke,
                 "--only" => {
                     let part = words.next().map(String::as_str).unwrap_or_default();
-                    if !["cycle", "ps", "scale", "memory"].contains(&part) {
+                    if !["cycle", "ps", "scale", "memory", "volumes"].contains(&part) {
                         return Err(USAGE.into());
                     }
                     plan.only.push(part.to_owned());
@@ -131,6 +133,10 @@ fn run(plan: &Plan) -> Result<()> {
     if plan.wants("scale") {
         say("measuring scale");
         rows.extend(scaling::measure(&node, rounds.of(20, 5), smoke)?);
+    }
+    if plan.wants("volumes") {
+        say("measuring volumes");
+        rows.extend(volumes::measure(rounds.of(5, 3), smoke)?);
     }
     say(&format!("\n{}", render("Times in ms: median (90th percentile)", &rows)));
     if !parts.is_empty() {

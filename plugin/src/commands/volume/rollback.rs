@@ -1,0 +1,29 @@
+//! `docker gpuctl volume rollback`.
+
+use gpuctl_ledger::model::Version;
+
+use super::{Session, change, made};
+use crate::engine::api::{Failure, VolumeRequest};
+use crate::engine::api_volume::ResizeHow;
+
+/// Make a new version with the content and the size of an older one
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The volume: NAME or NAME-VERSION
+    name: String,
+    /// The version [default: the one before the current]
+    version: Option<u32>,
+    /// Only print what would be done
+    #[arg(long)]
+    dry_run: bool,
+    /// Compare the copy without reading all of it once more
+    #[arg(long)]
+    no_verify: bool,
+}
+
+pub(super) fn rollback(session: &Session, args: Args) -> Result<u8, Failure> {
+    let how =
+        ResizeHow { dry_run: args.dry_run, no_verify: args.no_verify, ..ResizeHow::default() };
+    let version = args.version.map(Version);
+    made(change(session, VolumeRequest::Rollback { name: args.name, version, how })?)
+}

@@ -1,0 +1,234 @@
+//! One new version of a volume: made, filled where it is to be, and recorded by the commit that ends
+//! its journal. Steps: `make`, and for one that gets the content of another, `copy`. Broken off, it is
+//! undone.
+
+use gpuctl_ledger::ledger::{At, Batch};
+use gpuctl_ledger::model::{
+    Backend, ByteSize, SCHEMA, Timestamp, Version, VolumeName, VolumeOperationKind, VolumeRecord,
+    VolumeVersionRecord,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::super::api::{Event, Failure, Front};
+use super::super::context::Context;
+use super::journal::Journal;
+use super::{copy, observe};
+use crate::volume::image::Detail;
+use crate::volume::{MakeError, Spec, rules, usage};
+
+/// How many names are tried for which Docker would not keep to the size.
+const TRIES: u32 = 8;
+
+/// What undoing needs.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Data {
+    /// What is being made.
+    pub(super) spec: Spec,
+    /// Its version.
+    pub(super) version: Version,
+}
+
+/// What is to be made.
+pub(super) struct New<'a> {
+    /// The volume's name.
+    pub(super) name: &'a VolumeName,
+    /// Its record as it is.
+    pub(super) before: Option<&'a At<VolumeRecord>>,
+    /// The first version that is free.
+    pub(super) version: Version,
+    /// What keeps it to its size.
+    pub(super) backend: Backend,
+    /// That size.
+    pub(super) size: ByteSize,
+    /// The user's labels.
+    pub(super) labels: Vec<(String, String)>,
+    /// The host's disk gives the room at once.
+    pub(super) allocate: bool,
+    /// Whose content it gets.
+    pub(super) from: Option<&'a VolumeVersionRecord>,
+    /// Without reading the content once more.
+    pub(super) no_verify: bool,
+    /// Why, for the record.
+    pub(super) why: String,
+}
+
+/// Makes it; its name in Docker.
+///
+/// # Errors
+/// [`Failure`]; then nothing is left of it.
+pub(super) fn make(ctx: &Context, new: &New<'_>, front: &mut dyn Front) -> Result<String, Failure> {
+    room_on_disk(ctx, new, front)?;
+    let kind = match new.from {
+        Some(_) => VolumeOperationKind::Resize,
+        None => VolumeOperationKind::Create,
+    };
+    let backend = observe::sizing(ctx, new.backend)?;
+    let mut version = new.version;
+    for _ in 0..TRIES {
+        let data = Data { spec: spec(ctx, new, version), version };
+        backend.check_free(&data.spec)?;
+        let mut journal = Journal::begin(ctx, new.name, kind, front.user(), "make", &data)?;
+        match fill(ctx, &mut journal, new, data, front) {
+            Ok((data, shown)) => {
+                let docker_name = data.spec.docker_name.clone();
+                let batch = records(ctx, new, &data, shown, front.user());
+                journal.finish(ctx, batch)?;
+                return Ok(docker_name);
+            }
+            Err(why) => {
+                undo(ctx, journal).map_err(|also| {
+                    let failed = match &why {
+                        MakeError::Failed(why) => why.to_string(),
+                        MakeError::Unlimited => "Docker does not keep it to its size".to_owned(),
+                    };
+                    Failure::new(format!("{failed}; and undoing it failed: {also}"))
+                        .hint("docker gpuctl doctor --fix ends what was left")
+                })?;
+                match why {
+                    MakeError::Failed(why) => return Err(why),
+                    MakeError::Unlimited => version = version.next(),
+                }
+            }
+        }
+    }
+    Err(Failure::new(format!(
+        "Docker does not keep volumes named {} to their size: it remembers volumes of these names that were removed",
+        new.name
+    ))
+    .hint("take another name, or restart dockerd"))
+}
+
+fn spec(ctx: &Context, new: &New<'_>, version: Version) -> Spec {
+    let docker_name = new.name.at(version);
+    let volumes = &ctx.config.volumes;
+    let detail = match new.backend {
+        Backend::Image => {
+            let detail =
+                Detail::new(&volumes.images, &docker_name, volumes.filesystem, new.allocate);
+            serde_json::to_value(detail).unwrap_or_default()
+        }
+        Backend::Size | Backend::Plain => Value::Null,
+    };
+    Spec { docker_name, backend: new.backend, size: new.size, labels: new.labels.clone(), detail }
+}
+
+/// Makes it and gives it its content; what is known of it then, and what Docker shows.
+fn fill(
+    ctx: &Context,
+    journal: &mut Journal,
+    new: &New<'_>,
+    mut data: Data,
+    front: &mut dyn Front,
+) -> Result<(Data, Value), MakeError> {
+    let backend = observe::sizing(ctx, new.backend)?;
+    let token = journal.operation.token.clone();
+    data.spec.detail = copy::watched(front, |given_up| backend.make(&data.spec, &token, given_up))?;
+    if let Some(from) = new.from {
+        journal.step(ctx, "copy", &data)?;
+        let (source, target) = (observe::content(ctx, from)?, backend.content(&data.spec)?);
+        copy::copy(&source, &target, new.no_verify, front)?;
+        backend.sync(&data.spec)?;
+        let writers = observe::writers(&observe::users(ctx, &from.docker_name)?);
+        if !writers.is_empty() {
+            let text = format!("{} began to write to {}", writers.join(", "), from.docker_name);
+            return Err(Failure::new(format!("{text} while it was copied: nothing was changed"))
+                .hint("stop it, then try again")
+                .into());
+        }
+    }
+    let shown = ctx.docker()?.volume(&data.spec.docker_name)?.unwrap_or_default();
+    Ok((data, shown))
+}
+
+/// The records of the new version.
+fn records(ctx: &Context, new: &New<'_>, data: &Data, shown: Value, by: Option<String>) -> Batch {
+    let keys = ctx.ledger.keys();
+    let now = Timestamp::now();
+    let owner = new.before.and_then(|at| at.record.owner.clone()).or_else(|| by.clone());
+    let record = VolumeRecord {
+        schema: SCHEMA,
+        name: new.name.clone(),
+        version: data.version,
+        docker_name: Some(data.spec.docker_name.clone()),
+        owner,
+        at: now,
+    };
+    let version = VolumeVersionRecord {
+        schema: SCHEMA,
+        name: new.name.clone(),
+        version: data.version,
+        docker_name: data.spec.docker_name.clone(),
+        size: Some(data.spec.size),
+        backend: data.spec.backend,
+        detail: data.spec.detail.clone(),
+        at: now,
+        by,
+        why: new.why.clone(),
+        spec: shown,
+    };
+    let mut batch = Batch::new();
+    let key = keys.volume(new.name);
+    batch.unchanged(key.clone(), new.before.map(|at| at.revision)).put(key, &record);
+    let key = keys.volume_version(new.name, data.version);
+    batch.absent(key.clone()).put(key, &version);
+    batch
+}
+
+/// Removes all of a version that was not made to the end.
+///
+/// # Errors
+/// When it cannot be removed now; the journal stays.
+pub(super) fn undo(ctx: &Context, journal: Journal) -> Result<(), Failure> {
+    let data: Data = journal.data()?;
+    observe::sizing(ctx, data.spec.backend)?.remove(&data.spec, Some(&journal.operation.token))?;
+    journal.finish(ctx, Batch::new())
+}
+
+/// Sees whether the host's disk can hold it, and says so where not.
+fn room_on_disk(ctx: &Context, new: &New<'_>, front: &mut dyn Front) -> Result<(), Failure> {
+    let folder = match new.backend {
+        Backend::Image => &ctx.config.volumes.images,
+        Backend::Size | Backend::Plain => &ctx.config.docker.root,
+    };
+    // The folder itself may be made only now.
+    let there = folder.ancestors().find(|path| path.exists()).unwrap_or(folder);
+    let Ok((free, _)) = usage::free(there) else { return Ok(()) };
+    let shown = folder.display();
+    let free = ByteSize(free);
+    let needed = match new.from {
+        Some(from) => observe::used(ctx, from)?,
+        None => ByteSize(0),
+    };
+    if needed > free && !same_disk(ctx, new) {
+        return Err(Failure::new(format!("{needed} have to be copied, {shown} has {free} free"))
+            .hint("docker gpuctl volume prune removes old versions that nobody uses"));
+    }
+    let xfs = observe_xfs(ctx);
+    let whole = match new.backend {
+        Backend::Image => ByteSize(rules::image_bytes(new.size, xfs)),
+        Backend::Size | Backend::Plain => new.size,
+    };
+    if whole <= free {
+        return Ok(());
+    }
+    let text = format!("{} asked for, {shown} has {free} free", new.size);
+    if new.allocate && new.backend == Backend::Image {
+        return Err(
+            Failure::new(text).hint("without --allocate the room is taken as files are written")
+        );
+    }
+    let text = format!("{text}: whoever fills the volume will find the disk full first");
+    front.event(Event::Warning { text });
+    Ok(())
+}
+
+/// Whether the copy may share blocks with what it is a copy of.
+fn same_disk(ctx: &Context, new: &New<'_>) -> bool {
+    let _ = ctx;
+    new.backend == Backend::Size && new.from.is_some_and(|from| from.backend != Backend::Image)
+}
+
+fn observe_xfs(ctx: &Context) -> bool {
+    ctx.config.volumes.filesystem == gpuctl_ledger::config::ImageFilesystem::Xfs
+}

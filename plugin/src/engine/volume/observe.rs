@@ -1,0 +1,135 @@
+//! What is so: what this host can do, where a volume's content is, how full it is, who uses it.
+
+use std::path::{Path, PathBuf};
+
+use gpuctl_ledger::config::ImageFilesystem;
+use gpuctl_ledger::model::{Backend, ByteSize, VolumeVersionRecord};
+
+use super::super::api::Failure;
+use super::super::context::Context;
+use crate::docker::User;
+use crate::volume::image::{Detail, Images};
+use crate::volume::rules::Abilities;
+use crate::volume::size::{self, Sized};
+use crate::volume::{Sizing, Spec, missing_programs, usage};
+
+/// What this host can do.
+pub(super) fn abilities(ctx: &Context) -> Abilities {
+    Abilities {
+        no_size: size::why_not(&ctx.config.docker.root),
+        no_image: no_image(ctx.config.volumes.filesystem),
+    }
+}
+
+fn no_image(filesystem: ImageFilesystem) -> Option<String> {
+    if !Path::new("/dev/loop-control").exists() {
+        return Some("this kernel has no loop driver: modprobe loop".to_owned());
+    }
+    match missing_programs(Images::programs(filesystem)).as_slice() {
+        [] => None,
+        missing => Some(format!(
+            "{} not installed: install e2fsprogs, xfsprogs, mount and util-linux",
+            missing.join(", ")
+        )),
+    }
+}
+
+/// The backend of a volume that is kept to a size.
+///
+/// # Errors
+/// When the Engine cannot be spoken to.
+pub(super) fn sizing(ctx: &Context, backend: Backend) -> Result<Box<dyn Sizing + '_>, Failure> {
+    let docker = ctx.docker()?;
+    Ok(match backend {
+        Backend::Image => Box::new(Images { docker }),
+        Backend::Size | Backend::Plain => Box::new(Sized { docker }),
+    })
+}
+
+/// The filesystem in a version's image; the config's where it has none.
+pub(super) fn filesystem(ctx: &Context, version: &VolumeVersionRecord) -> ImageFilesystem {
+    let detail = Spec::of(version).filter(|s| s.backend == Backend::Image);
+    match detail.and_then(|spec| Detail::of(&spec).ok()) {
+        Some(detail) if detail.filesystem == "xfs" => ImageFilesystem::Xfs,
+        Some(_) => ImageFilesystem::Ext4,
+        None => ctx.config.volumes.filesystem,
+    }
+}
+
+/// Where a version's content is, mounted if it has to be.
+///
+/// # Errors
+/// When it is gone.
+pub(super) fn content(ctx: &Context, version: &VolumeVersionRecord) -> Result<PathBuf, Failure> {
+    let name = &version.docker_name;
+    let shown = ctx.docker()?.volume(name)?.ok_or_else(|| {
+        Failure::new(format!("Docker has no volume {name} any more: it was removed outside gpuctl"))
+            .hint(format!(
+                "docker gpuctl volume history {} shows which versions are there",
+                version.name
+            ))
+    })?;
+    if let Some(spec) = Spec::of(version) {
+        return sizing(ctx, version.backend)?.content(&spec);
+    }
+    let path = shown["Mountpoint"].as_str().map(PathBuf::from);
+    path.filter(|path| path.is_absolute())
+        .ok_or_else(|| Failure::new(format!("Docker does not say where volume {name} is")))
+}
+
+/// What is used of a version; it is mounted if it has to be.
+///
+/// # Errors
+/// As [`content`].
+pub(super) fn used(ctx: &Context, version: &VolumeVersionRecord) -> Result<ByteSize, Failure> {
+    let path = content(ctx, version)?;
+    if let Some(spec) = Spec::of(version)
+        && let Some(usage) = sizing(ctx, version.backend)?.usage(&spec)?
+    {
+        return Ok(usage.used);
+    }
+    usage::of_tree(&path)
+}
+
+/// What a version costs on the host's disk, as far as that can be seen without mounting anything.
+pub(super) fn on_disk(ctx: &Context, version: &VolumeVersionRecord) -> Option<ByteSize> {
+    let spec = Spec::of(version);
+    match (version.backend, spec) {
+        (Backend::Image, Some(spec)) => Images::on_disk(&spec),
+        (Backend::Size, Some(spec)) => {
+            Some(sizing(ctx, Backend::Size).ok()?.usage(&spec).ok()??.used)
+        }
+        _ => {
+            let shown = ctx.docker().ok()?.volume(&version.docker_name).ok()??;
+            usage::of_tree(Path::new(shown["Mountpoint"].as_str()?)).ok()
+        }
+    }
+}
+
+/// The containers that mount a volume, running or not.
+///
+/// # Errors
+/// The Engine's.
+pub(super) fn users(ctx: &Context, docker_name: &str) -> Result<Vec<User>, Failure> {
+    let all = ctx.docker()?.volume_users()?;
+    Ok(all.into_iter().filter(|user| user.volume == docker_name).collect())
+}
+
+/// Of these, the names of those that may be writing now.
+pub(super) fn writers(users: &[User]) -> Vec<String> {
+    users.iter().filter(|u| u.running && u.writes).map(|u| u.name.clone()).collect()
+}
+
+/// Their names, for a message.
+pub(super) fn names(users: &[User]) -> Vec<String> {
+    let mut names: Vec<String> = users.iter().map(|u| u.name.clone()).collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// One line for each container that uses something.
+pub(super) fn lines(users: &[User]) -> Vec<String> {
+    let state = |u: &User| if u.running { "running" } else { "not running" };
+    users.iter().map(|u| format!("{}  {}  {}", u.name, u.volume, state(u))).collect()
+}

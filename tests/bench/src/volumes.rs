@@ -1,0 +1,132 @@
+//! `docker gpuctl volume resize` beside `cp -a` of the same content, and in place for a small and for a
+//! large volume.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use gpuctl_sim::Result;
+use gpuctl_tests::{Node, Options};
+use nix::sys::statvfs::statvfs;
+
+use crate::listing::timed;
+use crate::stats::Sample;
+use crate::table::{Aim, Row};
+
+/// Below so much free room nothing is measured, in bytes.
+const ROOM: u64 = 5 << 30;
+
+/// What is in a volume.
+struct Content {
+    name: &'static str,
+    what: &'static str,
+    /// Makes it, in the volume's folder.
+    script: &'static str,
+}
+
+const CONTENTS: [Content; 2] = [
+    Content {
+        name: "large",
+        what: "1 GB in one file",
+        script: "dd if=/dev/urandom of=f bs=1M count=1024 2>/dev/null",
+    },
+    Content {
+        name: "many",
+        what: "100,000 files",
+        script: "for d in $(seq 100); do mkdir $d; (cd $d; seq 1000 | xargs touch; echo $d >1); done",
+    },
+];
+
+fn folder(node: &Node, version: &str) -> PathBuf {
+    node.place().at("volumes/mounts").join(version).join("data")
+}
+
+fn sh(script: &str, folder: &Path) -> Command {
+    let mut sh = Command::new("sh");
+    sh.args(["-c", script]).current_dir(folder);
+    sh
+}
+
+/// Copies on one filesystem in the images.
+fn copies(filesystem: &str, text: &'static str, rounds: usize, rows: &mut Vec<Row>) -> Result<()> {
+    let node = Node::start(Options { name: "bench3", volumes: Some(text), ..Options::default() });
+    for content in &CONTENTS {
+        let name = content.name;
+        node.gpuctl(&["volume", "create", name, "--size", "1500MB"]).ok()?;
+        timed(&mut sh(content.script, &folder(&node, &format!("{name}-0"))))?;
+        let copy = node.place().at("copy");
+        let (mut cp, mut whole, mut quick) =
+            (Sample::default(), Sample::default(), Sample::default());
+        for round in 0..rounds {
+            // Both bring it to the disk.
+            let words = format!("cp -a . {0} && sync -f {0}", copy.display());
+            let now = node.gpuctl(&["volume", "ls", "-q"]).ok()?;
+            cp.add(timed(&mut sh(&words, &folder(&node, now.trim())))?);
+            std::fs::remove_dir_all(&copy).map_err(|e| e.to_string())?;
+            let resize = |size: usize, more: &[&str]| {
+                let size = format!("{size}MB");
+                let words = [&["gpuctl", "volume", "resize", name, &size][..], more].concat();
+                let mut docker = node.site().engine().docker();
+                docker.args(words);
+                docker
+            };
+            whole.add(timed(&mut resize(1600 + round, &[]))?);
+            node.gpuctl(&["volume", "prune", "-f"]).ok()?;
+            quick.add(timed(&mut resize(1700 + round, &["--no-verify"]))?);
+            node.gpuctl(&["volume", "prune", "-f"]).ok()?;
+        }
+        let what = format!("{}, {filesystem}: cp -a / volume resize", content.what);
+        rows.push(Row::compare(&what, &cp, &whole, Aim::None));
+        let what = format!("{}, {filesystem}: cp -a / the same with --no-verify", content.what);
+        rows.push(Row::compare(&what, &cp, &quick, Aim::None));
+        node.gpuctl(&["volume", "rm", "--history", name]).ok()?;
+    }
+    Ok(())
+}
+
+/// In place: a volume of 300 MB beside one of 20 GB, both grown by as much.
+fn in_place(
+    filesystem: &str,
+    text: &'static str,
+    rounds: usize,
+    rows: &mut Vec<Row>,
+) -> Result<()> {
+    let node = Node::start(Options { name: "bench4", volumes: Some(text), ..Options::default() });
+    let mut samples = [Sample::default(), Sample::default()];
+    for (name, mib) in [("small", 300), ("vast", 20 << 10)] {
+        node.gpuctl(&["volume", "create", name, "--size", &format!("{mib}MB")]).ok()?;
+    }
+    for round in 1..=rounds {
+        for (sample, (name, mib)) in samples.iter_mut().zip([("small", 300), ("vast", 20 << 10)]) {
+            let size = format!("{}MB", mib + round * 100);
+            let mut docker = node.site().engine().docker();
+            docker.args(["gpuctl", "volume", "resize", name, &size, "--in-place"]);
+            sample.add(timed(&mut docker)?);
+        }
+    }
+    let [small, vast] = &samples;
+    let what = format!("volume resize --in-place, {filesystem}: 300 MB / 20 GB");
+    rows.push(Row::compare(&what, small, vast, Aim::Times(1.5)));
+    Ok(())
+}
+
+/// The table.
+pub(crate) fn measure(rounds: usize, smoke: bool) -> Result<Vec<Row>> {
+    let free = statvfs(Path::new("/var/tmp"))
+        .map(|f| f.blocks_available() * f.fragment_size())
+        .map_err(|e| format!("cannot see how much room there is: {e}"))?;
+    let mut rows = Vec::new();
+    if smoke || free < ROOM {
+        let why = if smoke {
+            "--smoke".to_owned()
+        } else {
+            format!("{} GiB are free, 5 are needed", free >> 30)
+        };
+        rows.push(Row::skipped("volume resize by copy", &why));
+    } else {
+        copies("ext4", "", rounds, &mut rows)?;
+        copies("xfs", "filesystem = \"xfs\"", rounds, &mut rows)?;
+    }
+    in_place("ext4", "", rounds, &mut rows)?;
+    in_place("xfs", "filesystem = \"xfs\"", rounds, &mut rows)?;
+    Ok(rows)
+}

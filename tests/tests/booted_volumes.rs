@@ -1,0 +1,131 @@
+//! Volumes in a booted Debian: mount units and a power cut, ext4 that grows while it is written to, and
+//! the project quotas of XFS, which only a kernel of a distribution has.
+
+use gpuctl_tests::booted::Host;
+use gpuctl_vm::CgroupDriver;
+
+const MIB: u64 = 1 << 20;
+
+/// What one container says that has the volume at /v.
+#[track_caller]
+fn inside(host: &mut Host, volume: &str, script: &str) -> String {
+    host.sh(&format!("docker run --rm --network none -v {volume}:/v busybox sh -c '{script}'"))
+}
+
+/// Writes until there is no room, as root in a container; how many bytes got in.
+#[track_caller]
+fn fill(host: &mut Host, volume: &str, name: &str) -> u64 {
+    let script = format!(
+        "dd if=/dev/zero of=/v/{name} bs=4096 2>/tmp/e; grep -qE \"No space left|quota exceeded\" /tmp/e \
+         || exit 1; sync; stat -c %s /v/{name} 2>/dev/null || echo 0"
+    );
+    inside(host, volume, &script).parse().expect("a number")
+}
+
+#[test]
+fn an_image_outlives_a_power_cut_and_grows_while_it_is_written_to() {
+    let Some(mut host) = Host::boot(CgroupDriver::Systemd, false) else { return };
+    let backends = host.sh("docker gpuctl volume backends");
+    assert!(
+        backends.contains("yes, preferred") && backends.contains("only xfs has the quotas"),
+        "{backends}"
+    );
+    assert_eq!(host.sh("docker gpuctl volume create data --size 64MB"), "data-0");
+    // Written to all the while.
+    let write = "while :; do date >>/v/log; sleep 0.05; done";
+    host.sh(&format!(
+        "docker run -d --restart always --network none --name writer -v data-0:/v busybox sh -c '{write}'"
+    ));
+    assert_eq!(host.sh("docker gpuctl volume resize data 200MB --in-place"), "data-0");
+    let got = fill(&mut host, "data-0", "full");
+    assert!(got <= 200 * MIB && got > 198 * MIB, "{got}");
+    assert_eq!(
+        host.sh("docker inspect -f '{{.State.Running}} {{.RestartCount}}' writer"),
+        "true 0"
+    );
+    inside(&mut host, "data-0", "rm /v/full; echo kept >/v/kept; sync");
+    for (point, size) in [("grow:begun", 220), ("grow:done", 240)] {
+        let resize = format!("docker gpuctl volume resize data {size}MB --in-place");
+        let killed = host.try_sh(&format!("GPUCTL_KILL_AT=volume-in-place:{point} {resize}"));
+        assert_ne!(killed.code, 0, "{killed}");
+        let next = host.try_sh(&resize);
+        assert!(next.code == 0 && next.stderr.contains("was broken off: it is done"), "{next}");
+    }
+    host.machine.power_cut();
+    host.machine.power_on().expect("the machine boots again");
+    host.machine.settle().expect("systemd is done with the boot");
+    host.sh("mountpoint /var/lib/gpuctl/volumes/mounts/data-0");
+    host.wait_for("the writer", "test \"$(docker inspect -f '{{.State.Running}}' writer)\" = true");
+    assert_eq!(inside(&mut host, "data-0", "cat /v/kept"), "kept");
+    let unit = host.sh("systemctl list-units --type mount --no-legend | grep 'data.*0.mount'");
+    assert!(unit.contains("active"), "{unit}");
+    let got = fill(&mut host, "data-0", "full");
+    assert!(got <= 240 * MIB && got > 238 * MIB, "{got}");
+    host.sh("docker rm -f writer && docker gpuctl volume rm --history data");
+    host.sh(
+        "! ls /etc/systemd/system/docker.service.wants/*data* /etc/systemd/system/*data*.mount",
+    );
+    host.sh("! losetup -a | grep data-0");
+}
+
+#[test]
+fn quotas_of_xfs_keep_a_volume_to_its_size() {
+    let Some(mut host) = Host::boot(CgroupDriver::Systemd, false) else { return };
+    host.sh("docker save busybox >/root/busybox.tar && systemctl stop docker.socket docker && \
+         truncate -s 1500M /root/docker.xfs && mkfs.xfs -q /root/docker.xfs && \
+         echo '/root/docker.xfs /var/lib/docker xfs loop,prjquota 0 0' >>/etc/fstab && \
+         mount /var/lib/docker && systemctl start docker && docker load -q -i /root/busybox.tar");
+    let backends = host.sh("docker gpuctl volume backends");
+    assert!(
+        backends.lines().any(|l| l.starts_with("size") && l.contains("yes, preferred")),
+        "{backends}"
+    );
+    assert_eq!(host.sh("docker gpuctl volume create data --size 64MB"), "data-0");
+    assert_eq!(host.sh("docker volume inspect -f '{{.Options.size}}' data-0"), "64MB");
+    let images = "docker images -q | wc -l";
+    assert_eq!(
+        (host.sh(images), host.sh("docker ps -aq | wc -l")),
+        ("1".to_owned(), "0".to_owned())
+    );
+    let got = fill(&mut host, "data-0", "full");
+    assert!((63 * MIB..=64 * MIB).contains(&got), "{got}");
+    assert_eq!(fill(&mut host, "data-0", "more"), 0, "one more");
+    let small = host.try_sh("docker gpuctl volume resize data 60MB");
+    assert!(small.code == 1 && small.stderr.contains("60MB asked for, 64MB of data-0"), "{small}");
+    let in_place = host.try_sh("docker gpuctl volume resize data 100MB --in-place");
+    assert!(in_place.code == 1 && in_place.stderr.contains("without --in-place"), "{in_place}");
+    inside(
+        &mut host,
+        "data-0",
+        "rm /v/full; dd if=/dev/urandom of=/v/f bs=1M count=30 2>/dev/null; ln /v/f /v/.g",
+    );
+    let sum = inside(&mut host, "data-0", "md5sum /v/f");
+    assert_eq!(host.sh("docker gpuctl volume resize data 100MB"), "data-1");
+    assert_eq!(inside(&mut host, "data-1", "md5sum /v/f"), sum);
+    let got = fill(&mut host, "data-1", "full");
+    assert!((69 * MIB..=70 * MIB).contains(&got), "what was copied counts too: {got}");
+    inside(&mut host, "data-1", "rm /v/full");
+    assert_eq!(host.sh("docker gpuctl volume resize data 40MB"), "data-2");
+    let got = fill(&mut host, "data-2", "full");
+    assert!((9 * MIB..=10 * MIB).contains(&got), "{got}");
+    // Docker remembers the names of volumes that were removed, and would not limit new ones of these.
+    host.sh("docker gpuctl volume rm --history data");
+    let again = host.sh("docker gpuctl volume create data --size 32MB");
+    let got = fill(&mut host, &again, "full");
+    assert!((31 * MIB..=32 * MIB).contains(&got), "{again}: {got}");
+    host.sh("sync");
+    host.machine.power_cut();
+    host.machine.power_on().expect("the machine boots again");
+    host.machine.settle().expect("systemd is done with the boot");
+    host.wait_for("the Engine", "docker ps");
+    inside(&mut host, &again, "rm -f /v/full");
+    let got = fill(&mut host, &again, "full");
+    assert!((31 * MIB..=32 * MIB).contains(&got), "after a boot: {got}");
+    // One of Docker's own is taken in with its limit.
+    host.sh("docker volume create -o size=50m theirs");
+    assert_eq!(host.sh("docker gpuctl volume adopt theirs"), "theirs");
+    assert!(host.sh("docker gpuctl volume ls").contains("50MB"));
+    assert_eq!(host.sh("docker gpuctl volume create other --size 32MB --backend image"), "other-0");
+    let got = fill(&mut host, "other-0", "full");
+    assert!((31 * MIB..=32 * MIB).contains(&got), "{got}");
+}
