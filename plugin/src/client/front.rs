@@ -255,6 +255,10 @@ impl Front for Terminal {
     fn user(&self) -> Option<String> {
         self.user.clone()
     }
+
+    fn listens(&mut self) -> bool {
+        !signals::interrupted()
+    }
 }
 
 /// The exit code of the container, as `docker wait` has printed it.

@@ -24,6 +24,7 @@ mod scale;
 mod serve;
 mod session;
 mod setup;
+mod snapshot;
 mod start;
 mod stop;
 mod unpause;
@@ -70,6 +71,7 @@ enum Command {
     Inspect(inspect::Args),
     Scale(scale::Args),
     History(history::Args),
+    Snapshot(snapshot::Args),
     Prune(prune::Args),
     Commit(commit::Args),
     Exec(exec::Args),
@@ -141,6 +143,7 @@ fn parsed(globals: Globals, words: &[String]) -> Result<u8, Failure> {
         Command::Pause(args) => pause::pause(&Session::open(&globals)?, args),
         Command::Unpause(args) => unpause::unpause(&Session::open(&globals)?, args),
         Command::Adopt(args) => adopt::adopt(&Session::open(&globals)?, args),
+        Command::Snapshot(args) => snapshot::snapshot(&Session::open(&globals)?, args),
         Command::Prune(args) => prune::prune(&Session::open(&globals)?, args),
         Command::Rename(args) => rename::rename(&Session::open(&globals)?, args),
         Command::Commit(args) => commit::commit(&Session::open(&globals)?, args),
@@ -233,6 +236,7 @@ mod tests {
             "pause a b",
             "unpause a",
             "rename aa bb",
+            "snapshot aa",
             "prune",
             "prune --keep 2 --older-than 30d -f aa bb",
             "prune --dry-run",

@@ -32,6 +32,7 @@ mod rename;
 mod retry;
 mod scale;
 mod sharing;
+mod snapshot;
 mod supply;
 mod tail;
 mod under_way;
@@ -95,6 +96,7 @@ fn more(ctx: &Context, request: MoreRequest, front: &mut dyn Front) -> Result<An
         MoreRequest::Commit(request) => commit::commit(ctx, &request, front),
         MoreRequest::Ports => ports::list(ctx),
         MoreRequest::Adopt(request) => adopt::adopt(ctx, &request, front),
+        MoreRequest::Snapshot { name } => snapshot::snapshot(ctx, &name, front),
         MoreRequest::Prune(request) => prune::prune(ctx, &request, front),
         MoreRequest::Rename { name, new } => rename::rename(ctx, &name, &new, front),
     }

@@ -32,6 +32,11 @@ pub enum MoreRequest {
     Adopt(AdoptRequest),
     /// prune.
     Prune(PruneRequest),
+    /// snapshot.
+    Snapshot {
+        /// The container.
+        name: String,
+    },
 }
 
 /// prune.
@@ -104,6 +109,13 @@ pub enum MoreAnswer {
     Ports(Vec<PortRow>),
     /// Of prune: what would go, or went.
     Pruned(Vec<PruneRow>),
+    /// Of snapshot.
+    Kept {
+        /// The version that has the files of now.
+        docker_name: DockerName,
+        /// How large they are.
+        bytes: ByteSize,
+    },
     /// Of rename and adopt.
     Renamed {
         /// Its name.
