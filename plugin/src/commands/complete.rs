@@ -18,7 +18,7 @@ pub fn complete(words: &[String]) {
         None | Some("help") => super::names(),
         Some(
             "start" | "stop" | "restart" | "rm" | "scale" | "inspect" | "history" | "exec" | "logs"
-            | "pause" | "unpause" | "rename" | "commit" | "prune" | "snapshot",
+            | "pause" | "unpause" | "rename" | "commit" | "prune" | "snapshot" | "clone",
         ) if !partial.starts_with('-') => containers(),
         Some(_) => Vec::new(),
     };

@@ -1,6 +1,7 @@
 //! The commands: one file each, with its words and what it does with them.
 
 mod adopt;
+mod clone;
 mod commit;
 pub mod complete;
 mod create;
@@ -71,6 +72,7 @@ enum Command {
     Inspect(inspect::Args),
     Scale(scale::Args),
     History(history::Args),
+    Clone(clone::Args),
     Snapshot(snapshot::Args),
     Prune(prune::Args),
     Commit(commit::Args),
@@ -143,6 +145,7 @@ fn parsed(globals: Globals, words: &[String]) -> Result<u8, Failure> {
         Command::Pause(args) => pause::pause(&Session::open(&globals)?, args),
         Command::Unpause(args) => unpause::unpause(&Session::open(&globals)?, args),
         Command::Adopt(args) => adopt::adopt(&Session::open(&globals)?, args),
+        Command::Clone(args) => clone::clone(&Session::open(&globals)?, args),
         Command::Snapshot(args) => snapshot::snapshot(&Session::open(&globals)?, args),
         Command::Prune(args) => prune::prune(&Session::open(&globals)?, args),
         Command::Rename(args) => rename::rename(&Session::open(&globals)?, args),
@@ -193,7 +196,7 @@ mod tests {
         for name in ["run", "create", "start", "stop", "restart", "rm", "ps", "inspect", "scale"] {
             assert!(names().iter().any(|(n, about)| n == name && !about.is_empty()), "{name}");
         }
-        assert_eq!(names().len(), 26);
+        assert_eq!(names().len(), 27);
     }
 
     #[test]
@@ -237,6 +240,7 @@ mod tests {
             "unpause a",
             "rename aa bb",
             "snapshot aa",
+            "clone aa bb --gpus 2",
             "prune",
             "prune --keep 2 --older-than 30d -f aa bb",
             "prune --dry-run",

@@ -13,7 +13,8 @@ mod more;
 
 pub use super::api_volume::{VolumeAnswer, VolumeRequest};
 pub use more::{
-    AdoptRequest, AutoPort, CommitRequest, MoreAnswer, MoreRequest, PortRow, PruneRequest, PruneRow,
+    AdoptRequest, AutoPort, CloneRequest, CommitRequest, MoreAnswer, MoreRequest, PortRow,
+    PruneRequest, PruneRow,
 };
 
 /// What a user asks the engine to do.

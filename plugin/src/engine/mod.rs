@@ -7,6 +7,7 @@ mod adopt;
 pub mod api;
 pub mod api_volume;
 mod bypass;
+mod clone;
 mod commit;
 mod context;
 mod create;
@@ -96,6 +97,7 @@ fn more(ctx: &Context, request: MoreRequest, front: &mut dyn Front) -> Result<An
         MoreRequest::Commit(request) => commit::commit(ctx, &request, front),
         MoreRequest::Ports => ports::list(ctx),
         MoreRequest::Adopt(request) => adopt::adopt(ctx, &request, front),
+        MoreRequest::Clone(request) => clone::clone(ctx, &request, front),
         MoreRequest::Snapshot { name } => snapshot::snapshot(ctx, &name, front),
         MoreRequest::Prune(request) => prune::prune(ctx, &request, front),
         MoreRequest::Rename { name, new } => rename::rename(ctx, &name, &new, front),

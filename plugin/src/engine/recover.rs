@@ -7,7 +7,7 @@ use gpuctl_ledger::model::{Operation, OperationKind};
 use super::api::Failure;
 use super::context::Context;
 use super::journal::Journal;
-use super::{adopt, prune, remove, rename, snapshot, undo_create, undo_scale};
+use super::{adopt, clone, prune, remove, rename, snapshot, undo_create, undo_scale};
 
 /// Finishes or undoes it; says which.
 ///
@@ -21,6 +21,7 @@ pub(super) fn recover(ctx: &Context, operation: &At<Operation>) -> Result<String
         OperationKind::Scale => undo_scale::recover(ctx, journal),
         OperationKind::Remove => remove::recover(ctx, journal),
         OperationKind::Adopt => adopt::recover(ctx, journal),
+        OperationKind::Clone => clone::recover(ctx, journal),
         OperationKind::Snapshot => snapshot::recover(ctx, journal),
         OperationKind::Prune => prune::recover(ctx, journal),
         OperationKind::Rename => rename::recover(ctx, journal),

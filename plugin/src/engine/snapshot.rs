@@ -86,7 +86,7 @@ pub(super) fn snapshot(
     let kind = OperationKind::Snapshot;
     let journal = Journal::begin(ctx, &record.name, kind, front.user(), "copy", &data)?;
     let began = Instant::now();
-    let copied = copy(ctx, &data, &from, front);
+    let copied = carry(ctx, (&data.id, data.pauses), (&from, &data.to), front);
     match copied {
         Ok(report) => {
             let bytes = ByteSize(report.bytes);
@@ -127,7 +127,10 @@ fn announced(docker_name: &DockerName, bytes: u64, pauses: bool) -> String {
 }
 
 /// The upper directory of its overlay.
-fn upper(
+///
+/// # Errors
+/// When it is not known, or is not all that was written.
+pub(super) fn upper(
     ctx: &Context,
     id: &ContainerId,
     shown: &Inspect,
@@ -198,19 +201,27 @@ impl Watch for Asking<'_, '_> {
     }
 }
 
-fn copy(ctx: &Context, data: &Data, from: &Path, front: &mut dyn Front) -> Result<Report, Failure> {
-    let docker = ctx.docker()?;
-    if data.pauses {
-        docker.pause(data.id.as_str())?;
+/// Copies a layer, the container paused meanwhile where that is said.
+///
+/// # Errors
+/// [`Failure`]: what was copied until then is the caller's to remove.
+pub(super) fn carry(
+    ctx: &Context,
+    (id, pauses): (&ContainerId, bool),
+    (from, to): (&Path, &Path),
+    front: &mut dyn Front,
+) -> Result<Report, Failure> {
+    if pauses {
+        ctx.docker()?.pause(id.as_str())?;
     }
     let asking = Asking { front: RefCell::new(front), gone: Cell::new(false) };
-    let copied = tree::copy(from, &data.to, &tree::Options::default(), &asking);
+    let copied = tree::copy(from, to, &tree::Options::default(), &asking);
     // Before anything else: its processes wait.
-    let goes_on = unpause(ctx, data);
+    let goes_on = unpause(ctx, id, pauses);
     let report = copied.map_err(|why| {
-        let failure = Failure::new(format!("its files could not be kept: {why}"));
+        let failure = Failure::new(format!("its files could not be copied: {why}"));
         match why {
-            TreeError::Stopped => Failure::new("interrupted: nothing is kept").code(130),
+            TreeError::Stopped => Failure::new("interrupted: nothing is left of it").code(130),
             why if why.is_full() => {
                 failure.hint("docker gpuctl prune frees what older versions keep")
             }
@@ -222,10 +233,12 @@ fn copy(ctx: &Context, data: &Data, from: &Path, front: &mut dyn Front) -> Resul
 }
 
 /// Lets a container go on that was paused for the copy.
-fn unpause(ctx: &Context, data: &Data) -> Result<(), Failure> {
-    let shown = ctx.docker()?.inspect(data.id.as_str())?;
-    if data.pauses && shown.is_some_and(|shown| shown.paused()) {
-        ctx.docker()?.unpause(data.id.as_str())?;
+///
+/// # Errors
+/// The Engine's.
+pub(super) fn unpause(ctx: &Context, id: &ContainerId, pauses: bool) -> Result<(), Failure> {
+    if pauses && ctx.docker()?.inspect(id.as_str())?.is_some_and(|shown| shown.paused()) {
+        ctx.docker()?.unpause(id.as_str())?;
     }
     Ok(())
 }
@@ -253,7 +266,7 @@ fn finish(ctx: &Context, journal: Journal, data: &Data, bytes: ByteSize) -> Resu
 
 fn undo(ctx: &Context, journal: Journal) -> Result<(), Failure> {
     let data: Data = journal.data()?;
-    unpause(ctx, &data)?;
+    unpause(ctx, &data.id, data.pauses)?;
     kept::remove_folder(&ctx.config.layers(), &data.to)?;
     journal.finish(ctx, Batch::new())
 }

@@ -1,10 +1,12 @@
 //! Requests beside running and changing containers, and what comes of them.
 
-use gpuctl_ledger::model::{ByteSize, ContainerId, ContainerName, DockerName, Timestamp, Version};
+use gpuctl_ledger::model::{
+    ByteSize, ContainerId, ContainerName, DockerName, GpuRequest, Timestamp, Version,
+};
 use serde::{Deserialize, Serialize};
 
 /// See the module. Names are as the user wrote them: `foo`, `foo-N` or an id.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "what", rename_all = "snake_case")]
 pub enum MoreRequest {
     /// pause.
@@ -32,11 +34,24 @@ pub enum MoreRequest {
     Adopt(AdoptRequest),
     /// prune.
     Prune(PruneRequest),
+    /// clone.
+    Clone(CloneRequest),
     /// snapshot.
     Snapshot {
         /// The container.
         name: String,
     },
+}
+
+/// clone.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CloneRequest {
+    /// The container.
+    pub name: String,
+    /// The name of the second one.
+    pub new: ContainerName,
+    /// What that gets; as many as the first one where it is not given.
+    pub gpus: Option<GpuRequest>,
 }
 
 /// prune.
@@ -116,7 +131,7 @@ pub enum MoreAnswer {
         /// How large they are.
         bytes: ByteSize,
     },
-    /// Of rename and adopt.
+    /// Of rename, adopt and clone.
     Renamed {
         /// Its name.
         name: ContainerName,

@@ -1,0 +1,31 @@
+//! `docker gpuctl clone`.
+
+use gpuctl_ledger::model::{ContainerName, GpuRequest};
+
+use super::session::{Session, odd};
+use crate::engine::api::{Answer, CloneRequest, Failure, MoreAnswer, MoreRequest, Request};
+use crate::ui;
+
+/// Make a second container with the files and settings of one, and GPUs and ports of its own
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The container: NAME, NAME-VERSION or id
+    name: String,
+    /// The name of the second one
+    new: ContainerName,
+    /// How many GPUs it gets; as many as the first one when not given
+    #[arg(long, value_name = "N")]
+    gpus: Option<GpuRequest>,
+}
+
+pub(super) fn clone(session: &Session, args: Args) -> Result<u8, Failure> {
+    let Args { name, new, gpus } = args;
+    let request = Request::More(MoreRequest::Clone(CloneRequest { name, new, gpus }));
+    match session.change(request, &mut session.terminal())? {
+        Answer::More(MoreAnswer::Renamed { docker_name: Some(docker_name), .. }) => {
+            ui::lines([docker_name.as_str()]);
+        }
+        _ => return Err(odd()),
+    }
+    Ok(0)
+}

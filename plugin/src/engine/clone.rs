@@ -1,0 +1,337 @@
+//! clone: a second container with the first one's spec and files, and GPUs and ports of its own.
+//!
+//! Steps of the journal, which stands under the new name: `ports` (where there are any), `create`, `carry`
+//! (it is made and recorded, and may not start yet; the files are copied), all undone: the new one goes,
+//! and the first one goes on if it was paused for the copy; `start` (its files are whole): finished where
+//! it is not to start or has started, else undone.
+
+mod spec;
+
+use std::path::{Path, PathBuf};
+
+use gpuctl_ledger::config::plain_io_error;
+use gpuctl_ledger::ledger::Batch;
+use gpuctl_ledger::model::{
+    Binding, ContainerId, ContainerName, ContainerRecord, DockerName, GpuRequest, How,
+    OperationKind, SCHEMA, Timestamp, Version, VersionRecord,
+};
+use gpuctl_ledger::node::notes;
+use serde::{Deserialize, Serialize};
+
+use super::api::{Answer, CloneRequest, Event, Failure, Front, MoreAnswer};
+use super::context::Context;
+use super::create::{Data as Created, OPERATION_LABEL, keep_copy};
+use super::journal::{self, Journal};
+use super::scale::words;
+use super::{ending, lifecycle, names, ports, snapshot, supply, undo_create, version};
+use crate::docker::{Changes, Inspect};
+
+/// What finishing and undoing need.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Data {
+    /// As of a run: what undoing removes.
+    #[serde(flatten)]
+    made: Created,
+    /// The first one.
+    source: ContainerId,
+    /// It is paused for the copy.
+    pauses: bool,
+    /// The new one is to run.
+    starts: bool,
+}
+
+/// What is cloned.
+struct Source {
+    name: ContainerName,
+    docker_name: DockerName,
+    shown: Inspect,
+    gpus: GpuRequest,
+    upper: Option<PathBuf>,
+}
+
+/// Clones a container.
+///
+/// # Errors
+/// [`Failure`]; then there is no second one, and nothing became of the first.
+pub(super) fn clone(
+    ctx: &Context,
+    request: &CloneRequest,
+    front: &mut dyn Front,
+) -> Result<Answer, Failure> {
+    let new = &request.new;
+    drop(journal::lock_named(ctx, &request.name, front)?);
+    let from = names::record(ctx, &request.name)?.record.name;
+    if from == *new {
+        return Err(Failure::new(format!("{from} is the name of what is to be cloned"))
+            .hint("give the clone another name"));
+    }
+    let (first, second) = if from < *new { (&from, new) } else { (new, &from) };
+    let _locks = (journal::lock(ctx, first, front)?, journal::lock(ctx, second, front)?);
+    let source = source(ctx, request, &from)?;
+    if let Some(there) = ctx.ledger.container(new)? {
+        let how = if there.record.container.is_some() { "is in use" } else { "has a history" };
+        return Err(Failure::new(format!("the name {new} {how}")).hint("take another name"));
+    }
+    names::check_new(ctx, new)?;
+    let docker_name = DockerName::of(new, Version(0));
+    if ctx.docker()?.inspect(docker_name.as_str())?.is_some() {
+        return Err(Failure::new(format!("Docker has a container {docker_name} already"))
+            .hint("take another name"));
+    }
+    let starts = source.shown.running();
+    let refusal = match starts {
+        true => supply::now(ctx, None, &source.gpus, &[])?,
+        false => supply::ever(ctx, &source.gpus)?,
+    };
+    if let Some(refusal) = refusal {
+        supply::tell_refused(ctx, None, docker_name.as_str(), front.user(), &refusal);
+        return Err(refusal.into());
+    }
+    let made =
+        Created { docker_name: docker_name.clone(), id: None, before: None, ports: Vec::new() };
+    let id = source.shown.id().ok_or_else(|| Failure::new("the Engine shows no id"))?;
+    let pauses = starts && !source.shown.paused() && source.upper.is_some();
+    let data = Data { made, source: id, pauses, starts };
+    let wanted = ports::spec::wanted(&source.shown.0, spec::every, false);
+    let step = if wanted.is_empty() { "create" } else { "ports" };
+    let kind = OperationKind::Clone;
+    let mut journal = Journal::begin(ctx, new, kind, front.user(), step, &data)?;
+    match make(ctx, &mut journal, &source, &data, &wanted, front) {
+        Ok(id) => {
+            journal.finish(ctx, Batch::new())?;
+            ending::settle(ctx, &id);
+            let gpus = words(&source.gpus);
+            front.event(Event::Note { text: format!("{new} is a clone of {from}, with {gpus}") });
+            let docker_name = Some(docker_name);
+            Ok(Answer::More(MoreAnswer::Renamed { name: new.clone(), docker_name }))
+        }
+        Err(failure) => match undo(ctx, journal) {
+            Ok(()) => Err(failure),
+            Err(also) => Err(Failure::new(format!("{failure}; and undoing it failed: {also}"))
+                .hint("docker gpuctl doctor --fix ends what was left")),
+        },
+    }
+}
+
+fn source(ctx: &Context, request: &CloneRequest, from: &ContainerName) -> Result<Source, Failure> {
+    let found = names::existing(ctx, &request.name)?;
+    if found.record.record.name != *from {
+        return Err(Failure::new(format!("{} is another by now", request.name)).hint("try again"));
+    }
+    let shown = lifecycle::shown(ctx, &found)?;
+    let docker_name = found.docker_name.clone();
+    if shown.auto_remove() || shown.restarting() {
+        let how = if shown.auto_remove() { "was run with --rm" } else { "is being restarted" };
+        return Err(Failure::new(format!("{docker_name} {how}, and is not cloned")).hint(
+            "docker gpuctl commit makes an image of it, docker gpuctl run one more of that",
+        ));
+    }
+    let bound = ctx.ledger.binding(&found.id)?.map(|at| at.record.gpus).unwrap_or_default();
+    let gpus = match (&request.gpus, bound) {
+        (Some(gpus), _) => gpus.clone(),
+        // Those are the first one's own.
+        (None, GpuRequest::Named(list)) => {
+            GpuRequest::count(u32::try_from(list.len()).unwrap_or(u32::MAX))
+        }
+        (None, gpus) => gpus,
+    };
+    // What has never run has written nothing, unless docker cp did.
+    let upper = match snapshot::upper(ctx, &found.id, &shown, &docker_name) {
+        Ok(upper) => Some(upper),
+        Err(_) if shown.never_started() => None,
+        Err(why) => return Err(why),
+    };
+    Ok(Source { name: from.clone(), docker_name, shown, gpus, upper })
+}
+
+fn make(
+    ctx: &Context,
+    journal: &mut Journal,
+    source: &Source,
+    data: &Data,
+    wanted: &[super::api::AutoPort],
+    front: &mut dyn Front,
+) -> Result<ContainerId, Failure> {
+    let docker = ctx.docker()?;
+    let mut data = data.clone();
+    if !wanted.is_empty() {
+        let claimed = ports::claim(ctx, journal, wanted, "create", |claimed| {
+            let ports = claimed.iter().map(|c| c.port).collect();
+            Data { made: Created { ports, ..data.made.clone() }, ..data.clone() }
+        })?;
+        data.made.ports = claimed.iter().map(|c| c.port).collect();
+        for port in &claimed {
+            front.event(Event::Note { text: port.told() });
+        }
+    }
+    let new = journal.operation.name.clone();
+    let recorded = source.shown.creation();
+    let recorded = spec::of(&recorded, source.name.as_str(), new.as_str(), &data.made.ports);
+    // Its name may mean another image by now.
+    let (image, id) = (source.shown.image(), source.shown.image_id());
+    let same = docker.image_id(image)?.as_deref() == Some(id);
+    let changes = Changes {
+        image: (!same).then(|| id.to_owned()),
+        runtime: Some(ctx.config.runtime.managed_name.clone()),
+        labels: vec![(OPERATION_LABEL.into(), journal.operation.token.to_string())],
+        ..Changes::default()
+    };
+    let id = docker.create_from(&data.made.docker_name, &recorded, &changes)?;
+    let shown = docker
+        .inspect(id.as_str())?
+        .ok_or_else(|| Failure::new("the container was removed while it was being made"))?;
+    data.made.id = Some(id.clone());
+    let binding = record(ctx, journal, source, &data, &shown)?;
+    if let Some(from) = &source.upper {
+        let to = target(ctx, &id, &shown, &data.made.docker_name)?;
+        emptied(&to)?;
+        let text =
+            format!("copying the files of {} to {}", source.docker_name, data.made.docker_name);
+        front.event(Event::Note { text });
+        snapshot::carry(ctx, (&data.source, data.pauses), (from, &to), front)?;
+    }
+    let binding = Binding { unfinished: false, ..binding };
+    let mut batch = Batch::new();
+    batch.put(ctx.ledger.keys().binding(&id), &binding);
+    journal.step(ctx, "start", &data, batch)?;
+    keep_copy(ctx, &binding);
+    if data.starts {
+        docker.start(id.as_str())?;
+    }
+    Ok(id)
+}
+
+/// Record, version and a binding that lets it start not yet, with the journal's next step.
+fn record(
+    ctx: &Context,
+    journal: &mut Journal,
+    source: &Source,
+    data: &Data,
+    shown: &Inspect,
+) -> Result<Binding, Failure> {
+    let id = data.made.id.clone().ok_or_else(|| Failure::new("the Engine gave no id"))?;
+    let (name, by) = (journal.operation.name.clone(), journal.operation.by.clone());
+    let now = Timestamp::now();
+    let container = ContainerRecord {
+        schema: SCHEMA,
+        name: name.clone(),
+        version: Version(0),
+        container: Some(id.clone()),
+        owner: by.clone(),
+        at: now,
+        auto_remove: false,
+    };
+    let version = VersionRecord {
+        schema: SCHEMA,
+        name: name.clone(),
+        version: Version(0),
+        container: id.clone(),
+        gpus: source.gpus.clone(),
+        at: now,
+        by: by.clone(),
+        why: format!("clone {}", source.docker_name),
+        how: Some(How::Cloned),
+        layer: None,
+        spec: shown.creation(),
+    };
+    version::check(&version, true)?;
+    let binding = Binding {
+        schema: SCHEMA,
+        container: id.clone(),
+        name: name.clone(),
+        version: Version(0),
+        gpus: source.gpus.clone(),
+        last: Vec::new(),
+        owner: by,
+        token: journal.operation.token.clone(),
+        retired: false,
+        unfinished: true,
+        upper_dir: None,
+    };
+    let keys = ctx.ledger.keys();
+    let mut batch = Batch::new();
+    let key = keys.container(&name);
+    batch.absent(key.clone()).put(key, &container);
+    batch.put(keys.version(&name, Version(0)), &version);
+    batch.put(keys.binding(&id), &binding);
+    journal.step(ctx, "carry", data, batch)?;
+    keep_copy(ctx, &binding);
+    Ok(binding)
+}
+
+/// Where the new one's files are to lie. With containerd's image store that is known once it was mounted:
+/// its start, which our runtime refuses, notes it.
+fn target(
+    ctx: &Context,
+    id: &ContainerId,
+    shown: &Inspect,
+    docker_name: &DockerName,
+) -> Result<PathBuf, Failure> {
+    if let Ok(upper) = snapshot::upper(ctx, id, shown, docker_name) {
+        return Ok(upper);
+    }
+    if ctx.docker()?.start(id.as_str()).is_ok() {
+        return Err(Failure::new(format!(
+            "{docker_name} started before its files were there: its runtime does not lead through gpuctl"
+        ))
+        .hint("docker gpuctl doctor tells more"));
+    }
+    let noted = notes::read_binding(&ctx.config.paths, id).ok().flatten();
+    noted.and_then(|binding| binding.upper_dir).map(PathBuf::from).ok_or_else(|| {
+        Failure::new(format!("where the files of {docker_name} are to lie is not known")).hint(
+            "only overlay2 and containerd's overlayfs are known; docker info names the driver",
+        )
+    })
+}
+
+/// Takes out what mounting has left there: mount points, all of them empty.
+fn emptied(folder: &Path) -> Result<(), Failure> {
+    let cleared = std::fs::read_dir(folder).and_then(|entries| {
+        for entry in entries {
+            let entry = entry?;
+            match entry.file_type()?.is_dir() {
+                true => std::fs::remove_dir_all(entry.path())?,
+                false => std::fs::remove_file(entry.path())?,
+            }
+        }
+        Ok(())
+    });
+    cleared.map_err(|e| {
+        let why = plain_io_error(&e);
+        Failure::new(format!("the files of the clone cannot be laid out: {why}"))
+            .hint("see to Docker's disk, then try again")
+    })
+}
+
+/// The new one goes, and the first one goes on.
+fn undo(ctx: &Context, journal: Journal) -> Result<(), Failure> {
+    let data: Data = journal.data()?;
+    snapshot::unpause(ctx, &data.source, data.pauses && journal.operation.step == "carry")?;
+    undo_create::undo(ctx, journal)
+}
+
+/// Ends a clone that was broken off.
+///
+/// # Errors
+/// When it cannot be brought to an end now.
+pub(super) fn recover(ctx: &Context, journal: Journal) -> Result<String, Failure> {
+    let data: Data = journal.data()?;
+    let what = format!("an earlier clone to {} was broken off", journal.operation.name);
+    if journal.operation.step == "start" {
+        let shown = match &data.made.id {
+            Some(id) => ctx.docker()?.inspect(id.as_str())?,
+            None => None,
+        };
+        if let Some(shown) = shown.filter(|shown| !data.starts || !shown.never_started()) {
+            if let Some(id) = shown.id()
+                && let Some(bound) = ctx.ledger.binding(&id)?
+            {
+                keep_copy(ctx, &bound.record);
+            }
+            journal.finish(ctx, Batch::new())?;
+            return Ok(format!("{what}: it is done"));
+        }
+    }
+    undo(ctx, journal)?;
+    Ok(format!("{what}: it is undone"))
+}
