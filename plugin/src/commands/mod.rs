@@ -9,6 +9,7 @@ mod gpus;
 mod history;
 mod inspect;
 mod logs;
+mod man;
 mod pass;
 mod ps;
 mod restart;
@@ -83,6 +84,7 @@ pub fn main(globals: Globals, words: &[String]) -> u8 {
         "create" => create::words(globals, rest),
         "exec" => exec::words(globals, rest),
         "logs" => logs::words(globals, rest),
+        man::WORD => man::pages(rest),
         _ => parsed(globals, words),
     };
     match outcome {

@@ -107,6 +107,8 @@ pub(super) fn look(
         stub_elsewhere: hooks.iter().any(|path| *path != stub && !foreign(&path)),
         ctk: find(&search, "nvidia-ctk"),
         cdi: has_cdi(config),
+        packaged: packaged(&places),
+        service: service(&places, "gpuctl").is_some(),
         unlinked: char_nodes
             .iter()
             .filter(|node| !links::is_linked(&config.gpu.dev, node))
@@ -239,6 +241,13 @@ fn service(places: &Places, name: &str) -> Option<Service> {
     let files = units::environment_files(texts.iter().map(|(_, t)| t.as_str()));
     let environment = files.iter().filter_map(|file| text(places.at(file))).collect();
     Some(Service { texts, environment })
+}
+
+/// Whether a package brings the unit and the rule that setup would make.
+fn packaged(places: &Places) -> bool {
+    let call = units::links_call(&places.libexec.join("gpuctl-hook"), &places.config);
+    let has = |path: &PathBuf| read(path).ok().flatten().is_some_and(|text| text.contains(&call));
+    places.packaged_links().iter().all(has)
 }
 
 fn has_cdi(config: &Config) -> bool {

@@ -57,6 +57,8 @@ pub enum Wanted {
     Strict,
     /// `--remove`.
     Remove,
+    /// `--reload-units`: systemd reads its units anew, and no container loses a GPU by it.
+    ReloadUnits,
 }
 
 /// One call of setup.
@@ -111,7 +113,7 @@ pub fn run(call: &Call) -> Result<(), Failure> {
     let docker = Docker::connect(&call.host, DOCKER_LIMIT)?;
     let answers = docker.info();
     let docker = match (&answers, call.wanted) {
-        (Err(_), Wanted::Remove) => None,
+        (Err(_), Wanted::Remove | Wanted::ReloadUnits) => None,
         (Err(why), _) => return Err(why.clone().into()),
         (Ok(_), _) => Some(&docker),
     };
@@ -120,11 +122,12 @@ pub fn run(call: &Call) -> Result<(), Failure> {
         Wanted::Observe => Some(Level::Observe),
         Wanted::Cooperative => Some(Level::Cooperative),
         Wanted::Strict => Some(Level::Strict),
-        Wanted::Remove => None,
+        Wanted::Remove | Wanted::ReloadUnits => None,
     };
-    let plan = match level {
-        Some(level) => plan::plan(&seen, config, level)?,
-        None => remove::plan(&seen, config)?,
+    let plan = match (level, call.wanted) {
+        (Some(level), _) => plan::plan(&seen, config, level)?,
+        (None, Wanted::ReloadUnits) => keep::units(&seen)?,
+        (None, _) => remove::plan(&seen, config)?,
     };
     if call.dry_run {
         ui::lines(show::dry_run(&plan));
@@ -135,7 +138,7 @@ pub fn run(call: &Call) -> Result<(), Failure> {
             late(call, &places, docker)?;
         }
     }
-    if plan.steps.is_empty() {
+    if plan.steps.is_empty() && call.wanted != Wanted::ReloadUnits {
         let word = level.map_or("removed", Level::word);
         ui::tell(&format!("nothing to change: {word}"));
     }
