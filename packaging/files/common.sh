@@ -13,15 +13,6 @@ booted() {
     [ -d /run/systemd/system ] && command -v systemctl >/dev/null
 }
 
-# The config is made once, and is the administrator's from then on.
-make_config() {
-    [ ! -e "$config" ] || return 0
-    mkdir -p -m 0755 /etc/gpuctl
-    cp /usr/share/gpuctl/config.toml "$config.new"
-    chmod 0644 "$config.new"
-    mv "$config.new" "$config"
-}
-
 make_folders() {
     if booted && command -v systemd-tmpfiles >/dev/null; then
         systemd-tmpfiles --create gpuctl.conf || true
@@ -64,7 +55,7 @@ set_up() {
     case $answer in
         '' | no)
             answer=no
-            [ ! -r /etc/gpuctl/setup-answer ] || read -r answer </etc/gpuctl/setup-answer || true
+            [ ! -r /etc/gpuctl/setup-answer ] || answer=$(head -n 1 /etc/gpuctl/setup-answer)
             ;;
     esac
     case $answer in
@@ -109,7 +100,7 @@ stop_units() {
 # After the files are gone: what runs finds the real runtime where it looks for ours.
 leave_runtime() {
     [ -r /run/gpuctl/left ] || return 0
-    read -r real </run/gpuctl/left || return 0
+    real=$(head -n 1 /run/gpuctl/left)
     mkdir -p -m 0755 "$libexec" "$libexec/strict"
     for name in gpuctl-runtime gpuctl-gate strict/runc; do
         ln -sf "$real" "$libexec/$name"

@@ -56,9 +56,9 @@ make_deb() {
 	Description: $summary
 	 On a shared GPU server with plain Docker two containers get the same GPU,
 	 "docker run --gpus 2" means GPUs 0 and 1, and giving a container two more GPUs
-	 means making it anew. docker-gpuctl leases each GPU to one container at a time,
-	 whoever starts it and however, and "docker gpuctl" runs GPU containers and gives
-	 them more GPUs, fewer or none, with all that was installed in them.
+	 means making it anew. docker-gpuctl leases each GPU to one container at a
+	 time, whoever starts it and however. "docker gpuctl" runs GPU containers and
+	 gives them more GPUs, fewer or none, with all that was installed in them.
 	 .
 	 Installing it changes nothing about Docker until "docker gpuctl setup" is run.
 	END

@@ -9,6 +9,7 @@ pub mod check;
 pub mod hosts;
 pub mod newer;
 pub mod node;
+pub mod packages;
 pub mod probe;
 pub mod programs;
 pub mod served;

@@ -6,11 +6,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use gpuctl_sim::command::{self, Output};
+use gpuctl_tests::packages::{have, make};
 use gpuctl_tests::{programs, skip};
 
 /// The longest that making the packages, or one program on them, may take.
@@ -31,47 +32,6 @@ fn ok(script: &str, folder: &Path) -> String {
     let got = sh(script, folder);
     assert_eq!(got.code, 0, "{script}\n{got}");
     got.stdout
-}
-
-/// Whether these programs are here; says so where not.
-fn have(names: &[&str]) -> bool {
-    for name in names {
-        if command::find(&[name]).is_err() {
-            skip(&format!(
-                "{name} is not installed: package_test_packages of packaging/lib/packages.sh"
-            ));
-            return false;
-        }
-    }
-    if !nix::unistd::geteuid().is_root() {
-        skip("packages are installed by root");
-        return false;
-    }
-    true
-}
-
-/// Packages of a version, made into a folder of their own.
-struct Made {
-    _folder: tempfile::TempDir,
-    deb: PathBuf,
-    rpm: PathBuf,
-}
-
-fn make(version: &str) -> Made {
-    let folder = tempfile::tempdir().expect("a folder");
-    let hook = programs::programs().hook;
-    let from = hook.parent().expect("a folder of programs");
-    let mut build = Command::new(programs::repository().join("packaging/build"));
-    build.arg("--programs").arg(from).args(["--version", version]);
-    build.arg("--out").arg(folder.path()).env("SOURCE_DATE_EPOCH", "1700000000");
-    let got = command::run(&mut build, LIMIT).expect("packaging/build runs");
-    assert_eq!(got.code, 0, "{got}");
-    let one = |extension: &str| {
-        let files = fs::read_dir(folder.path()).expect("a folder").flatten().map(|e| e.path());
-        let mut found = files.filter(|p| p.extension().is_some_and(|e| e == extension));
-        found.next().unwrap_or_else(|| panic!("no {extension}: {got}"))
-    };
-    Made { deb: one("deb"), rpm: one("rpm"), _folder: folder }
 }
 
 /// Files that both have, and their modes.
@@ -183,12 +143,11 @@ fn lintian_and_rpmlint_find_nothing_that_has_no_reason() {
     if !have(&["dpkg-deb", "rpmbuild", "lintian", "rpmlint"]) {
         return;
     }
-    let made = make(NEWER);
+    let made = make("");
     let folder = programs::repository();
-    // The user of lintian must be able to read it.
     let got = sh(
         &format!(
-            "lintian --allow-root --fail-on error,warning --tag-display-limit 0 {}",
+            "lintian -I --allow-root --fail-on error,warning --tag-display-limit 0 {}",
             made.deb.display()
         ),
         &folder,
@@ -212,11 +171,18 @@ impl RpmRoot {
         let script = r#"set -e
 mkdir -p bin usr/bin etc run proc tmp var/lib/rpm usr/sbin
 cp "$(command -v busybox)" bin/busybox
-for name in $(busybox --list); do ln -sf /bin/busybox "bin/$name"; done
-cp /bin/true usr/bin/runc 2>/dev/null || true
+for name in $(busybox --list | grep -vx busybox); do ln -sf /bin/busybox "bin/$name"; done
+cp "$(command -v busybox)" usr/bin/runc
 echo root:x:0:0::/root:/bin/sh >etc/passwd
 echo root:x:0: >etc/group"#;
         ok(script, folder.path());
+        // What the plugin is linked with: the scripts call it.
+        let plugin = programs::programs().plugin;
+        let linked = format!(
+            "ldd {} | grep -o '/[^ ]*' | while read -r file; do mkdir -p .${{file%/*}}; cp -L $file .$file; done",
+            plugin.display()
+        );
+        ok(&linked, folder.path());
         Self { folder }
     }
 
@@ -234,7 +200,9 @@ echo root:x:0: >etc/group"#;
     /// A package that provides what ours wants of the system.
     fn system(&self, rpm: &Path) {
         let wanted = ok(&format!("rpm -qRp {}", rpm.display()), Path::new("/"));
-        let plain = |line: &&str| !line.starts_with("rpmlib(") && !line.starts_with('(');
+        let plain = |line: &&str| {
+            !line.starts_with('(') && !line.starts_with("rpmlib(") && !line.starts_with("config(")
+        };
         let provides: BTreeSet<&str> = wanted.lines().map(str::trim).filter(plain).collect();
         let lines: String = provides.iter().map(|p| format!("Provides: {p}\n")).collect();
         let spec = format!(
@@ -294,23 +262,101 @@ fn the_rpm_is_installed_upgraded_and_removed_with_rpms_own_database() {
         "the older one's removal takes nothing away"
     );
 
-    // The plugin runs with the C library of a real system, which this root has not: its word is that of a
-    // program that cannot undo setup, and then the package stays.
+    // What cannot be undone stays.
+    let json = root.folder.path().join("etc/docker/daemon.json");
+    fs::create_dir_all(json.parent().expect("a folder")).expect("a folder");
+    fs::write(&json, "{ broken").expect("a broken daemon.json");
     let got = root.rpm("-e docker-gpuctl");
     assert_ne!(got.code, 0, "{got}");
-    assert!(got.stderr.contains("the package stays"), "{got}");
+    assert!(got.stderr.contains("the package stays") && got.stderr.contains("broken"), "{got}");
     assert!(root.has("/usr/libexec/gpuctl/gpuctl-hook"), "{got}");
     fs::write(
-        root.folder.path().join("usr/libexec/docker/cli-plugins/docker-gpuctl"),
-        "#!/bin/sh\necho \"$@\" >>/tmp/asked\n",
+        &json,
+        r#"{"runtimes": {"gpuctl-gate": {"path": "/usr/libexec/gpuctl/gpuctl-gate"}}, "default-runtime": "gpuctl-gate"}"#,
     )
-    .expect("a plugin");
+    .expect("a daemon.json");
     let got = root.rpm("-e docker-gpuctl");
     assert_eq!(got.code, 0, "{got}");
-    let asked = fs::read_to_string(root.folder.path().join("tmp/asked")).expect("what was asked");
-    assert_eq!(asked, "setup --remove\n");
+    let text = fs::read_to_string(&json).expect("daemon.json");
+    assert!(text.contains("\"default-runtime\": \"runc\"") && !text.contains("libexec"), "{text}");
     for (path, _) in FILES.iter().filter(|(path, _)| *path != "/var/lib/gpuctl") {
         assert!(!root.has(path), "{path} is left");
     }
     assert_eq!(fs::read_to_string(&ledger).expect("the ledger stays"), "leases");
+}
+
+/// A Debian 13 whose apt finds all that the deb depends on.
+#[test]
+fn the_deb_is_installed_upgraded_removed_and_purged_in_trixie() {
+    if std::env::var_os("GPUCTL_FULL").is_none() {
+        return skip("the deb in Debian 13: ./tests/run --full");
+    }
+    if !have(&["rpmbuild", "dpkg-deb", "debootstrap"]) {
+        return;
+    }
+    let mirror = match gpuctl_sim::root::mirror() {
+        Ok(mirror) => mirror,
+        Err(why) => return skip(&format!("the deb in Debian 13: {why}")),
+    };
+    let (older, newer) = (make(OLDER), make(NEWER));
+    let root = tempfile::tempdir_in("/var/tmp").expect("a folder");
+    let shown = root.path().display().to_string();
+    let here = Path::new("/");
+    let got = sh(&format!("debootstrap --variant=minbase trixie {shown} {mirror}"), here);
+    if got.code != 0 {
+        return skip(&format!(
+            "Debian 13 cannot be fetched: {}",
+            got.stdout.lines().last().unwrap_or_default()
+        ));
+    }
+    fs::copy(&older.deb, root.path().join("older.deb")).expect("the older deb");
+    fs::copy(&newer.deb, root.path().join("newer.deb")).expect("the newer deb");
+    fs::write(root.path().join("usr/sbin/policy-rc.d"), "#!/bin/sh\nexit 101\n").expect("a policy");
+    ok(&format!("chmod 755 {shown}/usr/sbin/policy-rc.d"), here);
+    let inside = |script: &str| {
+        let mut chroot = Command::new("chroot");
+        chroot.arg(root.path()).args(["sh", "-c", script]).env("DEBIAN_FRONTEND", "noninteractive");
+        chroot.env("LC_ALL", "C").env_remove("GPUCTL_CONFIG").env_remove("DOCKER_HOST");
+        command::run(&mut chroot, LIMIT).expect("chroot runs")
+    };
+    let done = |script: &str| {
+        let got = inside(script);
+        assert_eq!(got.code, 0, "{got}");
+        format!("{}{}", got.stdout, got.stderr)
+    };
+    let said = done("apt-get install -y ./older.deb");
+    assert!(said.contains("docker gpuctl setup"), "what to type next: {said}");
+    // Docker's own client finds the plugin, and its completion asks it.
+    done("docker gpuctl --help | grep -q scale");
+    done("docker __complete gpuctl sc | grep -q ^scale");
+    assert_eq!(done("stat -c %a:%U /var/lib/gpuctl").trim(), "700:root");
+    done("test ! -e /etc/docker/daemon.json && test -z \"$(dpkg -V docker-gpuctl)\"");
+    for unit in ["gpuctl.socket", "gpuctl.service", "gpuctl-links.service"] {
+        done(&format!("find /etc/systemd/system -name {unit} | grep -q wants"));
+    }
+    done("echo '# mine' >>/etc/gpuctl/config.toml; echo leases >/var/lib/gpuctl/ledger.db");
+    done("apt-get install -y ./newer.deb");
+    assert_eq!(done("dpkg-query -W -f '${Version}' docker-gpuctl"), NEWER);
+    done("grep -qx '# mine' /etc/gpuctl/config.toml && grep -q leases /var/lib/gpuctl/ledger.db");
+    // Not where setup cannot be undone.
+    done("mkdir -p /etc/docker; echo '{ broken' >/etc/docker/daemon.json");
+    let got = inside("dpkg -r docker-gpuctl");
+    assert!(got.code != 0 && got.stderr.contains("the package stays"), "{got}");
+    done("docker gpuctl --help >/dev/null; rm /etc/docker/daemon.json");
+    done("apt-get remove -y docker-gpuctl");
+    done(
+        "test ! -e /usr/libexec/docker/cli-plugins/docker-gpuctl && test -e /etc/gpuctl/config.toml",
+    );
+    // Purged, the ledger stays unless it was asked for.
+    let said = done("dpkg --purge docker-gpuctl");
+    assert!(said.contains("/var/lib/gpuctl stays"), "{said}");
+    done(
+        "test -e /var/lib/gpuctl/ledger.db && test ! -e /etc/gpuctl && ! find /etc/systemd | grep gpuctl",
+    );
+    done(
+        "dpkg -i newer.deb && mkdir /var/lib/gpuctl/volumes && touch /var/lib/gpuctl/volumes/data",
+    );
+    done("echo docker-gpuctl docker-gpuctl/purge boolean true | debconf-set-selections");
+    done("dpkg --purge docker-gpuctl");
+    assert_eq!(done("find /var/lib/gpuctl -type f").trim(), "/var/lib/gpuctl/volumes/data");
 }

@@ -38,7 +38,8 @@ const UNITS: [&str; 5] = [
 /// dockerd looks for this before it takes a bare --gpus.
 const HOOK: &str = "nvidia-container-runtime-hook";
 
-/// Looks at everything. `docker` is absent where the Engine does not answer.
+/// Looks at everything. `docker` is absent where the Engine does not answer. The ledger is asked only for
+/// seeding: what takes setup away goes without it, since it may be damaged or out of reach.
 ///
 /// # Errors
 /// Where a file that counts cannot be read, or the Engine breaks off.
@@ -47,6 +48,7 @@ pub(super) fn look(
     mut places: Places,
     host: &str,
     docker: Option<&Docker>,
+    seeding: bool,
 ) -> Result<Observed, Failure> {
     let engine = match docker {
         Some(docker) => Some(docker.info()?),
@@ -66,7 +68,7 @@ pub(super) fn look(
         Some(docker) => containers(config, docker, known)?,
         None => Vec::new(),
     };
-    let leases = leases(config)?;
+    let leases = if seeding { leases(config)? } else { BTreeMap::new() };
     let nvidia_config = places.at("/etc/nvidia-container-runtime/config.toml");
     let record_file = config.paths.state.join(record::FILE);
     let texts = texts(&places, [&nvidia_config, &record_file])?;

@@ -117,7 +117,8 @@ pub fn run(call: &Call) -> Result<(), Failure> {
         (Err(why), _) => return Err(why.clone().into()),
         (Ok(_), _) => Some(&docker),
     };
-    let seen = look::look(config, places.clone(), &call.host, docker)?;
+    let seeding = !matches!(call.wanted, Wanted::Remove | Wanted::ReloadUnits);
+    let seen = look::look(config, places.clone(), &call.host, docker, seeding)?;
     let level = match call.wanted {
         Wanted::Observe => Some(Level::Observe),
         Wanted::Cooperative => Some(Level::Cooperative),
@@ -151,7 +152,7 @@ pub fn run(call: &Call) -> Result<(), Failure> {
 /// What was started between the look and the reload has leases too.
 fn late(call: &Call, places: &Places, docker: Option<&Docker>) -> Result<(), Failure> {
     let config = Config::at(&call.config_path).map_err(|e| Failure::new(e.to_string()))?;
-    let seen = look::look(&config, places.clone(), &call.host, docker)?;
+    let seen = look::look(&config, places.clone(), &call.host, docker, true)?;
     let Ok(inventory) = &seen.driver else { return Ok(()) };
     let seeding = seed::seeding(&seen.containers, inventory, &seen.leases);
     if seeding.seeds.is_empty() {
