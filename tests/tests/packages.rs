@@ -315,8 +315,9 @@ fn the_deb_is_installed_upgraded_removed_and_purged_in_trixie() {
     ok(&format!("chmod 755 {shown}/usr/sbin/policy-rc.d"), here);
     let inside = |script: &str| {
         let mut chroot = Command::new("chroot");
-        chroot.arg(root.path()).args(["sh", "-c", script]).env("DEBIAN_FRONTEND", "noninteractive");
-        chroot.env("LC_ALL", "C").env_remove("GPUCTL_CONFIG").env_remove("DOCKER_HOST");
+        chroot.arg(root.path()).args(["sh", "-c", script]).env_clear();
+        chroot.env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+        chroot.env("DEBIAN_FRONTEND", "noninteractive").env("LC_ALL", "C").env("HOME", "/root");
         command::run(&mut chroot, LIMIT).expect("chroot runs")
     };
     let done = |script: &str| {
