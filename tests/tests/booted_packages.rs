@@ -50,12 +50,12 @@ fn the_deb_lives_its_life_on_a_booted_host() {
     host.sh("test -z \"$(systemctl --failed --no-legend | grep gpuctl)\"");
 
     // A unit that changed is read anew, and takes nothing from what runs.
-    host.sh("echo '# older' >>/usr/lib/systemd/system/gpuctl.service");
     host.sh(&format!("sed -i 's|^# proc = .*|proc = \"{PROC}\"|' /etc/gpuctl/config.toml; grep -q ^proc /etc/gpuctl/config.toml"));
     let config = host.sh("sha256sum /etc/gpuctl/config.toml");
     let served = host.sh("systemctl show -P MainPID gpuctl.service");
     let said = install(&mut host, "middle");
     assert!(!said.contains("docker gpuctl setup --dry-run"), "only the first time: {said}");
+    assert!(said.contains("systemctl daemon-reload"), "{said}");
     assert_eq!(host.sh("systemctl show -P NeedDaemonReload gpuctl.service"), "no", "{said}");
     assert_eq!(host.open("before").gpus, [3].into(), "the upgrade reloads: {said}");
     host.reload();
