@@ -74,7 +74,7 @@ fn the_deb_lives_its_life_on_a_booted_host() {
     assert_eq!(host.holds_what_it_opens("before"), [3].into());
     host.sh("docker gpuctl run -d --network none --name train --gpus 2 busybox sleep 1000000");
     assert_eq!(host.holds_what_it_opens("train-0").len(), 2);
-    host.sh("setpriv --reuid 4711 --regid $(getent group docker | cut -d: -f3) --clear-groups docker gpuctl ps -q | grep -q .");
+    host.sh("HOME=/ setpriv --reuid 4711 --regid $(getent group docker | cut -d: -f3) --clear-groups docker gpuctl ps -q | grep -q .");
     let refused = host.try_sh("docker run --rm --network none --device /dev/nvidia3 busybox true");
     assert_eq!(refused.code, 125, "{refused}");
 
