@@ -16,6 +16,11 @@ newer_engine_packages=(debootstrap debian-archive-keyring wget)
 # What makes containers besides Docker, for the whole matrix of docs/matrix.md.
 matrix_packages=(podman docker-compose)
 
+# What packaging/build needs besides: the tools of both kinds.
+package_packages=(binutils dpkg-dev rpm)
+# What looks the packages over, and shells that complete.
+package_test_packages=(lintian rpmlint debootstrap debian-archive-keyring bash-completion zsh fish shellcheck)
+
 # A booted Debian: for what needs systemd, cgroup v2 or a power cut (docs/adr/0013).
 vm_packages=(qemu-system-x86 debootstrap debian-archive-keyring e2fsprogs wget)
 

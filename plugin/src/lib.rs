@@ -43,8 +43,8 @@ pub fn main(words: impl Iterator<Item = std::ffi::OsString>) -> u8 {
             ui::print(METADATA);
             0
         }
-        Call::Complete(words) => {
-            commands::complete::complete(&words);
+        Call::Complete { words, described } => {
+            commands::complete::complete(&words, described);
             0
         }
         Call::Command(globals, words) => {

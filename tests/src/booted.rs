@@ -35,6 +35,14 @@ impl Host {
         Some(host)
     }
 
+    /// One with the driver and without anything of ours. As [`Host::boot`].
+    pub fn boot_driver() -> Option<Self> {
+        let mut host = Self::bare()?;
+        let product = product(CgroupDriver::Systemd, false);
+        product.driver_only(&mut host.machine).expect("the driver is installed");
+        Some(host)
+    }
+
     fn bare() -> Option<Self> {
         if std::env::var_os("GPUCTL_FULL").is_none() {
             skip("the booted Debian: ./tests/run --full");

@@ -11,6 +11,7 @@ pub mod hosts;
 pub mod inventory;
 pub mod newer;
 pub mod node;
+pub mod packages;
 pub mod probe;
 pub mod programs;
 pub mod served;

@@ -24,7 +24,13 @@ pub enum Call {
     /// `docker-cli-plugin-metadata`.
     Metadata,
     /// Shell completion of the last word.
-    Complete(Vec<String>),
+    Complete {
+        /// Our words.
+        words: Vec<String>,
+        /// Whether each proposal is to have its description: not for a shell that takes every word that
+        /// it is given for a proposal, as Docker's completion for bash does.
+        described: bool,
+    },
     /// A command with its arguments.
     Command(Globals, Vec<String>),
 }
@@ -69,11 +75,12 @@ pub fn read(words: &[String]) -> Call {
     }
     let (first, second) = (rest.first().map(String::as_str), rest.get(1).map(String::as_str));
     match (first, second) {
-        (Some("__complete" | "__completeNoDesc"), Some(NAME)) => {
-            Call::Complete(rest.get(2..).unwrap_or_default().to_vec())
-        }
-        (Some("__complete" | "__completeNoDesc"), _) => {
-            Call::Complete(rest.get(1..).unwrap_or_default().to_vec())
+        (Some(asked @ ("__complete" | "__completeNoDesc")), next) => {
+            let ours = if next == Some(NAME) { 2 } else { 1 };
+            Call::Complete {
+                words: rest.get(ours..).unwrap_or_default().to_vec(),
+                described: asked == "__complete",
+            }
         }
         (Some("help"), Some(NAME)) => {
             let mut ours = vec!["help".to_owned()];
@@ -121,11 +128,14 @@ mod tests {
 
     #[test]
     fn completion_is_asked_in_either_way() {
-        assert_eq!(call("__complete gpuctl st"), Call::Complete(vec!["st".into()]));
-        assert_eq!(
-            call("__completeNoDesc gpuctl rm tr"),
-            Call::Complete(vec!["rm".into(), "tr".into()])
-        );
+        let asked = |described, words: &[&str]| Call::Complete {
+            words: words.iter().map(|w| (*w).to_owned()).collect(),
+            described,
+        };
+        assert_eq!(call("__complete gpuctl st"), asked(true, &["st"]));
+        assert_eq!(call("__completeNoDesc gpuctl rm tr"), asked(false, &["rm", "tr"]));
+        // As Docker's completion for bash calls a plugin.
+        assert_eq!(call("__completeNoDesc rm tr"), asked(false, &["rm", "tr"]));
     }
 
     #[test]

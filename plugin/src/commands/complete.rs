@@ -9,7 +9,7 @@ use crate::ui;
 const NO_FILES: &str = ":4";
 
 /// Answers for the last of the words. Whatever fails gives no proposals and no message.
-pub fn complete(words: &[String]) {
+pub fn complete(words: &[String], described: bool) {
     let (partial, before) = match words.split_last() {
         Some((partial, before)) => (partial.as_str(), before),
         None => ("", [].as_slice()),
@@ -23,9 +23,14 @@ pub fn complete(words: &[String]) {
         Some(_) => Vec::new(),
     };
     found.retain(|(name, _)| name.starts_with(partial) && !before.contains(name));
-    let mut text: String = found.iter().map(|(name, about)| proposal(name, about)).collect();
-    text.push_str(NO_FILES);
-    ui::print(&text);
+    ui::print(&answer(&found, described));
+}
+
+/// The proposals, and what the shell is to do besides.
+fn answer(found: &[(String, String)], described: bool) -> String {
+    let about = |text| if described { text } else { "" };
+    let lines = found.iter().map(|(name, text)| proposal(name, about(text.as_str())));
+    lines.chain([NO_FILES.to_owned()]).collect()
 }
 
 /// `value<TAB>description`, one a line.
@@ -42,5 +47,17 @@ fn containers() -> Vec<(String, String)> {
             managed.map(|r| (r.name.to_string(), r.status)).collect()
         }
         _ => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn descriptions_are_left_out_where_each_word_would_be_proposed() {
+        let found = [("stop".to_owned(), "Stop containers".to_owned())];
+        assert_eq!(answer(&found, true), "stop\tStop containers\n:4");
+        assert_eq!(answer(&found, false), "stop\n:4");
     }
 }

@@ -12,6 +12,7 @@ mod gpus;
 mod history;
 mod inspect;
 mod logs;
+mod man;
 mod pass;
 mod pause;
 mod ports;
@@ -103,6 +104,7 @@ pub fn main(globals: Globals, words: &[String]) -> u8 {
         "create" => create::words(globals, rest),
         "exec" => exec::words(globals, rest),
         "logs" => logs::words(globals, rest),
+        man::WORD => man::pages(rest),
         _ => parsed(globals, words),
     };
     match outcome {

@@ -20,6 +20,9 @@ pub(super) struct Args {
     /// Take away what setup made
     #[arg(long, group = "level")]
     remove: bool,
+    /// Have systemd read its units anew, so that no container loses a GPU by it: for packages
+    #[arg(long, group = "level", hide = true)]
+    reload_units: bool,
     /// Print the exact changes and make none
     #[arg(long)]
     dry_run: bool,
@@ -43,6 +46,7 @@ pub(super) fn setup(globals: &Globals, args: &Args) -> Result<u8, Failure> {
         (true, ..) => Wanted::Observe,
         (_, true, _) => Wanted::Strict,
         (.., true) => Wanted::Remove,
+        _ if args.reload_units => Wanted::ReloadUnits,
         _ => Wanted::Cooperative,
     };
     let root = args.root.clone();

@@ -41,7 +41,7 @@ pub(super) fn level(seen: &Observed, config: &Config) -> Option<Level> {
 /// Looks at the host.
 pub(crate) fn checks(config: &Config, config_path: &Path, docker: &Docker) -> Vec<Check> {
     let places = places(Path::new("/"), config, config_path);
-    match look::look(config, places, &config.docker.host, Some(docker)) {
+    match look::look(config, places, &config.docker.host, Some(docker), true) {
         Ok(seen) => judge(&seen, config),
         Err(why) => vec![check(LEVEL, Verdict::Problem, why.message, why.hint)],
     }

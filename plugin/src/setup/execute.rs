@@ -121,6 +121,7 @@ impl Doing<'_> {
             Step::Seeds(seeds) => self.seeds(seeds)?,
             Step::Keep(kept) => self.keep(kept)?,
             Step::DaemonReload => return self.daemon_reload(step),
+            Step::Service => return self.service(step),
             Step::Reload { .. } => {}
         }
         ui::lines([step.told()]);
@@ -236,6 +237,19 @@ impl Doing<'_> {
         Ok(())
     }
 
+    /// A service that does not come up again is told, and is no reason to stop: nothing is enforced by it.
+    fn service(&self, step: &Step) -> Result<(), Failure> {
+        let restart = "systemctl try-restart gpuctl.service";
+        if self.places.root != Path::new("/") {
+            return Ok(());
+        }
+        match bounded(Command::new("systemctl").args(["try-restart", "gpuctl.service"])) {
+            Ok(_) => ui::lines([step.told()]),
+            Err(why) => ui::tell(&format!("warning: {restart} {why}")),
+        }
+        Ok(())
+    }
+
     /// Only where no running container would lose its GPUs by it.
     fn daemon_reload(&self, step: &Step) -> Result<(), Failure> {
         let again = "systemctl daemon-reload";
@@ -314,6 +328,7 @@ impl Step {
             Self::Reload { .. } => "reload".into(),
             Self::Keep(_) => "keep".into(),
             Self::DaemonReload => "daemon-reload".into(),
+            Self::Service => "service".into(),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::observed::{Observed, Seen};
 use super::plan::{Plan, Step};
+use crate::engine::api::Failure;
 
 /// A container whose GPUs systemd is told of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +39,27 @@ pub(super) fn reload(seen: &Observed, plan: &mut Plan) {
     plan.steps.push(Step::DaemonReload);
 }
 
+/// What a package does once its units have changed: links first, then as every reload of ours.
+///
+/// # Errors
+/// Where nobody says what runs.
+pub(super) fn units(seen: &Observed) -> Result<Plan, Failure> {
+    if seen.engine.is_none() {
+        return Err(Failure::new("the Engine does not say which containers run and hold GPUs").hint(
+            "once it answers: docker gpuctl setup --reload-units; systemd goes by its old units until then",
+        ));
+    }
+    let mut plan = Plan::default();
+    if !seen.systemd {
+        return Ok(plan);
+    }
+    if !seen.unlinked.is_empty() {
+        plan.steps.push(Step::CharLinks(seen.unlinked.clone()));
+    }
+    reload(seen, &mut plan);
+    Ok(plan)
+}
+
 #[cfg(test)]
 mod tests {
     use gpuctl_ledger::config::Config;
@@ -57,6 +79,21 @@ mod tests {
             _ => None,
         });
         kept.flatten().collect()
+    }
+
+    #[test]
+    fn a_package_has_links_and_gpus_kept_before_units_are_read() {
+        let mut seen = host();
+        seen.engine.as_mut().unwrap().cgroup_version = "2".into();
+        seen.containers = vec![container("web", &[1])];
+        seen.unlinked = vec!["nvidia0".into()];
+        let steps = units(&seen).unwrap().steps;
+        assert!(
+            matches!(steps.as_slice(), [Step::CharLinks(_), Step::Keep(_), Step::DaemonReload]),
+            "{steps:?}"
+        );
+        seen.engine = None;
+        assert!(units(&seen).is_err());
     }
 
     #[test]

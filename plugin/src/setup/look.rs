@@ -38,7 +38,8 @@ const UNITS: [&str; 5] = [
 /// dockerd looks for this before it takes a bare --gpus.
 const HOOK: &str = "nvidia-container-runtime-hook";
 
-/// Looks at everything. `docker` is absent where the Engine does not answer.
+/// Looks at everything. `docker` is absent where the Engine does not answer. The ledger is asked only for
+/// seeding: what takes setup away goes without it, since it may be damaged or out of reach.
 ///
 /// # Errors
 /// Where a file that counts cannot be read, or the Engine breaks off.
@@ -47,6 +48,7 @@ pub(super) fn look(
     mut places: Places,
     host: &str,
     docker: Option<&Docker>,
+    seeding: bool,
 ) -> Result<Observed, Failure> {
     let engine = match docker {
         Some(docker) => Some(docker.info()?),
@@ -66,7 +68,7 @@ pub(super) fn look(
         Some(docker) => containers(config, docker, known)?,
         None => Vec::new(),
     };
-    let leases = leases(config)?;
+    let leases = if seeding { leases(config)? } else { BTreeMap::new() };
     let nvidia_config = places.at("/etc/nvidia-container-runtime/config.toml");
     let record_file = config.paths.state.join(record::FILE);
     let texts = texts(&places, [&nvidia_config, &record_file])?;
@@ -107,6 +109,8 @@ pub(super) fn look(
         stub_elsewhere: hooks.iter().any(|path| *path != stub && !foreign(&path)),
         ctk: find(&search, "nvidia-ctk"),
         cdi: has_cdi(config),
+        packaged: packaged(&places),
+        service: service(&places, "gpuctl").is_some(),
         unlinked: char_nodes
             .iter()
             .filter(|node| !links::is_linked(&config.gpu.dev, node))
@@ -239,6 +243,13 @@ fn service(places: &Places, name: &str) -> Option<Service> {
     let files = units::environment_files(texts.iter().map(|(_, t)| t.as_str()));
     let environment = files.iter().filter_map(|file| text(places.at(file))).collect();
     Some(Service { texts, environment })
+}
+
+/// Whether a package brings the unit and the rule that setup would make.
+fn packaged(places: &Places) -> bool {
+    let call = units::links_call(&places.libexec.join("gpuctl-hook"), &places.config);
+    let has = |path: &PathBuf| read(path).ok().flatten().is_some_and(|text| text.contains(&call));
+    places.packaged_links().iter().all(has)
 }
 
 fn has_cdi(config: &Config) -> bool {

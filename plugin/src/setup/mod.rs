@@ -58,6 +58,8 @@ pub enum Wanted {
     Strict,
     /// `--remove`.
     Remove,
+    /// `--reload-units`: systemd reads its units anew, and no container loses a GPU by it.
+    ReloadUnits,
 }
 
 /// One call of setup.
@@ -112,20 +114,22 @@ pub fn run(call: &Call) -> Result<(), Failure> {
     let docker = Docker::connect(&call.host, DOCKER_LIMIT)?;
     let answers = docker.info();
     let docker = match (&answers, call.wanted) {
-        (Err(_), Wanted::Remove) => None,
+        (Err(_), Wanted::Remove | Wanted::ReloadUnits) => None,
         (Err(why), _) => return Err(why.clone().into()),
         (Ok(_), _) => Some(&docker),
     };
-    let seen = look::look(config, places.clone(), &call.host, docker)?;
+    let seeding = !matches!(call.wanted, Wanted::Remove | Wanted::ReloadUnits);
+    let seen = look::look(config, places.clone(), &call.host, docker, seeding)?;
     let level = match call.wanted {
         Wanted::Observe => Some(Level::Observe),
         Wanted::Cooperative => Some(Level::Cooperative),
         Wanted::Strict => Some(Level::Strict),
-        Wanted::Remove => None,
+        Wanted::Remove | Wanted::ReloadUnits => None,
     };
-    let plan = match level {
-        Some(level) => plan::plan(&seen, config, level)?,
-        None => remove::plan(&seen, config)?,
+    let plan = match (level, call.wanted) {
+        (Some(level), _) => plan::plan(&seen, config, level)?,
+        (None, Wanted::ReloadUnits) => keep::units(&seen)?,
+        (None, _) => remove::plan(&seen, config)?,
     };
     if call.dry_run {
         ui::lines(show::dry_run(&plan));
@@ -136,7 +140,7 @@ pub fn run(call: &Call) -> Result<(), Failure> {
             late(call, &places, docker)?;
         }
     }
-    if plan.steps.is_empty() {
+    if plan.steps.is_empty() && call.wanted != Wanted::ReloadUnits {
         let word = level.map_or("removed", Level::word);
         ui::tell(&format!("nothing to change: {word}"));
     }
@@ -149,7 +153,7 @@ pub fn run(call: &Call) -> Result<(), Failure> {
 /// What was started between the look and the reload has leases too.
 fn late(call: &Call, places: &Places, docker: Option<&Docker>) -> Result<(), Failure> {
     let config = Config::at(&call.config_path).map_err(|e| Failure::new(e.to_string()))?;
-    let seen = look::look(&config, places.clone(), &call.host, docker)?;
+    let seen = look::look(&config, places.clone(), &call.host, docker, true)?;
     let Ok(inventory) = &seen.driver else { return Ok(()) };
     let seeding = seed::seeding(&seen.containers, inventory, &seen.leases);
     if seeding.seeds.is_empty() {

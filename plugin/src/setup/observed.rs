@@ -78,6 +78,12 @@ impl Places {
     pub(super) fn links_rule(&self) -> PathBuf {
         self.at("/etc/udev/rules.d/70-gpuctl-links.rules")
     }
+    /// The same unit and the same rule where a package of ours brings them: what setup makes would count
+    /// before them.
+    pub(super) fn packaged_links(&self) -> [PathBuf; 2] {
+        ["systemd/system/gpuctl-links.service", "udev/rules.d/70-gpuctl-links.rules"]
+            .map(|file| self.at("/usr/lib").join(file))
+    }
 }
 
 /// A service of systemd.
@@ -195,6 +201,10 @@ pub(super) struct Observed {
     pub(super) nvidia_config: PathBuf,
     /// Whether a CDI spec of the GPUs' kind is there.
     pub(super) cdi: bool,
+    /// Whether a package of ours brings unit and rule of the links, for this program and this config.
+    pub(super) packaged: bool,
+    /// Whether gpuctl.service is known to systemd.
+    pub(super) service: bool,
     /// NVIDIA's nodes without their link in /dev/char.
     pub(super) unlinked: Vec<String>,
     /// What the driver says there is.

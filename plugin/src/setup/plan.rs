@@ -68,6 +68,8 @@ pub(super) enum Step {
     Keep(Vec<keep::Kept>),
     /// systemd reads its units anew.
     DaemonReload,
+    /// gpuctl.service, if it runs, begins anew: with the settings as they are now.
+    Service,
 }
 
 /// What a person is to know.
@@ -334,6 +336,11 @@ pub(super) fn plan(seen: &Observed, config: &Config, level: Level) -> Result<Pla
     if services && seen.systemd {
         keep::reload(seen, &mut plan);
     }
+    let config_changes =
+        |step: &Step| matches!(step, Step::File { path, .. } if *path == places.config);
+    if seen.systemd && seen.service && plan.steps.iter().any(config_changes) {
+        plan.steps.push(Step::Service);
+    }
     plan.notes.extend(holes::holes(seen, config, &json, level).into_iter().map(Note::Hole));
     if nvidia {
         image_env(config, level, &mut plan);
@@ -427,6 +434,15 @@ fn char_links(seen: &Observed, plan: &mut Plan) {
     let hook = places.libexec.join("gpuctl-hook");
     if !seen.unlinked.is_empty() {
         plan.steps.push(Step::CharLinks(seen.unlinked.clone()));
+    }
+    if seen.packaged {
+        // What setup made before there was a package would count before what that brings.
+        for path in [places.links_unit(), places.links_rule()] {
+            if seen.text(&path).is_some_and(|text| text.starts_with(units::MARK)) {
+                plan.file(seen, path, None, 0o644, false);
+            }
+        }
+        return;
     }
     let rule = units::links_rule(&hook, &places.config);
     plan.file(seen, places.links_rule(), Some(rule), 0o644, false);

@@ -69,6 +69,8 @@ pub(in super::super) fn host() -> Observed {
         ctk: None,
         nvidia_config: "/etc/nvidia-container-runtime/config.toml".into(),
         cdi: true,
+        packaged: false,
+        service: false,
         unlinked: vec!["nvidia0".into()],
         driver: Ok(inventory(4)),
         inventory: None,
@@ -123,7 +125,7 @@ fn done(seen: &Observed, plan: &Plan) -> Observed {
                 engine.runtimes =
                     json.runtimes().into_iter().map(|r| r.name).chain(["runc".into()]).collect();
             }
-            Step::Keep(_) | Step::DaemonReload => {}
+            Step::Keep(_) | Step::DaemonReload | Step::Service => {}
         }
     }
     seen.record = seen
@@ -440,4 +442,56 @@ fn a_lost_record_changes_nothing_of_what_stands_behind_us() {
         assert_eq!(again.record, seen.record);
         assert_eq!(json(&again).render(), json(&seen).render());
     }
+}
+
+/// What a package brings setup leaves to it, and takes away what an earlier setup made in its place.
+#[test]
+fn unit_and_rule_are_left_to_the_package_that_brings_them() {
+    let mut seen = host();
+    let made = [seen.places.links_unit(), seen.places.links_rule()];
+    let touched = |seen: &Observed| -> Vec<(PathBuf, bool)> {
+        let steps = plan(seen, &Config::default(), Level::Cooperative).unwrap().steps;
+        let ours = |step: &Step| match step {
+            Step::File { path, after, .. } if made.contains(path) => {
+                Some((path.clone(), after.is_some()))
+            }
+            _ => None,
+        };
+        steps.iter().filter_map(ours).collect()
+    };
+    let both = |there: bool| made.clone().map(|path| (path, there)).to_vec();
+    let mut by_hand = touched(&seen);
+    by_hand.sort();
+    let mut all = both(true);
+    all.sort();
+    assert_eq!(by_hand, all);
+    seen.packaged = true;
+    assert_eq!(touched(&seen), []);
+    for path in &made {
+        seen.files.insert(path.clone(), format!("{}\nold\n", units::MARK));
+    }
+    assert_eq!(touched(&seen), both(false));
+    seen.symlinks.insert(seen.places.links_wanted(), "/usr/lib/systemd/system/x".into());
+    let removed = super::super::remove::plan(&seen, &Config::default()).unwrap().steps;
+    assert!(!removed.iter().any(|step| matches!(step, Step::Unlink(_))), "{removed:?}");
+}
+
+/// The service reads its settings once.
+#[test]
+fn the_service_begins_anew_where_the_config_changed() {
+    let mut seen = host();
+    let restarts = |seen: &Observed| {
+        let steps = plan(seen, &Config::default(), Level::Cooperative).unwrap().steps;
+        steps.contains(&Step::Service)
+    };
+    assert!(!restarts(&seen), "there is none");
+    seen.service = true;
+    assert!(restarts(&seen));
+    let steps = plan(&seen, &Config::default(), Level::Cooperative).unwrap().steps;
+    let text = steps.iter().find_map(|step| match step {
+        Step::File { path, after, .. } if *path == seen.places.config => after.clone(),
+        _ => None,
+    });
+    seen.files.insert(seen.places.config.clone(), text.unwrap());
+    assert!(!restarts(&seen), "the config is right already");
 }

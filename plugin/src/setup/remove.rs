@@ -99,8 +99,9 @@ fn files(seen: &Observed, config: &Config, plan: &mut Plan) {
             plan.file(seen, path, None, 0o644, false);
         }
     }
+    // A package's unit stays enabled: it goes with the package.
     let wanted = places.links_wanted();
-    let unit_gone = seen.symlinks.contains_key(&wanted);
+    let unit_gone = seen.symlinks.contains_key(&wanted) && !seen.packaged;
     if unit_gone {
         plan.steps.push(Step::Unlink(wanted));
     }

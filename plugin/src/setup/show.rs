@@ -44,6 +44,7 @@ impl Step {
                 )
             }
             Self::DaemonReload => "had systemd read its units (systemctl daemon-reload)".into(),
+            Self::Service => "restarted gpuctl.service, if it ran, for the new settings".into(),
         }
     }
 
@@ -78,6 +79,7 @@ impl Step {
             }
             Self::Keep(_) => self.told().replacen("told", "tell", 1),
             Self::DaemonReload => "systemctl daemon-reload".into(),
+            Self::Service => "systemctl try-restart gpuctl.service".into(),
         };
         let change = match self {
             Self::File { before, after: Some(after), .. } => {

@@ -70,23 +70,27 @@ pub(super) fn drop_in(path: &str) -> String {
     format!("{MARK}\n[Service]\nEnvironment=\"PATH={}\"\n", path.replace('%', "%%"))
 }
 
+/// What makes the links: a command line.
+pub(super) fn links_call(hook: &Path, config: &Path) -> String {
+    format!("{} links --config {}", hook.display(), config.display())
+}
+
 /// The unit that makes the links of /dev/char at boot.
 pub(super) fn links_unit(hook: &Path, config: &Path) -> String {
     format!(
         "{MARK}\n[Unit]\nDescription=Links of NVIDIA's device nodes in /dev/char\n\
          After=systemd-udevd.service systemd-modules-load.service nvidia-persistenced.service\n\
          Before=docker.service containerd.service\n\n\
-         [Service]\nType=oneshot\nExecStart={} links --config {}\n\n\
+         [Service]\nType=oneshot\nExecStart={}\n\n\
          [Install]\nWantedBy=multi-user.target\n",
-        hook.display(),
-        config.display()
+        links_call(hook, config)
     )
 }
 
 /// The rule that makes them when the driver is loaded. NVIDIA's modules announce no device nodes of
 /// their own: the driver's appearance is all that udev sees.
 pub(super) fn links_rule(hook: &Path, config: &Path) -> String {
-    let run = format!("RUN+=\"{} links --config {}\"", hook.display(), config.display());
+    let run = format!("RUN+=\"{}\"", links_call(hook, config));
     format!(
         "{MARK}\nACTION==\"add\", DEVPATH==\"/bus/pci/drivers/nvidia\", {run}\n\
          ACTION==\"add\", DEVPATH==\"/module/nvidia\", {run}\n\
@@ -109,6 +113,27 @@ mod tests {
             environment_files(["EnvironmentFile=-/etc/default/docker\n"]),
             ["/etc/default/docker"]
         );
+    }
+
+    /// The package's own files do the same as what setup makes where there is no package.
+    #[test]
+    fn the_package_brings_the_same_unit_and_rule() {
+        let paths = [
+            Path::new("/usr/libexec/gpuctl/gpuctl-hook"),
+            Path::new(gpuctl_ledger::config::DEFAULT_PATH),
+        ];
+        let without = |text: &str| {
+            let lines = text.lines().filter(|line| !line.starts_with('#'));
+            lines.collect::<Vec<_>>().join("\n")
+        };
+        let made = [links_unit(paths[0], paths[1]), links_rule(paths[0], paths[1])];
+        let brought = [
+            include_str!("../../../packaging/files/gpuctl-links.service"),
+            include_str!("../../../packaging/files/70-gpuctl-links.rules"),
+        ];
+        for (made, brought) in made.iter().zip(brought) {
+            assert_eq!(without(made), without(brought));
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::machine::{self, is_program};
 use crate::{Doing as _, Machine, Result};
 
 /// Where the tree that stands for `/proc/driver/nvidia` is.
-const PROC: &str = "/var/lib/fake-driver/proc";
+pub const PROC: &str = "/var/lib/fake-driver/proc";
 /// How long one step may take.
 const STEP: Duration = Duration::from_secs(600);
 
@@ -97,24 +97,43 @@ impl Product {
             .map(drop)
     }
 
+    /// Installs the driver alone, for a package that brings all else. [`PROC`] has to be `gpu.proc` then.
+    ///
+    /// # Errors
+    /// When something cannot be put there.
+    pub fn driver_only(&self, machine: &mut Machine) -> Result<()> {
+        let stage = Stage::new(machine.folder().join("stage"))?;
+        self.driver_files(&stage)?;
+        machine.unpack(&stage.tar()?)?;
+        machine
+            .sh("systemd-tmpfiles --create /etc/tmpfiles.d/fake-driver.conf", STEP)?
+            .ok()
+            .map(drop)
+    }
+
     /// The files of the package and of the driver.
     fn package(&self, machine: &Machine) -> Result<Stage> {
         let stage = Stage::new(machine.folder().join("stage"))?;
-        let profile = Profile::read(&self.profile)?;
-        let library = "usr/lib/x86_64-linux-gnu";
         stage.program(&self.programs.hook, "usr/libexec/gpuctl/gpuctl-hook")?;
         stage.program(&self.programs.plugin, "usr/libexec/docker/cli-plugins/docker-gpuctl")?;
+        self.driver_files(&stage)?;
+        let config = format!("{}\n[gpu]\nproc = \"{PROC}\"\n", self.config);
+        stage.text("etc/gpuctl/config.toml", &config)?;
+        stage.text("etc/systemd/system/gpuctl.service", SERVICE)?;
+        Ok(stage)
+    }
+
+    /// The driver's.
+    fn driver_files(&self, stage: &Stage) -> Result<()> {
+        let profile = Profile::read(&self.profile)?;
+        let library = "usr/lib/x86_64-linux-gnu";
         stage.program(&self.programs.nvml, &format!("{library}/libnvidia-ml.so.1"))?;
         let text = fs::read_to_string(&self.profile).doing("read the profile")?;
         stage.text(&format!("{library}/fake-nvml.json"), &text)?;
         files::proc_tree(&stage.path(PROC.trim_start_matches('/'))?, &profile)?;
         let cdi = files::cdi(Path::new("/dev"), &profile);
         stage.text("etc/cdi/nvidia.json", &format!("{cdi:#}\n"))?;
-        stage.text("etc/tmpfiles.d/fake-driver.conf", &nodes(&profile))?;
-        let config = format!("{}\n[gpu]\nproc = \"{PROC}\"\n", self.config);
-        stage.text("etc/gpuctl/config.toml", &config)?;
-        stage.text("etc/systemd/system/gpuctl.service", SERVICE)?;
-        Ok(stage)
+        stage.text("etc/tmpfiles.d/fake-driver.conf", &nodes(&profile))
     }
 
     /// The PATH of dockerd and containerd.
