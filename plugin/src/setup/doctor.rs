@@ -55,7 +55,7 @@ pub(crate) fn leads_through_us(
     runtime: &str,
 ) -> bool {
     let places = places(Path::new("/"), config, config_path);
-    let Ok(seen) = look::look(config, places, &config.docker.host, Some(docker)) else {
+    let Ok(seen) = look::look(config, places, &config.docker.host, Some(docker), false) else {
         return false;
     };
     // That bare containers are only observed changes nothing for those that are managed.
