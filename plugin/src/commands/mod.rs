@@ -5,6 +5,7 @@ mod clone;
 mod commit;
 pub mod complete;
 mod create;
+mod diff;
 mod doctor;
 mod events;
 mod exec;
@@ -21,6 +22,7 @@ mod ps;
 mod rename;
 mod restart;
 mod rm;
+mod rollback;
 mod run;
 mod scale;
 mod serve;
@@ -30,6 +32,7 @@ mod snapshot;
 mod start;
 mod stop;
 mod unpause;
+mod update;
 mod version;
 mod volume;
 
@@ -72,7 +75,10 @@ enum Command {
     Ps(ps::Args),
     Inspect(inspect::Args),
     Scale(scale::Args),
+    Update(Box<update::Args>),
+    Rollback(rollback::Args),
     History(history::Args),
+    Diff(diff::Args),
     Clone(clone::Args),
     Snapshot(snapshot::Args),
     Prune(prune::Args),
@@ -157,6 +163,9 @@ fn parsed(globals: Globals, words: &[String]) -> Result<u8, Failure> {
         Command::Ps(args) => ps::ps(&Session::open(&globals)?, &args),
         Command::Inspect(args) => inspect::inspect(&Session::open(&globals)?, args),
         Command::Scale(args) => scale::scale(&Session::open(&globals)?, args),
+        Command::Update(args) => update::update(&Session::open(&globals)?, *args),
+        Command::Rollback(args) => rollback::rollback(&Session::open(&globals)?, args),
+        Command::Diff(args) => diff::diff(&Session::open(&globals)?, args),
         Command::History(args) => history::history(&Session::open(&globals)?, args),
         Command::Gpus(args) => gpus::gpus(&Session::open(&globals)?, &args),
         Command::Events(args) => events::events(&Session::open(&globals)?, &args),
@@ -198,7 +207,7 @@ mod tests {
         for name in ["run", "create", "start", "stop", "restart", "rm", "ps", "inspect", "scale"] {
             assert!(names().iter().any(|(n, about)| n == name && !about.is_empty()), "{name}");
         }
-        assert_eq!(names().len(), 27);
+        assert_eq!(names().len(), 31);
     }
 
     #[test]

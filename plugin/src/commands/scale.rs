@@ -3,7 +3,8 @@
 use gpuctl_ledger::model::GpuRequest;
 
 use super::session::{Session, odd};
-use crate::engine::api::{Answer, Failure, Request};
+use crate::change::Change;
+use crate::engine::api::{Answer, ChangeRequest, Failure, How, Request};
 use crate::ui;
 
 /// Give a container more GPUs, fewer, others, or none; its processes restart, its files stay
@@ -15,9 +16,30 @@ pub(super) struct Args {
     /// count=2,memory>=40GB,name=A100
     #[arg(long, value_name = "N")]
     gpus: GpuRequest,
+    #[command(flatten)]
+    how: HowArgs,
+}
+
+pub(super) fn scale(session: &Session, args: Args) -> Result<u8, Failure> {
+    let change = Change { gpus: Some(args.gpus), ..Change::default() };
+    let how = args.how.how();
+    let dry_run = how.dry_run;
+    let request = ChangeRequest { name: args.name, change, how };
+    tell(session, Request::Change(Box::new(request)), dry_run)
+}
+
+/// How a change is made.
+#[derive(Debug, clap::Args)]
+pub(super) struct HowArgs {
     /// Only show what would be done
     #[arg(long)]
     dry_run: bool,
+    /// By a new container, with the files of the one before, which is kept
+    #[arg(long)]
+    replace: bool,
+    /// Keep the files as they are now as those of this version first
+    #[arg(long)]
+    snapshot: bool,
     /// Seconds to wait for its processes before they are killed; the container's own setting when not given
     #[arg(
         short = 't',
@@ -29,23 +51,28 @@ pub(super) struct Args {
     timeout: Option<i32>,
 }
 
-pub(super) fn scale(session: &Session, args: Args) -> Result<u8, Failure> {
-    let request = Request::Scale {
-        name: args.name,
-        gpus: args.gpus,
-        timeout: args.timeout,
-        dry_run: args.dry_run,
-    };
-    let answer = if args.dry_run {
-        session.look(request)?
-    } else {
-        session.change(request, &mut session.terminal())?
+impl HowArgs {
+    pub(super) fn how(&self) -> How {
+        How {
+            timeout: self.timeout,
+            dry_run: self.dry_run,
+            replace: self.replace,
+            snapshot: self.snapshot,
+        }
+    }
+}
+
+/// Has a change made, or its plan, and shows what came of it.
+pub(super) fn tell(session: &Session, request: Request, dry_run: bool) -> Result<u8, Failure> {
+    let answer = match dry_run {
+        true => session.look(request)?,
+        false => session.change(request, &mut session.terminal())?,
     };
     match answer {
         Answer::Plan { steps } => ui::lines(steps),
-        Answer::Scaled { docker_name, summary, .. } => {
-            ui::tell(&summary);
-            ui::lines([docker_name.as_str()]);
+        Answer::Changed(changed) => {
+            ui::tell(&changed.summary);
+            ui::lines([changed.docker_name.as_str()]);
         }
         _ => return Err(odd()),
     }

@@ -223,6 +223,16 @@ impl Docker {
         self.typed(self.limit, |d| async move { d.unpause_container(&name).await })
     }
 
+    /// Changes limits and restart policy of a container, running or not: the body as Docker's API has it.
+    ///
+    /// # Errors
+    /// [`DockerError`].
+    pub fn update(&self, id_or_name: &str, body: &Value) -> Result<(), DockerError> {
+        let name = checked(id_or_name)?;
+        let path = format!("/containers/{name}/update");
+        self.raw("POST", &path, Some(body), self.limit).map(drop)
+    }
+
     /// Creates a container like the one that `recorded` is the inspect of, with these changes.
     ///
     /// # Errors
@@ -279,12 +289,21 @@ impl Docker {
     /// # Errors
     /// [`DockerError`].
     pub fn image_id(&self, reference: &str) -> Result<Option<String>, DockerError> {
+        let image = self.image(reference)?;
+        Ok(image.and_then(|i| i.get("Id").and_then(Value::as_str).map(str::to_owned)))
+    }
+
+    /// What inspect shows of an image; `None` when it is not here.
+    ///
+    /// # Errors
+    /// [`DockerError`].
+    pub fn image(&self, reference: &str) -> Result<Option<Value>, DockerError> {
         let plain = |b: u8| b.is_ascii_alphanumeric() || b"._/:@-".contains(&b);
         if reference.is_empty() || reference.contains("..") || !reference.bytes().all(plain) {
             return Ok(None);
         }
         match self.raw("GET", &format!("/images/{reference}/json"), None, self.limit) {
-            Ok(image) => Ok(image.get("Id").and_then(Value::as_str).map(str::to_owned)),
+            Ok(image) => Ok(Some(image)),
             Err(e) if e.is_not_found() => Ok(None),
             Err(e) => Err(e),
         }

@@ -11,7 +11,11 @@ use serde_json::Value;
 
 mod more;
 
+pub use super::api_change::{
+    ChangeRequest, Changed, Diff, DiffRequest, Files, How, RollbackRequest,
+};
 pub use super::api_volume::{VolumeAnswer, VolumeRequest};
+use crate::change::Difference;
 pub use more::{
     AdoptRequest, AutoPort, CloneRequest, CommitRequest, MoreAnswer, MoreRequest, PortRow,
     PruneRequest, PruneRow,
@@ -53,17 +57,12 @@ pub enum Request {
         /// Its history too.
         history: bool,
     },
-    /// scale.
-    Scale {
-        /// As for start.
-        name: String,
-        /// The new set or number.
-        gpus: GpuRequest,
-        /// As for stop.
-        timeout: Option<i32>,
-        /// Only tell what would be done.
-        dry_run: bool,
-    },
+    /// update and scale.
+    Change(Box<ChangeRequest>),
+    /// rollback.
+    Rollback(RollbackRequest),
+    /// diff.
+    Diff(DiffRequest),
     /// A run with --rm has come to its end: what it left is forgotten, if Docker has it no more.
     Ended {
         /// Its name.
@@ -219,16 +218,11 @@ pub enum Answer {
         /// Not done.
         failed: Vec<Failure>,
     },
-    /// Of scale.
-    Scaled {
-        /// Its name.
-        name: ContainerName,
-        /// Its name in Docker now.
-        docker_name: DockerName,
-        /// For stderr.
-        summary: String,
-    },
-    /// Of scale --dry-run: one step a line, in order.
+    /// Of update, scale and rollback.
+    Changed(Changed),
+    /// Of diff.
+    Diff(Diff),
+    /// Of --dry-run: one step a line, in order.
     Plan {
         /// For stdout.
         steps: Vec<String>,
@@ -416,6 +410,12 @@ pub struct HistoryRow {
     pub gpus: GpuRequest,
     /// Its image.
     pub image: String,
+    /// How it came to be.
+    pub how: Option<gpuctl_ledger::model::How>,
+    /// In what it differs from the one before.
+    pub changes: Vec<Difference>,
+    /// Where its files can be had.
+    pub files: Files,
 }
 
 /// One check of doctor.

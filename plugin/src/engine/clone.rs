@@ -21,8 +21,8 @@ use serde::{Deserialize, Serialize};
 use super::api::{Answer, CloneRequest, Event, Failure, Front, MoreAnswer};
 use super::context::Context;
 use super::create::{Data as Created, OPERATION_LABEL, keep_copy};
+use super::in_place::words;
 use super::journal::{self, Journal};
-use super::scale::words;
 use super::{ending, lifecycle, names, ports, snapshot, supply, undo_create, version};
 use crate::docker::{Changes, Inspect};
 
@@ -261,7 +261,7 @@ fn record(
 
 /// Where the new one's files are to lie. With containerd's image store that is known once it was mounted:
 /// its start, which our runtime refuses, notes it.
-fn target(
+pub(super) fn target(
     ctx: &Context,
     id: &ContainerId,
     shown: &Inspect,
@@ -285,7 +285,7 @@ fn target(
 }
 
 /// Takes out what mounting has left there: mount points, all of them empty.
-fn emptied(folder: &Path) -> Result<(), Failure> {
+pub(super) fn emptied(folder: &Path) -> Result<(), Failure> {
     let cleared = std::fs::read_dir(folder).and_then(|entries| {
         for entry in entries {
             let entry = entry?;

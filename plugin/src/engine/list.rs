@@ -6,7 +6,7 @@ use gpuctl_ledger::grant::observe;
 use gpuctl_ledger::ledger::At;
 use gpuctl_ledger::model::{
     Binding, ContainerId, ContainerRecord, DockerName, Gpu, Health, Inventory, LeaseState, Part,
-    Piece, Place, Timestamp, Unit, VersionRecord,
+    Piece, Place, Timestamp, Unit,
 };
 use gpuctl_ledger::node::refused::{self, RefusedStart};
 use gpuctl_ledger::rules::allocate::Judged;
@@ -14,7 +14,7 @@ use gpuctl_ledger::rules::liveness::Life;
 use gpuctl_ledger::rules::retry::due;
 use serde_json::{Value, json};
 
-use super::api::{Answer, Failure, GpuRow, HistoryRow, PsRow, RefusedRow};
+use super::api::{Answer, Failure, GpuRow, PsRow, RefusedRow};
 use super::context::Context;
 use super::look::{On, Seen, strangers_words};
 use super::{lifecycle, names, retry, watch};
@@ -240,37 +240,4 @@ pub(super) fn inspect(ctx: &Context, names: &[String]) -> Result<Answer, Failure
         }));
     }
     Ok(Answer::Inspect(objects))
-}
-
-/// history.
-///
-/// # Errors
-/// When there is no such container.
-pub(super) fn history(ctx: &Context, name: &str) -> Result<Answer, Failure> {
-    // An older version's name is as good here as the current one's.
-    let record = match DockerName::split(name) {
-        Some((base, _)) if names::record(ctx, name).is_err() => names::record(ctx, base.as_str())?,
-        _ => names::record(ctx, name)?,
-    }
-    .record;
-    let versions: Vec<At<VersionRecord>> =
-        ctx.ledger.list(&ctx.ledger.keys().versions(&record.name))?;
-    let rows = versions
-        .into_iter()
-        .map(|at| at.record)
-        .map(|v| HistoryRow {
-            current: v.version == record.version && record.container.is_some(),
-            version: v.version,
-            at: v.at,
-            by: v.by,
-            why: v.why,
-            gpus: v.gpus,
-            image: image(&v.spec),
-        })
-        .collect();
-    Ok(Answer::History(rows))
-}
-
-fn image(spec: &Value) -> String {
-    spec.pointer("/Config/Image").and_then(Value::as_str).unwrap_or_default().to_owned()
 }

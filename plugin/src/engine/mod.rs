@@ -5,8 +5,10 @@
 
 mod adopt;
 pub mod api;
+mod api_change;
 pub mod api_volume;
 mod bypass;
+mod change;
 mod clone;
 mod commit;
 mod context;
@@ -14,6 +16,8 @@ mod create;
 mod doctor;
 mod ending;
 mod events;
+mod history;
+mod in_place;
 mod journal;
 mod kept;
 mod leftovers;
@@ -30,15 +34,17 @@ mod reconcile;
 mod recover;
 mod remove;
 mod rename;
+mod replace;
 mod retry;
-mod scale;
+mod rollback;
 mod sharing;
 mod snapshot;
 mod supply;
 mod tail;
 mod under_way;
 mod undo_create;
-mod undo_scale;
+mod undo_in_place;
+mod undo_replace;
 mod version;
 mod volume;
 mod watch;
@@ -66,9 +72,9 @@ pub fn perform(ctx: &Context, request: Request, front: &mut dyn Front) -> Result
             let how = remove::How { force, volumes, history };
             remove::remove(ctx, &names, how, front)
         }
-        Request::Scale { name, gpus, timeout, dry_run } => {
-            scale::scale(ctx, &name, &gpus, timeout, dry_run, front)
-        }
+        Request::Change(request) => change::change(ctx, &request, front),
+        Request::Rollback(request) => rollback::rollback(ctx, &request, front),
+        Request::Diff(request) => history::diff(ctx, &request),
         Request::Ended { name, id } => {
             let forgotten = remove::forget_ended(ctx, &name, &id)?;
             let done = forgotten.then(|| name.to_string()).into_iter().collect();
@@ -77,7 +83,7 @@ pub fn perform(ctx: &Context, request: Request, front: &mut dyn Front) -> Result
         Request::Ps { all } => list::ps(ctx, all),
         Request::Gpus => list::gpus(ctx),
         Request::Inspect { names } => list::inspect(ctx, &names),
-        Request::History { name } => list::history(ctx, &name),
+        Request::History { name } => history::history(ctx, &name),
         Request::Resolve { name } => {
             let found = names::existing(ctx, &name)?;
             Ok(Answer::Resolved { docker_name: found.docker_name, id: found.id })

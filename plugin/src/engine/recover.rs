@@ -7,7 +7,9 @@ use gpuctl_ledger::model::{Operation, OperationKind};
 use super::api::Failure;
 use super::context::Context;
 use super::journal::Journal;
-use super::{adopt, clone, prune, remove, rename, snapshot, undo_create, undo_scale};
+use super::{
+    adopt, clone, prune, remove, rename, snapshot, undo_create, undo_in_place, undo_replace,
+};
 
 /// Finishes or undoes it; says which.
 ///
@@ -18,15 +20,14 @@ pub(super) fn recover(ctx: &Context, operation: &At<Operation>) -> Result<String
     let name = operation.record.name.clone();
     let ended = match operation.record.kind {
         OperationKind::Run => undo_create::recover(ctx, journal),
-        OperationKind::Scale => undo_scale::recover(ctx, journal),
+        OperationKind::Scale | OperationKind::Update => undo_in_place::recover(ctx, journal),
+        OperationKind::Replace => undo_replace::recover(ctx, journal),
         OperationKind::Remove => remove::recover(ctx, journal),
         OperationKind::Adopt => adopt::recover(ctx, journal),
         OperationKind::Clone => clone::recover(ctx, journal),
         OperationKind::Snapshot => snapshot::recover(ctx, journal),
         OperationKind::Prune => prune::recover(ctx, journal),
         OperationKind::Rename => rename::recover(ctx, journal),
-        kind => Err(Failure::new(format!("this version does no {}", kind.word()))
-            .hint("upgrade docker-gpuctl on this host")),
     };
     ended.map_err(|why| {
         let hint = why.hint.clone();

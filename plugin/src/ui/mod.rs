@@ -19,7 +19,7 @@ pub use human::{ago, mebibytes};
 pub use ports::ports;
 pub use prune::prune;
 pub use table::{Table, visible};
-pub use views::{Format, checks, decision, gpus, history, inspect, links, ps, version};
+pub use views::{Format, checks, decision, diff, gpus, history, inspect, links, ps, version};
 pub use volumes::{backends, volume_history, volumes};
 
 /// The exit code of a program that wrote to a reader who had gone: that of SIGPIPE.

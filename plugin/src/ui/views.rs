@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{Table, ago, mebibytes};
-use crate::engine::api::{Check, GpuRow, HistoryRow, PsRow, Verdict, VersionInfo};
+use crate::engine::api::{Check, Diff, Files, GpuRow, HistoryRow, PsRow, Verdict, VersionInfo};
 
 /// How rows are shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -144,6 +144,31 @@ pub fn links(rows: &[GpuRow]) -> String {
     table.to_string()
 }
 
+/// diff.
+pub fn diff(diff: &Diff, format: Format) -> String {
+    if format == Format::Json {
+        return json_lines(std::iter::once(json!({
+            "name": diff.name, "from": diff.from, "to": diff.to, "differences": diff.differences,
+        })));
+    }
+    let mut table =
+        Table::new(&["FIELD", &format!("VERSION {}", diff.from), &format!("VERSION {}", diff.to)]);
+    for d in &diff.differences {
+        table.row(vec![d.field.clone(), or_dash(d.before.as_deref()), or_dash(d.after.as_deref())]);
+    }
+    table.to_string()
+}
+
+/// Where a version's files are, in a table.
+fn kept(files: &Files) -> String {
+    match files {
+        Files::Current => "current".into(),
+        Files::Container => "container".into(),
+        Files::Snapshot { bytes } => format!("snapshot {bytes}"),
+        Files::None => "-".into(),
+    }
+}
+
 /// history.
 pub fn history(rows: &[HistoryRow], format: Format, quiet: bool, now: Timestamp) -> String {
     if quiet {
@@ -153,11 +178,12 @@ pub fn history(rows: &[HistoryRow], format: Format, quiet: bool, now: Timestamp)
         return json_lines(rows.iter().map(|r| {
             json!({
                 "version": r.version, "current": r.current, "at": r.at, "by": r.by, "why": r.why,
-                "gpus": r.gpus.to_string(), "image": r.image,
+                "gpus": r.gpus.to_string(), "image": r.image, "how": r.how, "changes": r.changes,
+                "files": r.files,
             })
         }));
     }
-    let mut table = Table::new(&["VERSION", "CREATED", "BY", "GPUS", "IMAGE", "CHANGE"]);
+    let mut table = Table::new(&["VERSION", "CREATED", "BY", "GPUS", "IMAGE", "FILES", "CHANGE"]);
     for r in rows {
         table.row(vec![
             format!("{}{}", r.version, if r.current { " *" } else { "" }),
@@ -165,6 +191,7 @@ pub fn history(rows: &[HistoryRow], format: Format, quiet: bool, now: Timestamp)
             or_dash(r.by.as_deref()),
             r.gpus.to_string(),
             r.image.clone(),
+            kept(&r.files),
             r.why.clone(),
         ]);
     }

@@ -63,7 +63,7 @@ pub(super) fn watched<T>(front: &mut dyn Front, act: impl FnOnce(GivenUp<'_>) ->
 ///
 /// # Errors
 /// [`Failure`]; what was copied until then is the caller's to remove.
-pub(super) fn copy(
+pub(in crate::engine) fn copy(
     from: &Path,
     to: &Path,
     no_verify: bool,

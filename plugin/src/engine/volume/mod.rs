@@ -3,7 +3,7 @@
 
 mod adopt;
 mod compare;
-mod copy;
+pub(super) mod copy;
 mod create;
 mod find;
 mod in_place;

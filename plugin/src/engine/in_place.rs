@@ -1,5 +1,5 @@
-//! scale, in place: claim, set the binding, restart, rename. The runtime injects the new set;
-//! nothing is copied.
+//! A change in place: claim, set the binding, Docker's update, restart, rename. The runtime injects
+//! the new set of GPUs; nothing is copied. Without other GPUs nothing is restarted.
 //!
 //! Steps of the journal: `claim` (undone: the binding and the leases are put back), `restart` (of a
 //! running container: stopped, renamed, started) and `rename` (name and records), both finished,
@@ -15,14 +15,15 @@ use gpuctl_ledger::model::{
 use gpuctl_ledger::node::notes;
 use gpuctl_ledger::store::Outcome;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use super::api::{Answer, Event, Failure, Front};
+use super::api::Failure;
 use super::context::Context;
 use super::create::keep_copy;
-use super::journal::{self, Journal};
-use super::names::{self, Found};
-use super::undo_scale::{Started, removed, undo, was_removed};
-use super::{ending, lifecycle, supply, version};
+use super::ending;
+use super::journal::Journal;
+use super::names::Found;
+use super::undo_in_place::{Started, removed, undo, was_removed};
 use crate::docker::Inspect;
 
 /// What finishing and undoing need.
@@ -37,105 +38,18 @@ pub(super) struct Data {
     pub(super) gpus: GpuRequest,
     /// The leases before, by unit and token: what undoing puts back.
     pub(super) held: Vec<(Unit, Token)>,
+    /// Whether it ran, and so is restarted with other GPUs.
     pub(super) was_running: bool,
     /// When Docker last started it before the change.
     pub(super) started_at: String,
     pub(super) timeout: Option<i32>,
     pub(super) by: Option<String>,
-}
-
-/// Scales a container.
-///
-/// # Errors
-/// [`Failure`]; then it has the GPUs that it had.
-pub(super) fn scale(
-    ctx: &Context,
-    name: &str,
-    gpus: &GpuRequest,
-    timeout: Option<i32>,
-    dry_run: bool,
-    front: &mut dyn Front,
-) -> Result<Answer, Failure> {
-    let lock = journal::lock_named(ctx, name, front)?;
-    let found = names::existing(ctx, name)?;
-    lock.is_of(&found.record.record.name)?;
-    let shown = lifecycle::shown(ctx, &found)?;
-    let binding = ctx.ledger.binding(&found.id)?.ok_or_else(|| {
-        Failure::new(format!("{} has no binding in the ledger", found.docker_name))
-            .hint("docker gpuctl doctor --fix mends what can be mended")
-    })?;
-    if shown.auto_remove() {
-        return Err(Failure::new(format!(
-            "{} was run with --rm: Docker removes it when it stops, and scaling restarts it",
-            found.docker_name
-        ))
-        .hint("run it anew with the GPUs that it needs"));
-    }
-    if binding.record.gpus == *gpus {
-        let summary =
-            format!("{} has {} already: nothing to do", found.record.record.name, words(gpus));
-        return Ok(scaled(&found, found.docker_name.clone(), summary));
-    }
-    // A dry run decides nothing.
-    let told = (!dry_run).then(|| front.user());
-    let running = shown.running();
-    if running {
-        check_patience(&found, &shown, timeout)?;
-        check_claim(ctx, &found, &binding.record, gpus, told)?;
-    } else if let Some(refusal) = supply::ever(ctx, gpus)? {
-        if let Some(user) = told {
-            supply::tell_refused(ctx, Some(&found.id), found.docker_name.as_str(), user, &refusal);
-        }
-        return Err(refusal.into());
-    }
-    let to = found.record.record.version.next();
-    let new_name = DockerName::of(&found.record.record.name, to);
-    if ctx.docker()?.inspect(new_name.as_str())?.is_some() {
-        return Err(Failure::new(format!("Docker has a container {new_name} already"))
-            .hint(format!("docker rename {new_name} to something else, or remove it")));
-    }
-    let steps = plan(&found, &binding.record.gpus, gpus, running, &new_name, timeout);
-    if dry_run {
-        return Ok(Answer::Plan { steps });
-    }
-    if running {
-        let text = format!("processes in {} restart", found.docker_name);
-        front.event(Event::Warning { text });
-    }
-    let held = held(&ctx.ledger, &found.id)?;
-    let data = Data {
-        id: found.id.clone(),
-        from: found.record.record.version,
-        to,
-        before: binding.record.clone(),
-        gpus: gpus.clone(),
-        held: held.iter().map(|l| (l.unit.clone(), l.token.clone())).collect(),
-        was_running: running,
-        started_at: shown.started_at().unwrap_or_default().to_owned(),
-        timeout,
-        by: front.user(),
-    };
-    version::check(&version_record(&found.record.record.name, &data, &shown), false)?;
-    let journal = Journal::begin(
-        ctx,
-        &found.record.record.name,
-        OperationKind::Scale,
-        front.user(),
-        "claim",
-        &data,
-    )?;
-    execute(ctx, journal, &data, &found, binding)?;
-    let summary = format!(
-        "{}: {} -> {}, now {new_name}",
-        found.record.record.name,
-        words(&data.before.gpus),
-        words(gpus)
-    );
-    Ok(scaled(&found, new_name, summary))
-}
-
-fn scaled(found: &Found, docker_name: DockerName, summary: String) -> Answer {
-    Answer::Scaled { name: found.record.record.name.clone(), docker_name, summary }
+    /// The bodies of Docker's update, and of the one that takes it back.
+    #[serde(default)]
+    pub(super) update: Option<(Value, Value)>,
+    /// In words: `scale 3 -> 5 GPUs`.
+    #[serde(default)]
+    pub(super) why: String,
 }
 
 pub(super) fn words(gpus: &GpuRequest) -> String {
@@ -154,88 +68,34 @@ pub(super) fn words(gpus: &GpuRequest) -> String {
     }
 }
 
-/// What will be done, in order: what `--dry-run` prints.
-fn plan(
-    found: &Found,
-    before: &GpuRequest,
-    after: &GpuRequest,
-    running: bool,
-    new_name: &DockerName,
-    timeout: Option<i32>,
-) -> Vec<String> {
-    let name = &found.docker_name;
-    let mut steps = vec![format!("change {name} in place: {} -> {}", words(before), words(after))];
-    if running {
-        if !after.is_none() {
-            steps.push(
-                "claim what it needs beyond what it holds; it keeps running meanwhile".into(),
-            );
-        }
-        let grace = timeout.map_or_else(|| "its own".to_owned(), |s| format!("{s} s"));
-        steps.push(format!(
-            "restart {name} (stop grace: {grace}): its processes restart, its files stay"
-        ));
-        steps.push("give back what it no longer holds".into());
-    } else {
-        steps.push("set the number for its next start: it is stopped, and claims then".into());
-    }
-    steps.push(format!("rename {name} to {new_name} and record the version"));
-    steps
-}
-
-fn held(ledger: &Ledger, id: &ContainerId) -> Result<Vec<Lease>, LedgerError> {
+/// The leases that a container holds.
+///
+/// # Errors
+/// The ledger's.
+pub(super) fn held(ledger: &Ledger, id: &ContainerId) -> Result<Vec<Lease>, LedgerError> {
     let leases = ledger.leases()?;
     Ok(leases.into_values().map(|at| at.record).filter(|l| l.holder.container == *id).collect())
 }
 
-/// Refuses to wait for processes without an end: nobody else could change the container meanwhile.
-fn check_patience(found: &Found, shown: &Inspect, timeout: Option<i32>) -> Result<(), Failure> {
-    let name = &found.docker_name;
-    let message = match timeout {
-        Some(seconds) if seconds < 0 => format!(
-            "--timeout {seconds} is to wait for the processes in {name} without an end, and scale does not"
-        ),
-        None if shown.stop_timeout() < 0 => {
-            format!(
-                "{name} was run with a --stop-timeout that has no end, and scale waits for none"
-            )
-        }
-        _ => return Ok(()),
-    };
-    Err(Failure::new(message)
-        .hint("--timeout 600 waits ten minutes before it kills; --timeout 0 does not wait")
-        .code(2))
-}
-
-/// `told`: whether a refusal is written down, and as whose.
-fn check_claim(
+/// Changes the container; then it is at the new version, and where that fails as it was.
+///
+/// # Errors
+/// As said.
+pub(super) fn execute(
     ctx: &Context,
-    found: &Found,
-    binding: &Binding,
-    gpus: &GpuRequest,
-    told: Option<Option<String>>,
-) -> Result<(), Failure> {
-    let Some(refusal) = supply::now(ctx, Some(&found.id), gpus, &binding.last)? else {
-        return Ok(());
-    };
-    if let Some(user) = told {
-        supply::tell_refused(ctx, Some(&found.id), found.docker_name.as_str(), user, &refusal);
-    }
-    let kept = format!("{} keeps running with {}", found.docker_name, words(&binding.gpus));
-    Err(Failure::new(refusal.headline)
-        .details(refusal.rows)
-        .hint(format!("{kept}; {}", refusal.hint)))
-}
-
-fn execute(
-    ctx: &Context,
-    mut journal: Journal,
     data: &Data,
     found: &Found,
     binding: At<Binding>,
 ) -> Result<(), Failure> {
+    let kind =
+        if binding.record.gpus == data.gpus { OperationKind::Update } else { OperationKind::Scale };
+    let name = &found.record.record.name;
+    let mut journal = Journal::begin(ctx, name, kind, data.by.clone(), "claim", data)?;
     let claimed = claim(ctx, &journal.operation.token, data, found, binding);
     let restarted = claimed.and_then(|()| {
+        if let Some((update, _)) = &data.update {
+            ctx.docker()?.update(data.id.as_str(), update)?;
+        }
         journal.step(ctx, "restart", data, Batch::new())?;
         if data.was_running {
             let name = &found.record.record.name;
@@ -368,7 +228,7 @@ pub(super) fn finish(ctx: &Context, journal: Journal) -> Result<bool, Failure> {
     Entry::new(Decision::Rebound, data.id.as_str(), new_name.as_str())
         .user(data.by.clone().or(data.before.owner.clone()))
         .gpus(&units.unwrap_or_default())
-        .why(format!("scale {} -> {}", words(&data.before.gpus), words(&data.gpus)))
+        .why(&data.why)
         .write(&ctx.config);
     ending::settle(ctx, &data.id);
     Ok(true)
@@ -382,7 +242,7 @@ fn gone(ctx: &Context, journal: Journal, data: &Data) -> Result<bool, Failure> {
 }
 
 /// The record of the version that a scale makes.
-fn version_record(name: &ContainerName, data: &Data, shown: &Inspect) -> VersionRecord {
+pub(super) fn version_record(name: &ContainerName, data: &Data, shown: &Inspect) -> VersionRecord {
     VersionRecord {
         schema: SCHEMA,
         name: name.clone(),
@@ -391,7 +251,7 @@ fn version_record(name: &ContainerName, data: &Data, shown: &Inspect) -> Version
         gpus: data.gpus.clone(),
         at: Timestamp::now(),
         by: data.by.clone(),
-        why: format!("scale {} -> {} GPUs", data.before.gpus, data.gpus),
+        why: data.why.clone(),
         how: Some(How::InPlace),
         layer: None,
         spec: shown.creation(),

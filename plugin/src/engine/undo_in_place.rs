@@ -1,4 +1,4 @@
-//! The end of a scale that failed or was broken off: undone, or done.
+//! The end of a change in place that failed or was broken off: undone, or done.
 
 use std::time::{Duration, Instant};
 
@@ -12,8 +12,8 @@ use super::api::Failure;
 use super::context::Context;
 use super::create::keep_copy;
 use super::ending;
+use super::in_place::{Data, again, finish, words};
 use super::journal::Journal;
-use super::scale::{Data, again, finish, words};
 use crate::docker::Inspect;
 
 /// The longest that whoever ends a broken-off change waits for processes before it kills them,
@@ -57,6 +57,12 @@ pub(super) fn undo(
     let shown = docker.inspect(data.id.as_str())?;
     let restarted = shown.as_ref().is_some_and(|s| has_restarted(s, &data));
     let runs = shown.as_ref().is_some_and(Inspect::running);
+    if let Some((_, back)) = data.update.as_ref().filter(|_| shown.is_some()) {
+        match docker.update(data.id.as_str(), back) {
+            Err(_) if was_removed(ctx, &data.id)? => {}
+            updated => updated?,
+        }
+    }
     let old_runs = runs && !restarted;
     if runs && restarted {
         // It may have GPUs that it is to give back: first it goes, then they are free.
@@ -111,7 +117,7 @@ pub(super) fn undo(
                 Entry::new(Decision::Released, data.id.as_str(), name.as_str())
                     .user(data.by.clone().or(data.before.owner.clone()))
                     .gpus(&freed)
-                    .why("its scale was undone")
+                    .why("its change was undone")
                     .write(&ctx.config);
             }
             break;
@@ -188,11 +194,14 @@ fn has_restarted(shown: &Inspect, data: &Data) -> bool {
 pub(super) fn recover(ctx: &Context, mut journal: Journal) -> Result<String, Failure> {
     let mut data: Data = journal.data()?;
     let name = journal.operation.name.clone();
-    let what = format!(
-        "an earlier scale of {name} from {} to {}",
-        words(&data.before.gpus),
-        words(&data.gpus)
-    );
+    let what = match &data.update {
+        Some(_) => format!("an earlier change of {name} ({})", data.why),
+        None => format!(
+            "an earlier scale of {name} from {} to {}",
+            words(&data.before.gpus),
+            words(&data.gpus)
+        ),
+    };
     let Some(shown) = ctx.docker()?.inspect(data.id.as_str())? else {
         // Removed meanwhile: nothing is left to be scaled.
         ending::release_dead(ctx, &data.id, &[])?;

@@ -1,0 +1,93 @@
+//! rollback: a new version with the spec of an older one.
+
+use std::path::PathBuf;
+
+use gpuctl_ledger::model::{ContainerId, Version, VersionRecord};
+
+use super::api::{Answer, Failure, Front, RollbackRequest};
+use super::context::Context;
+use super::{change, kept, replace, snapshot};
+
+/// Brings a container to what it was at an older version.
+///
+/// # Errors
+/// [`Failure`]; then it is as it was, or the failure says what is not.
+pub(super) fn rollback(
+    ctx: &Context,
+    request: &RollbackRequest,
+    front: &mut dyn Front,
+) -> Result<Answer, Failure> {
+    if request.how.snapshot && !request.how.dry_run {
+        let _ = snapshot::snapshot(ctx, &request.name, front)?;
+    }
+    let subject = change::subject(ctx, &request.name, front)?;
+    let name = subject.found.record.record.name.clone();
+    let current = subject.found.record.record.version;
+    let versions = kept::versions(ctx, &name)?;
+    let wanted = match request.version {
+        Some(version) => version,
+        None => before(&versions, current).ok_or_else(|| {
+            Failure::new(format!("{name} has no version before {current}"))
+                .hint(format!("docker gpuctl history {name} shows them"))
+        })?,
+    };
+    let record = versions.iter().find(|v| v.version == wanted).ok_or_else(|| {
+        Failure::new(format!("{name} has no version {wanted}"))
+            .hint(format!("docker gpuctl history {name} shows them"))
+    })?;
+    if record.spec.is_null() {
+        return Err(Failure::new(format!("of version {wanted} of {name} no spec was kept"))
+            .hint(format!("docker gpuctl history {name} shows the others")));
+    }
+    let files = match request.files {
+        false => None,
+        true => Some(source(ctx, record, &subject.found.id)?),
+    };
+    let target = change::Target {
+        spec: record.spec.clone(),
+        gpus: record.gpus.clone(),
+        ports: Vec::new(),
+        called: Some(format!(
+            "rollback to {wanted}{}",
+            if request.files { " with its files" } else { "" }
+        )),
+        files,
+    };
+    change::bring(ctx, &subject, target, &request.how, front)
+}
+
+/// The version before the current one.
+fn before(versions: &[VersionRecord], current: Version) -> Option<Version> {
+    versions.iter().map(|v| v.version).filter(|v| *v < current).max()
+}
+
+/// Where the files of a version are kept.
+fn source(
+    ctx: &Context,
+    record: &VersionRecord,
+    current: &ContainerId,
+) -> Result<replace::Source, Failure> {
+    let version = record.version;
+    if let Some(layer) = &record.layer {
+        let upper = PathBuf::from(&layer.path);
+        if upper.symlink_metadata().is_ok_and(|meta| meta.is_dir()) {
+            return Ok(replace::Source {
+                upper,
+                words: format!("the snapshot of version {version}"),
+            });
+        }
+    }
+    if record.container != *current
+        && let Some(shown) = ctx.docker()?.inspect(record.container.as_str())?
+        && let Ok(docker_name) = gpuctl_ledger::model::DockerName::new(shown.name())
+    {
+        let upper = snapshot::upper(ctx, &record.container, &shown, &docker_name)?;
+        return Ok(replace::Source { upper, words: format!("the files of {docker_name}") });
+    }
+    let name = &record.name;
+    Err(Failure::new(format!("the files of version {version} of {name} were not kept")).hint(
+        format!(
+            "docker gpuctl history {name} shows whose were; without --files the files of now stay"
+        ),
+    ))
+}
