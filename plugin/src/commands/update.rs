@@ -46,7 +46,7 @@ pub(super) struct Args {
     /// Mount another volume where one is
     #[arg(long, value_name = "OLD:NEW")]
     volume: Vec<String>,
-    /// Mount something more: SOURCE:TARGET[:OPTIONS], or as docker run --mount
+    /// Mount something more: SOURCE:TARGET or SOURCE:TARGET:ro, or as docker run --mount
     #[arg(long, value_name = "MOUNT")]
     mount_add: Vec<String>,
     /// Mount nothing there any more
