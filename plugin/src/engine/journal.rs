@@ -4,7 +4,8 @@
 
 use std::time::Duration;
 
-use gpuctl_ledger::ledger::{At, Batch, LedgerError};
+use gpuctl_ledger::keys::Keys;
+use gpuctl_ledger::ledger::{At, Batch, Ledger, LedgerError};
 use gpuctl_ledger::model::{
     ContainerName, DockerName, Operation, OperationKind, SCHEMA, Timestamp, Token, VersionRecord,
 };
@@ -12,6 +13,7 @@ use gpuctl_ledger::node::lock::{self, Lock};
 use gpuctl_ledger::store::{Outcome, Revision, StoreError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use super::api::{Event, Failure, Front};
 use super::context::Context;
@@ -118,23 +120,102 @@ pub(super) fn try_lock(ctx: &Context, name: &ContainerName) -> Result<Option<Loc
         })
 }
 
+/// A record that stands in the ledger while a change is under way: of a container or of a volume.
+pub(super) trait Change: Clone + PartialEq + Serialize + DeserializeOwned {
+    /// Whose change.
+    type Name;
+    /// Which change.
+    type Kind: Copy;
+
+    /// The record of a change that begins.
+    fn of(ctx: &Context, name: &Self::Name, kind: Self::Kind, begun: Begun) -> Self;
+    /// Where it stands.
+    fn key(&self, keys: &Keys) -> String;
+    /// Whose it is, in messages: `train`, `volume data`.
+    fn shown(&self) -> String;
+    /// What comes before the step where tests kill the program: `scale`, `volume-resize`.
+    #[cfg(feature = "faults")]
+    fn point(&self) -> String;
+    /// The last step begun.
+    fn step(&self) -> &str;
+    /// What finishing or undoing needs.
+    fn data(&self) -> &Value;
+    /// Is at a step from now on.
+    fn moves_on(&mut self, step: &str, data: Value);
+}
+
+/// What the records of all changes have alike.
+#[derive(Debug)]
+pub(super) struct Begun {
+    pub(super) token: Token,
+    pub(super) since: Timestamp,
+    pub(super) by: Option<String>,
+    pub(super) step: String,
+    pub(super) data: Value,
+}
+
+impl Change for Operation {
+    type Name = ContainerName;
+    type Kind = OperationKind;
+
+    fn of(ctx: &Context, name: &ContainerName, kind: OperationKind, begun: Begun) -> Self {
+        let Begun { token, since, by, step, data } = begun;
+        let (actor, boot_id) = (ctx.me, ctx.boot_id.clone());
+        Self {
+            schema: SCHEMA,
+            name: name.clone(),
+            kind,
+            token,
+            actor,
+            boot_id,
+            since,
+            by,
+            step,
+            data,
+        }
+    }
+    fn key(&self, keys: &Keys) -> String {
+        keys.operation(&self.name)
+    }
+    fn shown(&self) -> String {
+        self.name.to_string()
+    }
+    #[cfg(feature = "faults")]
+    fn point(&self) -> String {
+        format!("{:?}", self.kind).to_lowercase()
+    }
+    fn step(&self) -> &str {
+        &self.step
+    }
+    fn data(&self) -> &Value {
+        &self.data
+    }
+    fn moves_on(&mut self, step: &str, data: Value) {
+        step.clone_into(&mut self.step);
+        self.data = data;
+    }
+}
+
+/// An open journal of a container.
+pub(super) type Journal = JournalOf<Operation>;
+
 /// An open journal.
 #[derive(Debug)]
-pub(super) struct Journal {
+pub(super) struct JournalOf<C> {
     /// As last written.
-    pub(super) operation: Operation,
+    pub(super) operation: C,
     revision: Revision,
 }
 
-impl Journal {
+impl<C: Change> JournalOf<C> {
     /// Opens a journal; the lock is held, so there is none.
     ///
     /// # Errors
     /// The ledger's.
     pub(super) fn begin(
         ctx: &Context,
-        name: &ContainerName,
-        kind: OperationKind,
+        name: &C::Name,
+        kind: C::Kind,
         by: Option<String>,
         step: &str,
         data: &impl Serialize,
@@ -148,39 +229,32 @@ impl Journal {
     /// The ledger's.
     pub(super) fn begin_with(
         ctx: &Context,
-        name: &ContainerName,
-        kind: OperationKind,
+        name: &C::Name,
+        kind: C::Kind,
         by: Option<String>,
         step: &str,
         data: &impl Serialize,
-        with: impl FnOnce(&Operation, &mut Batch),
+        with: impl FnOnce(&C, &mut Batch),
     ) -> Result<Self, Failure> {
         let token =
             Token::random().map_err(|_| Failure::new("the kernel gives no random numbers"))?;
-        let operation = Operation {
-            schema: SCHEMA,
-            name: name.clone(),
-            kind,
-            token,
-            actor: ctx.me,
-            boot_id: ctx.boot_id.clone(),
-            since: Timestamp::now(),
-            by,
-            step: step.to_owned(),
-            data: serde_json::to_value(data).unwrap_or_default(),
-        };
+        let (since, step) = (Timestamp::now(), step.to_owned());
+        let data = serde_json::to_value(data).unwrap_or_default();
+        let operation = C::of(ctx, name, kind, Begun { token, since, by, step, data });
         let mut journal = Self { operation, revision: Revision(0) };
         let mut batch = Batch::new();
-        let key = ctx.ledger.keys().operation(name);
+        let key = journal.operation.key(ctx.ledger.keys());
         batch.absent(key.clone()).put(key, &journal.operation);
         with(&journal.operation, &mut batch);
-        journal.write(ctx, &batch)?;
-        fault(kind, step, "begun");
+        if !journal.written(ctx, &batch)? {
+            return Err(journal.conflict());
+        }
+        fault(&journal.operation, "begun");
         Ok(journal)
     }
 
     /// An open journal that was found.
-    pub(super) fn found(operation: &At<Operation>) -> Self {
+    pub(super) fn found(operation: &At<C>) -> Self {
         Self { operation: operation.record.clone(), revision: operation.revision }
     }
 
@@ -189,8 +263,8 @@ impl Journal {
     /// # Errors
     /// When a newer version wrote it.
     pub(super) fn data<T: DeserializeOwned>(&self) -> Result<T, Failure> {
-        serde_json::from_value(self.operation.data.clone()).map_err(|_| {
-            Failure::new(format!("the journal of {} is not understood", self.operation.name))
+        serde_json::from_value(self.operation.data().clone()).map_err(|_| {
+            Failure::new(format!("the journal of {} is not understood", self.operation.shown()))
                 .hint("upgrade docker-gpuctl on this host")
         })
     }
@@ -208,7 +282,7 @@ impl Journal {
     ) -> Result<(), Failure> {
         match self.try_step(ctx, step, data, with)? {
             true => Ok(()),
-            false => Err(conflict(&self.operation.name)),
+            false => Err(self.conflict()),
         }
     }
 
@@ -224,21 +298,19 @@ impl Journal {
         data: &impl Serialize,
         mut with: Batch,
     ) -> Result<bool, Failure> {
-        fault(self.operation.kind, &self.operation.step, "done");
+        fault(&self.operation, "done");
         let before = self.operation.clone();
-        step.clone_into(&mut self.operation.step);
-        self.operation.data = serde_json::to_value(data).unwrap_or_default();
-        let name = self.operation.name.clone();
-        let key = ctx.ledger.keys().operation(&name);
+        self.operation.moves_on(step, serde_json::to_value(data).unwrap_or_default());
+        let key = self.operation.key(ctx.ledger.keys());
         with.at(key.clone(), self.revision).put(key, &self.operation);
         if self.written(ctx, &with)? {
-            fault(self.operation.kind, step, "begun");
+            fault(&self.operation, "begun");
             return Ok(true);
         }
         self.operation = before;
-        match ctx.ledger.operation(&name)? {
+        match self.now(&ctx.ledger)? {
             Some(now) if now.revision == self.revision => Ok(false),
-            _ => Err(conflict(&name)),
+            _ => Err(self.conflict()),
         }
     }
 
@@ -250,6 +322,56 @@ impl Journal {
         self.end(ctx, with)?
     }
 
+    /// The last commit; a conflict is the inner error.
+    fn end(&self, ctx: &Context, mut with: Batch) -> Result<Result<(), Failure>, LedgerError> {
+        fault(&self.operation, "done");
+        let key = self.operation.key(ctx.ledger.keys());
+        with.at(key.clone(), self.revision).delete(key);
+        let outcome = ctx.ledger.commit_proved(&with, |ledger| Ok(self.now(ledger)?.is_none()))?;
+        fault_at(&self.operation, "end", "done");
+        match outcome {
+            Outcome::Done(_) => Ok(Ok(())),
+            Outcome::Conflict => Ok(Err(self.conflict())),
+        }
+    }
+
+    /// Commits; false for a conflict.
+    fn written(&mut self, ctx: &Context, batch: &Batch) -> Result<bool, Failure> {
+        match ctx.ledger.commit(batch) {
+            Ok(Outcome::Done(revision)) => {
+                self.revision = revision;
+                Ok(true)
+            }
+            Ok(Outcome::Conflict) => Ok(false),
+            Err(LedgerError::Store(StoreError::Unknown(shown))) => {
+                // The journal itself tells whether the commit happened.
+                match self.now(&ctx.ledger)? {
+                    Some(now) if now.record == self.operation => {
+                        self.revision = now.revision;
+                        Ok(true)
+                    }
+                    _ => Err(LedgerError::Store(StoreError::Unknown(shown)).into()),
+                }
+            }
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// What stands in the ledger in its place.
+    fn now(&self, ledger: &Ledger) -> Result<Option<At<C>>, LedgerError> {
+        ledger.get(&self.operation.key(ledger.keys()))
+    }
+
+    fn conflict(&self) -> Failure {
+        Failure::new(format!(
+            "the records of {} were changed by somebody else meanwhile",
+            self.operation.shown()
+        ))
+        .hint("try again; docker gpuctl doctor --fix finishes what was left")
+    }
+}
+
+impl Journal {
     /// As [`Self::finish`], with the record of a version. Where the store does not take that, it is
     /// written without its spec: a change that can be neither done nor undone would keep its
     /// container from every other.
@@ -275,65 +397,17 @@ impl Journal {
             ended => Ok(ended??),
         }
     }
-
-    /// The last commit; a conflict is the inner error.
-    fn end(&self, ctx: &Context, mut with: Batch) -> Result<Result<(), Failure>, LedgerError> {
-        let kind = self.operation.kind;
-        fault(kind, &self.operation.step, "done");
-        let key = ctx.ledger.keys().operation(&self.operation.name);
-        with.at(key.clone(), self.revision).delete(key.clone());
-        let name = &self.operation.name;
-        let proof = |ledger: &gpuctl_ledger::ledger::Ledger| -> Result<bool, LedgerError> {
-            Ok(ledger.operation(name)?.is_none())
-        };
-        let outcome = ctx.ledger.commit_proved(&with, proof)?;
-        fault(kind, "end", "done");
-        match outcome {
-            Outcome::Done(_) => Ok(Ok(())),
-            Outcome::Conflict => Ok(Err(conflict(name))),
-        }
-    }
-
-    fn write(&mut self, ctx: &Context, batch: &Batch) -> Result<(), Failure> {
-        match self.written(ctx, batch)? {
-            true => Ok(()),
-            false => Err(conflict(&self.operation.name)),
-        }
-    }
-
-    /// Commits; false for a conflict.
-    fn written(&mut self, ctx: &Context, batch: &Batch) -> Result<bool, Failure> {
-        let name = &self.operation.name;
-        match ctx.ledger.commit(batch) {
-            Ok(Outcome::Done(revision)) => {
-                self.revision = revision;
-                Ok(true)
-            }
-            Ok(Outcome::Conflict) => Ok(false),
-            Err(LedgerError::Store(StoreError::Unknown(shown))) => {
-                // The journal itself tells whether the commit happened.
-                match ctx.ledger.operation(name)? {
-                    Some(now) if now.record == self.operation => {
-                        self.revision = now.revision;
-                        Ok(true)
-                    }
-                    _ => Err(LedgerError::Store(StoreError::Unknown(shown)).into()),
-                }
-            }
-            Err(e) => Err(e.into()),
-        }
-    }
 }
 
-fn conflict(name: &ContainerName) -> Failure {
-    Failure::new(format!("the records of {name} were changed by somebody else meanwhile"))
-        .hint("try again; docker gpuctl doctor --fix finishes what was left")
+/// Where tests kill the program: before and after each step.
+fn fault(operation: &impl Change, when: &str) {
+    fault_at(operation, operation.step(), when);
 }
 
-/// Where tests kill the program: before and after each step. Compiled out of releases.
+/// Where tests kill the program. Compiled out of releases.
 #[cfg(feature = "faults")]
-pub(super) fn fault(kind: OperationKind, step: &str, when: &str) {
-    let here = format!("{}:{step}:{when}", format!("{kind:?}").to_lowercase());
+fn fault_at(operation: &impl Change, step: &str, when: &str) {
+    let here = format!("{}:{step}:{when}", operation.point());
     if std::env::var("GPUCTL_KILL_AT").is_ok_and(|at| at == here) {
         let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL);
     }
@@ -342,7 +416,7 @@ pub(super) fn fault(kind: OperationKind, step: &str, when: &str) {
 /// Where tests kill the program: nothing in a release.
 #[cfg(not(feature = "faults"))]
 #[inline]
-pub(super) fn fault(_kind: OperationKind, _step: &str, _when: &str) {}
+fn fault_at(_: &impl Change, _: &str, _: &str) {}
 
 #[cfg(test)]
 mod tests {

@@ -94,7 +94,7 @@ pub(super) fn change(
             })?;
             return Err(why);
         }
-        journal.step(ctx, "swap", &data)?;
+        journal.step(ctx, "swap", &data, Batch::new())?;
     }
     finish(ctx, journal)?;
     let summary = format!("{docker_name} has room for {size}, it had for {from}");

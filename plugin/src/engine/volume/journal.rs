@@ -1,19 +1,17 @@
-//! The journal of a change to a volume, and its lock; as of containers, see [`super::super::journal`].
+//! The lock of a volume, and the record of a change to it; the journal itself is as of containers.
 
 use std::time::Duration;
 
 use gpuctl_ledger::config::plain_io_error;
-use gpuctl_ledger::ledger::{At, Batch, LedgerError};
-use gpuctl_ledger::model::{
-    SCHEMA, Timestamp, Token, VolumeName, VolumeOperation, VolumeOperationKind,
-};
+use gpuctl_ledger::keys::Keys;
+use gpuctl_ledger::ledger::{At, LedgerError};
+use gpuctl_ledger::model::{SCHEMA, Timestamp, VolumeName, VolumeOperation, VolumeOperationKind};
 use gpuctl_ledger::node::lock::{self, Lock};
-use gpuctl_ledger::store::{Outcome, Revision, StoreError};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use super::super::api::{Event, Failure, Front};
 use super::super::context::Context;
+use super::super::journal::{Begun, Change, JournalOf};
 use super::{find, recover};
 
 /// How long a change waits for another one to the same volume.
@@ -137,149 +135,50 @@ pub(super) fn try_lock(ctx: &Context, name: &VolumeName) -> Result<Option<Locked
     Ok(taken.map(|lock| Locked { lock, name: name.clone(), ended: None }))
 }
 
-/// An open journal.
-#[derive(Debug)]
-pub(super) struct Journal {
-    /// As last written.
-    pub(super) operation: VolumeOperation,
-    revision: Revision,
-}
+impl Change for VolumeOperation {
+    type Name = VolumeName;
+    type Kind = VolumeOperationKind;
 
-impl Journal {
-    /// Opens a journal; the lock is held, so there is none.
-    ///
-    /// # Errors
-    /// The ledger's.
-    pub(super) fn begin(
-        ctx: &Context,
-        name: &VolumeName,
-        kind: VolumeOperationKind,
-        by: Option<String>,
-        step: &str,
-        data: &impl Serialize,
-    ) -> Result<Self, Failure> {
-        let token =
-            Token::random().map_err(|_| Failure::new("the kernel gives no random numbers"))?;
-        let operation = VolumeOperation {
+    fn of(ctx: &Context, name: &VolumeName, kind: VolumeOperationKind, begun: Begun) -> Self {
+        let Begun { token, since, by, step, data } = begun;
+        let (actor, boot_id) = (ctx.me, ctx.boot_id.clone());
+        Self {
             schema: SCHEMA,
             name: name.clone(),
             kind,
             token,
-            actor: ctx.me,
-            boot_id: ctx.boot_id.clone(),
-            since: Timestamp::now(),
+            actor,
+            boot_id,
+            since,
             by,
-            step: step.to_owned(),
-            data: serde_json::to_value(data).unwrap_or_default(),
-        };
-        let mut journal = Self { operation, revision: Revision(0) };
-        let mut batch = Batch::new();
-        let key = ctx.ledger.keys().volume_operation(name);
-        batch.absent(key.clone()).put(key, &journal.operation);
-        journal.write(ctx, &batch)?;
-        fault(kind, step, "begun");
-        Ok(journal)
-    }
-
-    /// An open journal that was found.
-    pub(super) fn found(operation: &At<VolumeOperation>) -> Self {
-        Self { operation: operation.record.clone(), revision: operation.revision }
-    }
-
-    /// What finishing or undoing needs.
-    ///
-    /// # Errors
-    /// When a newer version wrote it.
-    pub(super) fn data<T: DeserializeOwned>(&self) -> Result<T, Failure> {
-        serde_json::from_value(self.operation.data.clone()).map_err(|_| {
-            Failure::new(format!("the journal of volume {} is not understood", self.operation.name))
-                .hint("upgrade docker-gpuctl on this host")
-        })
-    }
-
-    /// Moves on to a step, with new data.
-    ///
-    /// # Errors
-    /// The ledger's.
-    pub(super) fn step(
-        &mut self,
-        ctx: &Context,
-        step: &str,
-        data: &impl Serialize,
-    ) -> Result<(), Failure> {
-        fault(self.operation.kind, &self.operation.step, "done");
-        step.clone_into(&mut self.operation.step);
-        self.operation.data = serde_json::to_value(data).unwrap_or_default();
-        let key = ctx.ledger.keys().volume_operation(&self.operation.name);
-        let mut batch = Batch::new();
-        batch.at(key.clone(), self.revision).put(key, &self.operation);
-        self.write(ctx, &batch)?;
-        fault(self.operation.kind, step, "begun");
-        Ok(())
-    }
-
-    /// Ends the change: the journal goes in the same commit as these writes.
-    ///
-    /// # Errors
-    /// The ledger's.
-    pub(super) fn finish(self, ctx: &Context, mut with: Batch) -> Result<(), Failure> {
-        let kind = self.operation.kind;
-        fault(kind, &self.operation.step, "done");
-        let name = &self.operation.name;
-        let key = ctx.ledger.keys().volume_operation(name);
-        with.at(key.clone(), self.revision).delete(key.clone());
-        let outcome = ctx
-            .ledger
-            .commit_proved(&with, |ledger| Ok(ledger.get::<VolumeOperation>(&key)?.is_none()))?;
-        fault(kind, "end", "done");
-        match outcome {
-            Outcome::Done(_) => Ok(()),
-            Outcome::Conflict => Err(conflict(name)),
+            step,
+            data,
         }
     }
-
-    fn write(&mut self, ctx: &Context, batch: &Batch) -> Result<(), Failure> {
-        let name = &self.operation.name;
-        match ctx.ledger.commit(batch) {
-            Ok(Outcome::Done(revision)) => {
-                self.revision = revision;
-                Ok(())
-            }
-            Ok(Outcome::Conflict) => Err(conflict(name)),
-            Err(LedgerError::Store(StoreError::Unknown(shown))) => {
-                // The journal itself tells whether the commit happened.
-                match open(ctx, name)? {
-                    Some(now) if now.record == self.operation => {
-                        self.revision = now.revision;
-                        Ok(())
-                    }
-                    _ => Err(LedgerError::Store(StoreError::Unknown(shown)).into()),
-                }
-            }
-            Err(e) => Err(e.into()),
+    fn key(&self, keys: &Keys) -> String {
+        keys.volume_operation(&self.name)
+    }
+    fn shown(&self) -> String {
+        format!("volume {}", self.name)
+    }
+    #[cfg(feature = "faults")]
+    fn point(&self) -> String {
+        match self.kind {
+            VolumeOperationKind::InPlace => "volume-in-place".to_owned(),
+            kind => format!("volume-{}", word(kind)),
         }
     }
-}
-
-fn conflict(name: &VolumeName) -> Failure {
-    Failure::new(format!("the records of volume {name} were changed by somebody else meanwhile"))
-        .hint("try again; docker gpuctl doctor --fix finishes what was left")
-}
-
-/// Where tests kill the program: before and after each step. Compiled out of releases.
-#[cfg(feature = "faults")]
-fn fault(kind: VolumeOperationKind, step: &str, when: &str) {
-    let kind = match kind {
-        VolumeOperationKind::InPlace => "in-place",
-        kind => word(kind),
-    };
-    let here = format!("volume-{kind}:{step}:{when}");
-    if std::env::var("GPUCTL_KILL_AT").is_ok_and(|at| at == here) {
-        let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL);
+    fn step(&self) -> &str {
+        &self.step
+    }
+    fn data(&self) -> &Value {
+        &self.data
+    }
+    fn moves_on(&mut self, step: &str, data: Value) {
+        step.clone_into(&mut self.step);
+        self.data = data;
     }
 }
 
-/// Where tests kill the program: nothing in a release.
-#[cfg(not(feature = "faults"))]
-#[inline]
-fn fault(_kind: VolumeOperationKind, _step: &str, _when: &str) {}
+/// An open journal of a volume.
+pub(super) type Journal = JournalOf<VolumeOperation>;

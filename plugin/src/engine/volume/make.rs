@@ -125,7 +125,7 @@ fn fill(
     let token = journal.operation.token.clone();
     data.spec.detail = copy::watched(front, |given_up| backend.make(&data.spec, &token, given_up))?;
     if let Some(from) = new.from {
-        journal.step(ctx, "copy", &data)?;
+        journal.step(ctx, "copy", &data, Batch::new())?;
         let (source, target) = (observe::content(ctx, from)?, backend.content(&data.spec)?);
         copy::copy(&source, &target, new.no_verify, front)?;
         backend.sync(&data.spec)?;
