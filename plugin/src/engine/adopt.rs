@@ -8,13 +8,11 @@ mod alias;
 mod gpus;
 
 use gpuctl_ledger::audit::{Decision, Entry};
-use gpuctl_ledger::grant;
 use gpuctl_ledger::ledger::{At, Batch};
 use gpuctl_ledger::model::{
     Binding, ContainerId, ContainerName, ContainerRecord, DockerName, GpuRequest, Holder, How,
-    Lease, OperationKind, SCHEMA, Timestamp, Unit, Version, VersionRecord,
+    Lease, OperationKind, Unit, Version, VersionRecord,
 };
-use gpuctl_ledger::node::{lock, notes};
 use serde::{Deserialize, Serialize};
 
 use super::api::{AdoptRequest, Answer, Event, Failure, Front, MoreAnswer};
@@ -22,7 +20,8 @@ use super::context::Context;
 use super::create::keep_copy;
 use super::in_place::words;
 use super::journal::{self, Journal};
-use super::{ending, names, ports, version};
+use super::version::{self, First};
+use super::{ending, leases, names, ports};
 use crate::docker::Inspect;
 use crate::setup;
 use alias::Endpoint;
@@ -85,7 +84,7 @@ pub(super) fn adopt(
         Failure::new(format!("which GPUs {} is to get is not clear: {why}", shown.name()))
             .hint("docker gpuctl run makes a container with the GPUs that it needs")
     })?;
-    if shown.running() && !asked.is_none() && held(ctx, &id)?.is_empty() {
+    if shown.running() && !asked.is_none() && leases::held(ctx, &id)?.is_empty() {
         return Err(Failure::new(format!(
             "{} asks for GPUs, runs, and holds no lease on any: it was started past gpuctl",
             shown.name()
@@ -94,11 +93,9 @@ pub(super) fn adopt(
     }
     ports::check_named(ctx, &name, &shown.0)?;
     let docker_name = DockerName::of(&name, Version(0));
-    if shown.name() != docker_name.as_str()
-        && ctx.docker()?.inspect(docker_name.as_str())?.is_some()
-    {
-        return Err(Failure::new(format!("Docker has a container {docker_name} already"))
-            .hint("docker gpuctl adopt CONTAINER --name ANOTHER"));
+    if shown.name() != docker_name.as_str() {
+        let hint = "docker gpuctl adopt CONTAINER --name ANOTHER";
+        names::check_docker_name(ctx, &docker_name, hint)?;
     }
     let before = DockerName::new(shown.name()).map_err(|e| Failure::new(e.to_string()))?;
     // One that is called as a version of ours is, is so by its name in Docker as long as it is.
@@ -132,8 +129,7 @@ pub(super) fn adopt(
         }
         Err(failure) => match undo(ctx, journal) {
             Ok(()) => Err(failure),
-            Err(also) => Err(Failure::new(format!("{failure}; and undoing it failed: {also}"))
-                .hint("docker gpuctl doctor --fix ends what was left")),
+            Err(also) => Err(failure.undoing_failed(&also)),
         },
     }
 }
@@ -174,12 +170,6 @@ fn check(ctx: &Context, shown: &Inspect) -> Result<(), Failure> {
     ))
 }
 
-/// The leases that it holds.
-fn held(ctx: &Context, id: &ContainerId) -> Result<Vec<At<Lease>>, Failure> {
-    let all = ctx.ledger.leases()?.into_values();
-    Ok(all.filter(|at| at.record.holder.container == *id).collect())
-}
-
 /// What stands in the ledger from now on, and the leases that are to have a new holder.
 struct Taken {
     container: ContainerRecord,
@@ -196,34 +186,11 @@ fn record(
     shown: &Inspect,
     by: Option<String>,
 ) -> Result<Taken, Failure> {
-    let leases = held(ctx, &data.id)?;
+    let leases = leases::held(ctx, &data.id)?;
     let units: Vec<Unit> = leases.iter().map(|at| at.record.unit.clone()).collect();
     let gpus = match shown.running() {
         true => gpus::bound(&data.asked, &units, ctx.view().inventory().ok().as_ref()),
         false => data.asked.clone(),
-    };
-    let now = Timestamp::now();
-    let container = ContainerRecord {
-        schema: SCHEMA,
-        name: name.clone(),
-        version: Version(0),
-        container: Some(data.id.clone()),
-        owner: by.clone(),
-        at: now,
-        auto_remove: false,
-    };
-    let version = VersionRecord {
-        schema: SCHEMA,
-        name: name.clone(),
-        version: Version(0),
-        container: data.id.clone(),
-        gpus: gpus.clone(),
-        at: now,
-        by: by.clone(),
-        why: format!("adopt {}", data.before),
-        how: Some(How::Adopted),
-        layer: None,
-        spec: shown.creation(),
     };
     // The claim under which it holds them: its hooks know that one.
     let token = match leases.first() {
@@ -231,19 +198,19 @@ fn record(
         None => gpuctl_ledger::model::Token::random()
             .map_err(|_| Failure::new("the kernel gives no random numbers"))?,
     };
-    let binding = Binding {
-        schema: SCHEMA,
-        container: data.id.clone(),
-        name: name.clone(),
+    let first = First {
+        name,
         version: Version(0),
+        container: &data.id,
         gpus,
-        last: units,
-        owner: by,
+        by,
+        why: format!("adopt {}", data.before),
+        how: How::Adopted,
         token,
-        retired: false,
+        last: units,
         unfinished: false,
-        upper_dir: None,
     };
+    let (container, version, binding) = first.records(shown);
     Ok(Taken { container, version, binding, leases })
 }
 
@@ -297,14 +264,8 @@ fn finish(ctx: &Context, journal: Journal) -> Result<(), Failure> {
     let data: Data = journal.data()?;
     if let Some(At { record: binding, .. }) = ctx.ledger.binding(&data.id)? {
         keep_copy(ctx, &binding);
-        let paths = &ctx.config.paths;
-        if let Ok(Some(_lock)) =
-            lock::take(&paths.grants(), grant::LOCK, ctx.config.ledger.timeout())
-            && let Ok(Some(note)) = notes::read_grant(paths, &data.id)
-        {
-            let note = notes::Grant { holder: holder(&note.holder, &binding), ..note };
-            let _ = notes::write_grant(paths, &note);
-        }
+        let limit = ctx.config.ledger.timeout();
+        leases::note_holder(ctx, &data.id, limit, |noted| Some(holder(noted, &binding)));
     }
     let by = journal.operation.by.clone();
     let bound = ctx.ledger.binding(&data.id)?.map(|at| at.record);

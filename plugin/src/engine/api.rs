@@ -277,6 +277,13 @@ impl Failure {
         Self { message: message.into(), details: Vec::new(), hint: None, code: 125 }
     }
 
+    /// Of a change that failed and could not be undone either.
+    #[must_use]
+    pub fn undoing_failed(&self, also: &Self) -> Self {
+        Self::new(format!("{self}; and undoing it failed: {also}"))
+            .hint("docker gpuctl doctor --fix ends what was left")
+    }
+
     /// With what to type next.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {

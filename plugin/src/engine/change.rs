@@ -8,10 +8,10 @@ use serde_json::Value;
 
 use super::api::{Answer, AutoPort, ChangeRequest, Changed, Event, Failure, Front, How};
 use super::context::Context;
-use super::in_place::{self, held, words};
-use super::journal::{self, Locked};
+use super::in_place::{self, words};
+use super::journal::Locked;
 use super::names::{self, Found};
-use super::{lifecycle, replace, snapshot, supply, version};
+use super::{leases, lifecycle, replace, snapshot, supply, version};
 use crate::change::{self, Change, Difference, HostPort, Publish, Way, Wrong};
 use crate::docker::Inspect;
 
@@ -31,6 +31,8 @@ pub(super) struct Subject {
     _lock: Locked,
     pub(super) found: Found,
     pub(super) shown: Inspect,
+    /// What it was created with, by what is shown.
+    pub(super) is: Value,
     pub(super) binding: At<Binding>,
 }
 
@@ -59,11 +61,10 @@ pub(super) fn change(
         let _ = snapshot::snapshot(ctx, &request.name, front)?;
     }
     let subject = subject(ctx, &request.name, front)?;
-    let is = subject.shown.creation();
     let mut change = request.change.clone();
     let ports = chosen(&mut change);
     let target = Target {
-        spec: change::apply(&is, &change)?,
+        spec: change::apply(&subject.is, &change)?,
         gpus: change.gpus.unwrap_or_else(|| subject.binding.record.gpus.clone()),
         ports,
         called: None,
@@ -81,10 +82,7 @@ pub(super) fn subject(
     name: &str,
     front: &mut dyn Front,
 ) -> Result<Subject, Failure> {
-    let lock = journal::lock_named(ctx, name, front)?;
-    let found = names::existing(ctx, name)?;
-    lock.is_of(&found.record.record.name)?;
-    let shown = lifecycle::shown(ctx, &found)?;
+    let (lock, found, shown) = lifecycle::locked(ctx, name, front)?;
     let binding = ctx.ledger.binding(&found.id)?.ok_or_else(|| {
         Failure::new(format!("{} has no binding in the ledger", found.docker_name))
             .hint("docker gpuctl doctor --fix mends what can be mended")
@@ -96,7 +94,7 @@ pub(super) fn subject(
         ))
         .hint("run it anew with the GPUs that it needs"));
     }
-    Ok(Subject { _lock: lock, found, shown, binding })
+    Ok(Subject { _lock: lock, is: shown.creation(), found, shown, binding })
 }
 
 /// Takes the ports that are to be chosen out of a change.
@@ -122,11 +120,10 @@ pub(super) fn bring(
     how: &How,
     front: &mut dyn Front,
 ) -> Result<Answer, Failure> {
-    let Subject { found, shown, binding, .. } = subject;
-    let is = shown.creation();
+    let Subject { found, shown, is, binding, .. } = subject;
     let name = &found.record.record.name;
     let before = &binding.record.gpus;
-    let mut differences = change::differences((&is, before), (&target.spec, &target.gpus));
+    let mut differences = change::differences((is, before), (&target.spec, &target.gpus));
     differences.extend(target.ports.iter().map(|(auto, _)| Difference {
         field: format!("port {}", auto.inside),
         before: None,
@@ -135,18 +132,22 @@ pub(super) fn bring(
     let gpus_differ = *before != target.gpus;
     let always = gpus_differ && ctx.config.change.scale == ScaleBy::Replace;
     let replaced = how.replace || always || target.files.is_some();
-    let way = change::way(&differences, &is, &target.spec, replaced);
-    if way == Way::Nothing {
-        let summary = if *before == GpuRequest::None {
-            format!("{name} is so already: nothing to do")
-        } else {
-            format!("{name} has {} already: nothing to do", words(before))
-        };
-        return Ok(changed(found, found.docker_name.clone(), summary));
-    }
+    let way = change::way(&differences, is, &target.spec, replaced);
+    let in_place = match way {
+        Way::Nothing => {
+            let is = match before {
+                GpuRequest::None => "is so".to_owned(),
+                gpus => format!("has {}", words(gpus)),
+            };
+            let summary = format!("{name} {is} already: nothing to do");
+            return Ok(changed(found, found.docker_name.clone(), summary));
+        }
+        Way::InPlace { update, gpus } => Some((update, gpus)),
+        Way::Replace => None,
+    };
     let told = (!how.dry_run).then(|| front.user());
     let running = shown.running();
-    let restarts = running && (gpus_differ || way == Way::Replace);
+    let restarts = running && (gpus_differ || in_place.is_none());
     if restarts {
         check_patience(found, shown, how.timeout)?;
     }
@@ -167,16 +168,13 @@ pub(super) fn bring(
     }
     let to = found.record.record.version.next();
     let new_name = DockerName::of(name, to);
-    if ctx.docker()?.inspect(new_name.as_str())?.is_some() {
-        return Err(Failure::new(format!("Docker has a container {new_name} already"))
-            .hint(format!("docker rename {new_name} to something else, or remove it")));
-    }
+    let hint = format!("docker rename {new_name} to something else, or remove it");
+    names::check_docker_name(ctx, &new_name, hint)?;
     let what: Vec<String> = differences.iter().map(Difference::words).collect();
     let why = target.called.clone().unwrap_or_else(|| called(&differences, before, &target.gpus));
     let summary = format!("{name}: {}, now {new_name}", summed(&what, before, &target.gpus));
-    match way {
-        Way::Nothing => unreachable!("answered above"),
-        Way::InPlace { update, gpus } => {
+    match in_place {
+        Some((update, gpus)) => {
             if how.dry_run {
                 let limits = update.is_some();
                 let steps = in_place_steps(
@@ -192,14 +190,13 @@ pub(super) fn bring(
             if running && gpus {
                 warn_restart(found, front);
             }
-            let held = held(&ctx.ledger, &found.id)?;
             let data = in_place::Data {
                 id: found.id.clone(),
                 from: found.record.record.version,
                 to,
                 before: binding.record.clone(),
                 gpus: target.gpus.clone(),
-                held: held.iter().map(|l| (l.unit.clone(), l.token.clone())).collect(),
+                held: leases::as_held(&leases::held(ctx, &found.id)?),
                 was_running: running && gpus,
                 started_at: shown.started_at().unwrap_or_default().to_owned(),
                 timeout: how.timeout,
@@ -210,7 +207,7 @@ pub(super) fn bring(
             version::check(&in_place::version_record(name, &data, shown), false)?;
             in_place::execute(ctx, &data, found, binding.clone())?;
         }
-        Way::Replace => {
+        None => {
             let prepared = replace::prepare(ctx, subject, &target, how, why, front.user())?;
             if how.dry_run {
                 return Ok(Answer::Plan { steps: prepared.steps(found, &what, &new_name, how) });

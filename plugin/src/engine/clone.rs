@@ -12,8 +12,7 @@ use std::path::{Path, PathBuf};
 use gpuctl_ledger::config::plain_io_error;
 use gpuctl_ledger::ledger::Batch;
 use gpuctl_ledger::model::{
-    Binding, ContainerId, ContainerName, ContainerRecord, DockerName, GpuRequest, How,
-    OperationKind, SCHEMA, Timestamp, Version, VersionRecord,
+    Binding, ContainerId, ContainerName, DockerName, GpuRequest, How, OperationKind, Version,
 };
 use gpuctl_ledger::node::notes;
 use serde::{Deserialize, Serialize};
@@ -23,7 +22,8 @@ use super::context::Context;
 use super::create::{Data as Created, OPERATION_LABEL, keep_copy};
 use super::in_place::words;
 use super::journal::{self, Journal};
-use super::{ending, lifecycle, names, ports, snapshot, supply, undo_create, version};
+use super::version::{self, First};
+use super::{ending, lifecycle, names, ports, snapshot, supply, undo_create};
 use crate::docker::{Changes, Inspect};
 
 /// What finishing and undoing need.
@@ -74,10 +74,7 @@ pub(super) fn clone(
     }
     names::check_new(ctx, new)?;
     let docker_name = DockerName::of(new, Version(0));
-    if ctx.docker()?.inspect(docker_name.as_str())?.is_some() {
-        return Err(Failure::new(format!("Docker has a container {docker_name} already"))
-            .hint("take another name"));
-    }
+    names::check_docker_name(ctx, &docker_name, "take another name")?;
     let starts = source.shown.running();
     let refusal = match starts {
         true => supply::now(ctx, None, &source.gpus, &[])?,
@@ -107,8 +104,7 @@ pub(super) fn clone(
         }
         Err(failure) => match undo(ctx, journal) {
             Ok(()) => Err(failure),
-            Err(also) => Err(Failure::new(format!("{failure}; and undoing it failed: {also}"))
-                .hint("docker gpuctl doctor --fix ends what was left")),
+            Err(also) => Err(failure.undoing_failed(&also)),
         },
     }
 }
@@ -211,43 +207,20 @@ fn record(
 ) -> Result<Binding, Failure> {
     let id = data.made.id.clone().ok_or_else(|| Failure::new("the Engine gave no id"))?;
     let (name, by) = (journal.operation.name.clone(), journal.operation.by.clone());
-    let now = Timestamp::now();
-    let container = ContainerRecord {
-        schema: SCHEMA,
-        name: name.clone(),
+    let first = First {
+        name: &name,
         version: Version(0),
-        container: Some(id.clone()),
-        owner: by.clone(),
-        at: now,
-        auto_remove: false,
-    };
-    let version = VersionRecord {
-        schema: SCHEMA,
-        name: name.clone(),
-        version: Version(0),
-        container: id.clone(),
+        container: &id,
         gpus: source.gpus.clone(),
-        at: now,
-        by: by.clone(),
+        by,
         why: format!("clone {}", source.docker_name),
-        how: Some(How::Cloned),
-        layer: None,
-        spec: shown.creation(),
-    };
-    version::check(&version, true)?;
-    let binding = Binding {
-        schema: SCHEMA,
-        container: id.clone(),
-        name: name.clone(),
-        version: Version(0),
-        gpus: source.gpus.clone(),
-        last: Vec::new(),
-        owner: by,
+        how: How::Cloned,
         token: journal.operation.token.clone(),
-        retired: false,
+        last: Vec::new(),
         unfinished: true,
-        upper_dir: None,
     };
+    let (container, version, binding) = first.records(shown);
+    version::check(&version, true)?;
     let keys = ctx.ledger.keys();
     let mut batch = Batch::new();
     let key = keys.container(&name);

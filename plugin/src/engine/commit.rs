@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::api::{Answer, CommitRequest, Event, Failure, Front, MoreAnswer};
 use super::context::Context;
 use super::create::OPERATION_LABEL;
-use super::{journal, lifecycle, names};
+use super::lifecycle;
 use crate::docker::{Commit, Inspect};
 
 /// commit.
@@ -18,10 +18,7 @@ pub(super) fn commit(
     request: &CommitRequest,
     front: &mut dyn Front,
 ) -> Result<Answer, Failure> {
-    let lock = journal::lock_named(ctx, &request.name, front)?;
-    let found = names::existing(ctx, &request.name)?;
-    lock.is_of(&found.record.record.name)?;
-    let shown = lifecycle::shown(ctx, &found)?;
+    let (_lock, found, shown) = lifecycle::locked(ctx, &request.name, front)?;
     let volumes = volumes(&shown);
     if !volumes.is_empty() {
         let text = format!("volumes are not in the image: {}", volumes.join(", "));

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use gpuctl_ledger::ledger::{At, Batch};
 use gpuctl_ledger::model::{
     Binding, ContainerId, ContainerName, ContainerRecord, DockerName, GpuRequest, How,
-    OperationKind, SCHEMA, Timestamp, Token, Version, VersionRecord,
+    OperationKind, Timestamp, Token, Version, VersionRecord,
 };
 use gpuctl_ledger::node::notes;
 use serde::{Deserialize, Serialize};
@@ -19,7 +19,8 @@ use super::context::Context;
 use super::journal::{self, Journal};
 use super::ports::{self, Claimed};
 use super::undo_create::{left_over, undo};
-use super::{ending, names, remove, supply, version};
+use super::version::{self, First};
+use super::{ending, names, remove, supply};
 use crate::docker::{Changes, Inspect, start_exit_code};
 
 /// The label that carries the operation's token.
@@ -141,10 +142,7 @@ pub(super) fn create(
             Ok(Answer::Created { id, name, docker_name })
         }
         Err(failure) => {
-            undo(ctx, journal).map_err(|also| {
-                let text = format!("{failure}; and undoing it failed: {also}");
-                Failure::new(text).hint("docker gpuctl doctor --fix ends what was left")
-            })?;
+            undo(ctx, journal).map_err(|also| failure.undoing_failed(&also))?;
             Err(failure)
         }
     }
@@ -223,49 +221,25 @@ fn record(
     by: Option<String>,
 ) -> Result<(), Failure> {
     let keys = ctx.ledger.keys();
-    let now = Timestamp::now();
-    let owner = by.clone();
-    let container = ContainerRecord {
-        schema: SCHEMA,
-        name: made.name.clone(),
-        version: made.version,
-        container: Some(id.clone()),
-        owner: owner.clone(),
-        at: now,
-        auto_remove: inspect.auto_remove(),
-    };
     let why = match (&made.request.from, made.request.start) {
         (Some((from, _)), _) => format!("run --from {from}"),
         (None, StartMode::No) => "create".to_owned(),
         (None, _) => "run".to_owned(),
     };
-    let version = VersionRecord {
-        schema: SCHEMA,
-        name: made.name.clone(),
+    let first = First {
+        name: made.name,
         version: made.version,
-        container: id.clone(),
+        container: id,
         gpus: made.gpus.clone(),
-        at: now,
         by,
         why,
-        how: Some(How::Created),
-        layer: None,
-        spec: inspect.creation(),
-    };
-    version::check(&version, true)?;
-    let binding = Binding {
-        schema: SCHEMA,
-        container: id.clone(),
-        name: made.name.clone(),
-        version: made.version,
-        gpus: made.gpus.clone(),
-        last: Vec::new(),
-        owner,
+        how: How::Created,
         token: journal.operation.token.clone(),
-        retired: false,
+        last: Vec::new(),
         unfinished: false,
-        upper_dir: None,
     };
+    let (container, version, binding) = first.records(inspect);
+    version::check(&version, true)?;
     let mut batch = Batch::new();
     let key = keys.container(made.name);
     batch.unchanged(key.clone(), made.before.as_ref().map(|at| at.revision)).put(key, &container);

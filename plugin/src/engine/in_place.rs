@@ -5,12 +5,10 @@
 //! running container: stopped, renamed, started) and `rename` (name and records), both finished,
 //! unless somebody else has the new name; `undo` instead of these, once undoing has begun.
 
-use gpuctl_ledger::audit::{Decision, Entry};
-use gpuctl_ledger::grant::{self, Claim};
 use gpuctl_ledger::ledger::{At, Batch, Ledger, LedgerError};
 use gpuctl_ledger::model::{
-    Binding, ContainerId, ContainerName, ContainerRecord, DockerName, GpuRequest, Holder, How,
-    Kind, Lease, OperationKind, SCHEMA, Timestamp, Token, Unit, Version, VersionRecord,
+    Binding, ContainerId, ContainerName, DockerName, GpuRequest, Holder, How, Kind, OperationKind,
+    SCHEMA, Timestamp, Token, Unit, Version, VersionRecord,
 };
 use gpuctl_ledger::node::notes;
 use gpuctl_ledger::store::Outcome;
@@ -20,10 +18,10 @@ use serde_json::Value;
 use super::api::Failure;
 use super::context::Context;
 use super::create::keep_copy;
-use super::ending;
 use super::journal::Journal;
 use super::names::Found;
 use super::undo_in_place::{Started, removed, undo, was_removed};
+use super::{ending, leases, version};
 use crate::docker::Inspect;
 
 /// What finishing and undoing need.
@@ -68,15 +66,6 @@ pub(super) fn words(gpus: &GpuRequest) -> String {
     }
 }
 
-/// The leases that a container holds.
-///
-/// # Errors
-/// The ledger's.
-pub(super) fn held(ledger: &Ledger, id: &ContainerId) -> Result<Vec<Lease>, LedgerError> {
-    let leases = ledger.leases()?;
-    Ok(leases.into_values().map(|at| at.record).filter(|l| l.holder.container == *id).collect())
-}
-
 /// Changes the container; then it is at the new version, and where that fails as it was.
 ///
 /// # Errors
@@ -106,8 +95,7 @@ pub(super) fn execute(
     if let Err(failure) = restarted {
         return match undo(ctx, journal, Started::OrLater) {
             Ok(how) => Err(Failure { message: format!("{}; {how}", failure.message), ..failure }),
-            Err(also) => Err(Failure::new(format!("{failure}; and undoing it failed: {also}"))
-                .hint("docker gpuctl doctor --fix ends what was left")),
+            Err(also) => Err(failure.undoing_failed(&also)),
         };
     }
     journal.step(ctx, "rename", data, Batch::new())?;
@@ -155,18 +143,8 @@ fn claim(
             name: Some(found.record.record.name.clone()),
             owner: binding.record.owner.clone(),
         };
-        let prefer: Vec<Unit> = data.held.iter().map(|(unit, _)| unit.clone()).collect();
-        let claim = Claim {
-            holder: &holder,
-            request: &data.gpus,
-            prefer: &prefer,
-            token,
-            binding: Some((new, Some(binding.revision))),
-            all: ctx.config.policy.all,
-            free_rest: false,
-            operation: Some(token),
-        };
-        grant::claim(&ctx.ledger, &ctx.view(), &claim, ctx.config.ledger.timeout())?.binding
+        let with = Some((new, Some(binding.revision)));
+        leases::claim(ctx, token, &holder, &data.gpus, &data.held, with)?.binding
     } else {
         let new = Binding { token: token.clone(), ..new };
         let key = ctx.ledger.keys().binding(&data.id);
@@ -214,22 +192,13 @@ pub(super) fn finish(ctx: &Context, journal: Journal) -> Result<bool, Failure> {
         _ => Vec::new(),
     };
     ending::release_dead(ctx, &data.id, &keep)?;
-    let keys = ctx.ledger.keys();
-    let now = Timestamp::now();
     let mut batch = Batch::new();
-    if let Some(At { record, revision }) = ctx.ledger.container(&name)? {
-        let key = keys.container(&name);
-        let record = ContainerRecord { version: data.to, at: now, ..record };
-        batch.at(key.clone(), revision).put(key, &record);
-    }
+    version::becomes_current(ctx, &name, data.to, &data.id, &mut batch)?;
     journal.finish_with(ctx, &batch, &version_record(&name, &data, &shown))?;
     let units =
         binding.map(|at| at.record.last).filter(|_| shown.running() && !data.gpus.is_none());
-    Entry::new(Decision::Rebound, data.id.as_str(), new_name.as_str())
-        .user(data.by.clone().or(data.before.owner.clone()))
-        .gpus(&units.unwrap_or_default())
-        .why(&data.why)
-        .write(&ctx.config);
+    let by = data.by.clone().or(data.before.owner.clone());
+    leases::tell_rebound(ctx, (&data.id, &new_name), by, units, &data.why);
     ending::settle(ctx, &data.id);
     Ok(true)
 }

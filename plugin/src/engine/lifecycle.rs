@@ -6,8 +6,9 @@ use gpuctl_ledger::node::refused;
 
 use super::api::{Answer, Event, Failure, Front};
 use super::context::Context;
+use super::journal::{self, Locked};
 use super::names::{self, Found};
-use super::{ending, journal, supply};
+use super::{ending, supply};
 use crate::docker::Inspect;
 
 /// Does one thing to each name; what fails keeps the others from nothing.
@@ -44,6 +45,22 @@ pub(super) fn shown(ctx: &Context, found: &Found) -> Result<Inspect, Failure> {
     })
 }
 
+/// What a name means, under its lock, with what Docker shows of it.
+///
+/// # Errors
+/// When another change is under way, and when there is no such container.
+pub(super) fn locked(
+    ctx: &Context,
+    name: &str,
+    front: &mut dyn Front,
+) -> Result<(Locked, Found, Inspect), Failure> {
+    let lock = journal::lock_named(ctx, name, front)?;
+    let found = names::existing(ctx, name)?;
+    lock.is_of(&found.record.record.name)?;
+    let shown = shown(ctx, &found)?;
+    Ok((lock, found, shown))
+}
+
 /// start.
 ///
 /// # Errors
@@ -54,10 +71,8 @@ pub(super) fn start(
     front: &mut dyn Front,
 ) -> Result<Answer, Failure> {
     Ok(each(names, front, |name, front| {
-        let lock = journal::lock_named(ctx, name, front)?;
-        let found = names::existing(ctx, name)?;
-        lock.is_of(&found.record.record.name)?;
-        if shown(ctx, &found)?.running() {
+        let (_lock, found, shown) = locked(ctx, name, front)?;
+        if shown.running() {
             return Ok(());
         }
         check_before_start(ctx, &found, front.user())?;
@@ -88,10 +103,7 @@ pub(super) fn stop(
     front: &mut dyn Front,
 ) -> Result<Answer, Failure> {
     Ok(each(names, front, |name, front| {
-        let lock = journal::lock_named(ctx, name, front)?;
-        let found = names::existing(ctx, name)?;
-        lock.is_of(&found.record.record.name)?;
-        shown(ctx, &found)?;
+        let (_lock, found, _) = locked(ctx, name, front)?;
         ctx.docker()?.stop(found.id.as_str(), timeout)?;
         // Refused before, it is not started again after this.
         let _ = refused::forget(&ctx.config.paths, &found.id);
@@ -114,10 +126,8 @@ pub(super) fn restart(
     front: &mut dyn Front,
 ) -> Result<Answer, Failure> {
     Ok(each(names, front, |name, front| {
-        let lock = journal::lock_named(ctx, name, front)?;
-        let found = names::existing(ctx, name)?;
-        lock.is_of(&found.record.record.name)?;
-        if !shown(ctx, &found)?.running() {
+        let (_lock, found, shown) = locked(ctx, name, front)?;
+        if !shown.running() {
             check_before_start(ctx, &found, front.user())?;
         }
         Ok(ctx.docker()?.restart(found.id.as_str(), timeout)?)

@@ -20,6 +20,7 @@ mod history;
 mod in_place;
 mod journal;
 mod kept;
+mod leases;
 mod leftovers;
 mod lifecycle;
 mod links;

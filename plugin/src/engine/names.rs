@@ -101,6 +101,21 @@ pub(super) fn existing(ctx: &Context, text: &str) -> Result<Found, Failure> {
     Ok(Found { record, id, docker_name })
 }
 
+/// Refuses a name that Docker has a container of already.
+///
+/// # Errors
+/// When it has, and the Engine's.
+pub(super) fn check_docker_name(
+    ctx: &Context,
+    name: &DockerName,
+    hint: impl Into<String>,
+) -> Result<(), Failure> {
+    match ctx.docker()?.inspect(name.as_str())? {
+        Some(_) => Err(Failure::new(format!("Docker has a container {name} already")).hint(hint)),
+        None => Ok(()),
+    }
+}
+
 /// Refuses a new name that would be mistaken for a version of another, or the other way round.
 ///
 /// # Errors

@@ -3,8 +3,7 @@
 
 use super::api::{Answer, Failure, Front};
 use super::context::Context;
-use super::lifecycle::{each, shown};
-use super::{journal, names};
+use super::lifecycle::{each, locked};
 use crate::docker::Inspect;
 
 /// pause. Failures are in the answer.
@@ -45,8 +44,6 @@ fn with(
     front: &mut dyn Front,
     act: impl FnOnce(&Inspect, &str) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
-    let lock = journal::lock_named(ctx, name, front)?;
-    let found = names::existing(ctx, name)?;
-    lock.is_of(&found.record.record.name)?;
-    act(&shown(ctx, &found)?, found.id.as_str())
+    let (_lock, found, shown) = locked(ctx, name, front)?;
+    act(&shown, found.id.as_str())
 }

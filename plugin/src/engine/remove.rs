@@ -3,7 +3,7 @@
 
 use gpuctl_ledger::ledger::{At, Batch};
 use gpuctl_ledger::model::{
-    ContainerId, ContainerName, ContainerRecord, DockerName, OperationKind, VersionRecord,
+    ContainerId, ContainerName, ContainerRecord, DockerName, OperationKind,
 };
 use gpuctl_ledger::node::notes;
 use gpuctl_ledger::store::Outcome;
@@ -15,8 +15,8 @@ use super::journal::{self, Journal};
 use super::lifecycle::each;
 use super::{ending, kept, names, ports};
 
-/// At most so many versions go in one commit: etcd's default limit of a transaction is 128.
-const VERSIONS_AT_ONCE: usize = 64;
+/// At most so many records go in one commit: etcd's default limit of a transaction is 128.
+const RECORDS_AT_ONCE: usize = 64;
 
 /// How to remove.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -138,11 +138,20 @@ fn finish(ctx: &Context, mut journal: Journal) -> Result<Option<String>, Failure
 /// The ledger's.
 pub(super) fn forget_versions(ctx: &Context, name: &ContainerName) -> Result<(), Failure> {
     let keys = ctx.ledger.keys();
-    let versions: Vec<At<VersionRecord>> = ctx.ledger.list(&keys.versions(name))?;
-    for some in versions.chunks(VERSIONS_AT_ONCE) {
+    let versions = kept::versions(ctx, name)?;
+    let of: Vec<String> = versions.iter().map(|v| keys.version(name, v.version)).collect();
+    forget(ctx, &of)
+}
+
+/// Deletes records, whatever stands there, so many in a commit as the ledger takes.
+///
+/// # Errors
+/// The ledger's.
+pub(super) fn forget(ctx: &Context, keys: &[String]) -> Result<(), Failure> {
+    for some in keys.chunks(RECORDS_AT_ONCE) {
         let mut batch = Batch::new();
-        for version in some {
-            batch.delete(keys.version(name, version.record.version));
+        for key in some {
+            batch.delete(key.clone());
         }
         let _ = ctx.ledger.commit(&batch)?;
     }
@@ -165,8 +174,8 @@ pub(super) fn forget_run(ctx: &Context, found: &At<ContainerRecord>) -> Result<b
         ending::release_dead(ctx, id, &[])?;
         batch.delete(keys.binding(id));
     }
-    let versions: Vec<At<VersionRecord>> = ctx.ledger.list(&keys.versions(&record.name))?;
-    let older = versions.iter().map(|at| at.record.version).filter(|v| *v < record.version).max();
+    let versions = kept::versions(ctx, &record.name)?;
+    let older = versions.iter().map(|v| v.version).filter(|v| *v < record.version).max();
     match older {
         None => batch.delete(key),
         Some(version) => {

@@ -9,20 +9,18 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use gpuctl_ledger::grant;
 use gpuctl_ledger::ledger::{At, Batch, Change};
 use gpuctl_ledger::model::{
     Binding, ContainerId, ContainerName, ContainerRecord, DockerName, Holder, Lease, Operation,
     OperationKind, PortRecord, VersionRecord,
 };
-use gpuctl_ledger::node::{lock, notes};
 use serde::{Deserialize, Serialize};
 
 use super::api::{Answer, Event, Failure, Front, MoreAnswer};
 use super::context::Context;
 use super::create::keep_copy;
 use super::journal::{self, Journal, Locked};
-use super::{ending, names, ports, remove};
+use super::{ending, kept, leases, names, ports, remove};
 
 /// What one commit of many writes, at most: records, and their bytes, well below the ledger's limits.
 const AT_ONCE: usize = 32;
@@ -81,10 +79,8 @@ pub(super) fn rename(
         to: new.clone(),
     };
     for (_, _, after) in &data.renamed {
-        if ctx.docker()?.inspect(after.as_str())?.is_some() {
-            return Err(Failure::new(format!("Docker has a container {after} already"))
-                .hint(format!("docker rename {after} to something else, or take another name")));
-        }
+        let hint = format!("docker rename {after} to something else, or take another name");
+        names::check_docker_name(ctx, after, hint)?;
     }
     let journal = begin(ctx, &data, front.user())?;
     let outcome = execute(ctx, journal, &data);
@@ -118,9 +114,8 @@ fn containers(
     record: &ContainerRecord,
     new: &ContainerName,
 ) -> Result<Vec<(ContainerId, DockerName, DockerName)>, Failure> {
-    let versions: Vec<At<VersionRecord>> =
-        ctx.ledger.list(&ctx.ledger.keys().versions(&record.name))?;
-    let of_versions = versions.into_iter().map(|at| (at.record.container, at.record.version));
+    let versions = kept::versions(ctx, &record.name)?;
+    let of_versions = versions.into_iter().map(|v| (v.container, v.version));
     let current = record.container.clone().map(|id| (id, record.version));
     // Of a container with several versions its name tells which it is at.
     let ids: BTreeMap<ContainerId, _> = of_versions.chain(current).collect();
@@ -159,18 +154,16 @@ fn execute(ctx: &Context, mut journal: Journal, data: &Data) -> Result<(), Failu
     let Err(failure) = done else { return finish(ctx, journal, data) };
     match undo(ctx, journal, data) {
         Ok(()) => Err(failure),
-        Err(also) => Err(Failure::new(format!("{failure}; and undoing it failed: {also}"))
-            .hint("docker gpuctl doctor --fix ends what was left")),
+        Err(also) => Err(failure.undoing_failed(&also)),
     }
 }
 
 /// Writes the versions under the new name too.
 fn copy(ctx: &Context, data: &Data) -> Result<(), Failure> {
     let keys = ctx.ledger.keys();
-    let versions: Vec<At<VersionRecord>> = ctx.ledger.list(&keys.versions(&data.from))?;
     let mut batch = Batch::new();
     let (mut count, mut bytes) = (0, 0);
-    for At { record, .. } in versions {
+    for record in kept::versions(ctx, &data.from)? {
         let record = VersionRecord { name: data.to.clone(), ..record };
         let size = serde_json::to_vec(&record).map_or(BYTES_AT_ONCE, |bytes| bytes.len());
         if count == AT_ONCE || (count > 0 && bytes + size > BYTES_AT_ONCE) {
@@ -286,15 +279,9 @@ fn holders(ctx: &Context, data: &Data, bound: &[Binding]) -> Result<(), Failure>
             }
             _ => Change::Keep,
         })?;
-        // No start writes one meanwhile. What cannot be written says the old name until the next start.
-        let paths = &ctx.config.paths;
-        if let Ok(Some(_lock)) = lock::take(&paths.grants(), grant::LOCK, OTHER)
-            && let Ok(Some(note)) = notes::read_grant(paths, id)
-            && note.holder.name.as_ref() == Some(&data.from)
-        {
-            let _ =
-                notes::write_grant(paths, &notes::Grant { holder: holder(&note.holder), ..note });
-        }
+        leases::note_holder(ctx, id, OTHER, |noted| {
+            (noted.name.as_ref() == Some(&data.from)).then(|| holder(noted))
+        });
     }
     Ok(())
 }

@@ -10,16 +10,12 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use gpuctl_ledger::audit::{Decision, Entry};
-use gpuctl_ledger::grant::{self, Claim};
-use gpuctl_ledger::ledger::{At, Batch};
+use gpuctl_ledger::ledger::Batch;
 use gpuctl_ledger::model::{
-    Binding, ContainerId, ContainerName, ContainerRecord, DockerName, Evidence, GpuRequest, Holder,
-    How as Came, Lease, LeaseState, OperationKind, PortRecord, SCHEMA, Timestamp, Token, Unit,
-    Version, VersionRecord,
+    Binding, ContainerId, ContainerName, DockerName, Evidence, GpuRequest, Holder, How as Came,
+    Lease, LeaseState, OperationKind, SCHEMA, Timestamp, Token, Unit, Version, VersionRecord,
 };
 use gpuctl_ledger::node::notes;
-use gpuctl_ledger::store::Outcome;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -27,10 +23,9 @@ use super::api::{AutoPort, Event, Failure, Front, How};
 use super::change::{Subject, Target};
 use super::context::Context;
 use super::create::{OPERATION_LABEL, keep_copy};
-use super::in_place::held;
 use super::journal::Journal;
 use super::names::Found;
-use super::{clone, ending, kept, ports, snapshot, undo_replace, version, volume};
+use super::{clone, ending, kept, leases, ports, snapshot, undo_replace, version, volume};
 use crate::change::{self, Change, HostPort, Kept, Publish};
 use crate::docker::{Changes, Inspect};
 
@@ -100,13 +95,12 @@ pub(super) fn prepare(
     why: String,
     by: Option<String>,
 ) -> Result<Prepared, Failure> {
-    let Subject { found, shown, binding, .. } = subject;
-    let is = shown.creation();
+    let Subject { found, shown, is, binding, .. } = subject;
     let name = &found.record.record.name;
-    let (spec, image) = with_image(ctx, &is, &target.spec, shown)?;
+    let (spec, image) = with_image(ctx, is, &target.spec, shown)?;
     let ours: BTreeSet<String> =
         kept::versions(ctx, name)?.into_iter().map(|v| v.container.to_string()).collect();
-    let (spec, anonymous) = change::inherited(&is, &spec, found.id.as_str(), &ours);
+    let (spec, anonymous) = change::inherited(is, &spec, found.id.as_str(), &ours);
     let (upper, files) = match &target.files {
         Some(source) => (Some(source.upper.clone()), source.words.clone()),
         None => match snapshot::upper(ctx, &found.id, shown, &found.docker_name) {
@@ -123,7 +117,7 @@ pub(super) fn prepare(
         new: None,
         before: binding.record.clone(),
         gpus: target.gpus.clone(),
-        held: held(&ctx.ledger, &found.id)?.into_iter().map(|l| (l.unit, l.token)).collect(),
+        held: leases::as_held(&leases::held(ctx, &found.id)?),
         units: Vec::new(),
         was_running: shown.running(),
         restart,
@@ -203,8 +197,7 @@ pub(super) fn execute(
         Ok(()) => finish(ctx, journal),
         Err(failure) => match undo_replace::undo(ctx, journal) {
             Ok(how) => Err(Failure { message: format!("{}; {how}", failure.message), ..failure }),
-            Err(also) => Err(Failure::new(format!("{failure}; and undoing it failed: {also}"))
-                .hint("docker gpuctl doctor --fix ends what was left")),
+            Err(also) => Err(failure.undoing_failed(&also)),
         },
     }
 }
@@ -242,14 +235,13 @@ fn advance(
         keep_copy(ctx, &retired);
     }
     let new_name = DockerName::of(&name, data.to);
-    let shown = make(ctx, journal, &mut data, &new_name)?;
-    let id = data.new.clone().unwrap_or_else(|| data.old.clone());
+    let (id, shown) = make(ctx, journal, &mut data, &new_name)?;
     if let Some(from) = data.upper.clone() {
         let to = clone::target(ctx, &id, &shown, &new_name)?;
         carry(&from, &to, front)?;
     }
     check_listens(front)?;
-    start_step(ctx, journal, &mut data)?;
+    start_step(ctx, journal, &data, &id)?;
     if data.was_running {
         docker.start(id.as_str())?;
         wait_healthy(ctx, &id, front)?;
@@ -305,18 +297,7 @@ fn claim(
         name: Some(name.clone()),
         owner: data.before.owner.clone(),
     };
-    let prefer: Vec<Unit> = data.held.iter().map(|(unit, _)| unit.clone()).collect();
-    let claim = Claim {
-        holder: &holder,
-        request: &data.gpus,
-        prefer: &prefer,
-        token,
-        binding: None,
-        all: ctx.config.policy.all,
-        free_rest: false,
-        operation: Some(token),
-    };
-    Ok(grant::claim(&ctx.ledger, &ctx.view(), &claim, ctx.config.ledger.timeout())?.units)
+    Ok(leases::claim(ctx, token, &holder, &data.gpus, &data.held, None)?.units)
 }
 
 /// Makes the new container, with a binding that lets it start not yet.
@@ -325,7 +306,7 @@ fn make(
     journal: &mut Journal,
     data: &mut Data,
     new_name: &DockerName,
-) -> Result<Inspect, Failure> {
+) -> Result<(ContainerId, Inspect), Failure> {
     let docker = ctx.docker()?;
     let token = journal.operation.token.clone();
     let changes = Changes {
@@ -354,7 +335,7 @@ fn make(
     batch.put(ctx.ledger.keys().binding(&id), &binding);
     journal.step(ctx, "carry", data, batch)?;
     keep_copy(ctx, &binding);
-    Ok(shown)
+    Ok((id, shown))
 }
 
 /// Carries the writable layer over, and compares the two.
@@ -364,17 +345,21 @@ fn carry(from: &Path, to: &Path, front: &mut dyn Front) -> Result<(), Failure> {
 }
 
 /// Passes the leases on and lets the new one start, in one commit with the journal's next step.
-fn start_step(ctx: &Context, journal: &mut Journal, data: &mut Data) -> Result<(), Failure> {
-    let Some(id) = data.new.clone() else { return Err(Failure::new("there is no new container")) };
+fn start_step(
+    ctx: &Context,
+    journal: &mut Journal,
+    data: &Data,
+    id: &ContainerId,
+) -> Result<(), Failure> {
     let keys = ctx.ledger.keys();
     let name = journal.operation.name.clone();
     for _ in 0..TRIES {
-        let Some(binding) = ctx.ledger.binding(&id)? else {
+        let Some(binding) = ctx.ledger.binding(id)? else {
             return Err(Failure::new("the binding of the new container is gone"));
         };
         let mut batch = Batch::new();
         let finished = Binding { unfinished: false, ..binding.record };
-        let key = keys.binding(&id);
+        let key = keys.binding(id);
         batch.at(key.clone(), binding.revision).put(key, &finished);
         for (unit, lease) in ctx.ledger.leases()? {
             if lease.record.holder.container != data.old || !data.units.contains(&unit) {
@@ -460,27 +445,13 @@ pub(super) fn finish(ctx: &Context, mut journal: Journal) -> Result<(), Failure>
         journal.step(ctx, "record", &data, Batch::new())?;
     }
     let spec = shown.as_ref().map_or_else(|| data.spec.clone(), Inspect::creation);
-    let keys = ctx.ledger.keys();
     let mut batch = Batch::new();
-    if let Some(At { record, revision }) = ctx.ledger.container(&name)? {
-        let key = keys.container(&name);
-        let record = ContainerRecord {
-            version: data.to,
-            container: Some(id.clone()),
-            at: Timestamp::now(),
-            ..record
-        };
-        batch.at(key.clone(), revision).put(key, &record);
-    }
+    version::becomes_current(ctx, &name, data.to, &id, &mut batch)?;
     let published: BTreeSet<u16> =
         ports::spec::wanted(&spec, |_| true, true).into_iter().filter_map(|p| p.wish).collect();
-    let kept: Vec<At<PortRecord>> = ctx.ledger.list(&keys.ports())?;
-    for port in
-        kept.iter().filter(|at| at.record.name == name && !published.contains(&at.record.port))
-    {
-        let key = keys.port(port.record.port);
-        batch.at(key.clone(), port.revision).delete(key);
-    }
+    let kept = ports::of(ctx, &name)?.into_iter().map(|at| at.record.port);
+    let unused: Vec<u16> = kept.filter(|port| !published.contains(port)).collect();
+    ports::release(ctx, &name, &unused, &mut batch)?;
     journal.finish_with(ctx, &batch, &version_record(&name, &data, &id, spec))?;
     ending::release_dead(ctx, &data.old, &[])?;
     let binding = ctx.ledger.binding(&id)?;
@@ -489,11 +460,9 @@ pub(super) fn finish(ctx: &Context, mut journal: Journal) -> Result<(), Failure>
     }
     let running = shown.as_ref().is_some_and(Inspect::running);
     let units = binding.map(|at| at.record.last).filter(|_| running && !data.gpus.is_none());
-    Entry::new(Decision::Rebound, id.as_str(), DockerName::of(&name, data.to).as_str())
-        .user(data.by.clone().or(data.before.owner.clone()))
-        .gpus(&units.unwrap_or_default())
-        .why(&data.why)
-        .write(&ctx.config);
+    let by = data.by.clone().or(data.before.owner.clone());
+    let new_name = DockerName::of(&name, data.to);
+    leases::tell_rebound(ctx, (&id, &new_name), by, units, &data.why);
     ending::settle(ctx, &data.old);
     ending::settle(ctx, &id);
     Ok(())
@@ -518,12 +487,4 @@ fn version_record(
         layer: None,
         spec,
     }
-}
-
-/// Commits; whether nobody was quicker.
-///
-/// # Errors
-/// The ledger's.
-pub(super) fn committed(ctx: &Context, batch: &Batch) -> Result<bool, Failure> {
-    Ok(batch.is_empty() || matches!(ctx.ledger.commit(batch)?, Outcome::Done(_)))
 }

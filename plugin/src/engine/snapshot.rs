@@ -109,8 +109,7 @@ pub(super) fn snapshot(
         }
         Err(failure) => match undo(ctx, journal) {
             Ok(()) => Err(failure),
-            Err(also) => Err(Failure::new(format!("{failure}; and undoing it failed: {also}"))
-                .hint("docker gpuctl doctor --fix ends what was left")),
+            Err(also) => Err(failure.undoing_failed(&also)),
         },
     }
 }

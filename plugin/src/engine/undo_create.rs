@@ -49,20 +49,28 @@ fn made(ctx: &Context, data: &Data, token: &Token) -> Result<Vec<Inspect>, Failu
     Ok(found)
 }
 
+/// Removes what a change has made, with its anonymous volumes.
+///
+/// # Errors
+/// The Engine's.
+pub(super) fn remove_made(ctx: &Context, data: &Data, token: &Token) -> Result<(), Failure> {
+    for shown in made(ctx, data, token)? {
+        let id = shown.id().map(|id| id.to_string()).unwrap_or_default();
+        match ctx.docker()?.remove(&id, true, true) {
+            Err(e) if !e.is_not_found() => return Err(e.into()),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// Undoes a run: the container goes, and its records are as they were.
 ///
 /// # Errors
 /// When it cannot be undone now.
 pub(super) fn undo(ctx: &Context, journal: Journal) -> Result<(), Failure> {
     let data: Data = journal.data()?;
-    let docker = ctx.docker()?;
-    for shown in made(ctx, &data, &journal.operation.token)? {
-        let id = shown.id().map(|id| id.to_string()).unwrap_or_default();
-        match docker.remove(&id, true, true) {
-            Err(e) if !e.is_not_found() => return Err(e.into()),
-            _ => {}
-        }
-    }
+    remove_made(ctx, &data, &journal.operation.token)?;
     let mut batch = Batch::new();
     ports::release(ctx, &journal.operation.name, &data.ports, &mut batch)?;
     if let Some(id) = &data.id {

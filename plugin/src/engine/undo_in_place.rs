@@ -2,18 +2,16 @@
 
 use std::time::{Duration, Instant};
 
-use gpuctl_ledger::audit::{Decision, Entry};
 use gpuctl_ledger::ledger::Batch;
-use gpuctl_ledger::model::{ContainerId, ContainerName, DockerName, Holder, Lease};
+use gpuctl_ledger::model::{ContainerId, ContainerName, DockerName};
 use gpuctl_ledger::node::notes;
-use gpuctl_ledger::store::Outcome;
 
 use super::api::Failure;
 use super::context::Context;
-use super::create::keep_copy;
 use super::ending;
 use super::in_place::{Data, again, finish, words};
 use super::journal::Journal;
+use super::leases::{self, Before};
 use crate::docker::Inspect;
 
 /// The longest that whoever ends a broken-off change waits for processes before it kills them,
@@ -51,7 +49,6 @@ pub(super) fn undo(
         // Begun, it can only be undone: the binding no longer tells what the new version is to have.
         journal.step(ctx, "undo", &data, Batch::new())?;
     }
-    let keys = ctx.ledger.keys();
     let _ = notes::remove_binding(&ctx.config.paths, &data.id);
     let docker = ctx.docker()?;
     let shown = docker.inspect(data.id.as_str())?;
@@ -75,54 +72,14 @@ pub(super) fn undo(
         };
         docker.stop(data.id.as_str(), grace)?;
     }
-    let mut tries = 0;
-    loop {
-        tries += 1;
-        if tries > 8 {
-            return Err(Failure::new("its leases are changed by others again and again")
-                .hint("docker gpuctl doctor --fix ends what was left"));
-        }
-        let mut batch = Batch::new();
-        let mut freed = Vec::new();
-        if let Some(now) = ctx.ledger.binding(&data.id)? {
-            let key = keys.binding(&data.id);
-            batch.at(key.clone(), now.revision).put(key, &data.before);
-        }
-        for (unit, lease) in ctx.ledger.leases()? {
-            if lease.record.holder.container != data.id {
-                continue;
-            }
-            let key = keys.lease(&unit);
-            let old = data.held.iter().find(|(held, _)| *held == unit);
-            match old {
-                // The old process still runs under its own token: its poststop must find it.
-                Some((_, token)) => {
-                    let holder = Holder {
-                        docker_name: DockerName::of(&journal.operation.name, data.from),
-                        ..lease.record.holder.clone()
-                    };
-                    let back = Lease { token: token.clone(), holder, ..lease.record.clone() };
-                    batch.at(key.clone(), lease.revision).put(key, &back);
-                }
-                None => {
-                    batch.at(key.clone(), lease.revision).delete(key);
-                    freed.push(unit);
-                }
-            }
-        }
-        if batch.is_empty() || matches!(ctx.ledger.commit(&batch)?, Outcome::Done(_)) {
-            keep_copy(ctx, &data.before);
-            if !freed.is_empty() {
-                let name = DockerName::of(&journal.operation.name, data.from);
-                Entry::new(Decision::Released, data.id.as_str(), name.as_str())
-                    .user(data.by.clone().or(data.before.owner.clone()))
-                    .gpus(&freed)
-                    .why("its change was undone")
-                    .write(&ctx.config);
-            }
-            break;
-        }
-    }
+    let before = Before {
+        name: &journal.operation.name,
+        version: data.from,
+        binding: &data.before,
+        held: &data.held,
+        by: data.by.as_ref(),
+    };
+    leases::put_back(ctx, before, None, |lease| lease)?;
     let old_name = DockerName::of(&journal.operation.name, data.from);
     let mut there = !was_removed(ctx, &data.id)?;
     if there

@@ -1,10 +1,16 @@
-//! The record of a version, and how large it may be.
+//! The records of a version, and how large they may be.
 
-use gpuctl_ledger::model::{DockerName, VersionRecord};
+use gpuctl_ledger::ledger::{At, Batch};
+use gpuctl_ledger::model::{
+    Binding, ContainerId, ContainerName, ContainerRecord, DockerName, GpuRequest, How, SCHEMA,
+    Timestamp, Token, Unit, Version, VersionRecord,
+};
 use gpuctl_ledger::store::LARGEST_VALUE;
 use serde_json::Value;
 
 use super::api::Failure;
+use super::context::Context;
+use crate::docker::Inspect;
 
 /// What is kept free at a creation, so that the records of the versions after it fit too: their
 /// reasons and owners are of other lengths, and so may be what a later Engine shows.
@@ -37,6 +43,87 @@ pub(super) fn check(record: &VersionRecord, new: bool) -> Result<(), Failure> {
 /// change that it stands for comes to its end.
 pub(super) fn without_spec(record: &VersionRecord) -> VersionRecord {
     VersionRecord { spec: Value::Null, ..record.clone() }
+}
+
+/// The first version that a container is at.
+pub(super) struct First<'a> {
+    pub(super) name: &'a ContainerName,
+    pub(super) version: Version,
+    pub(super) container: &'a ContainerId,
+    pub(super) gpus: GpuRequest,
+    /// Who asked for it, and owns it.
+    pub(super) by: Option<String>,
+    pub(super) why: String,
+    pub(super) how: How,
+    /// The claim that goes with its binding.
+    pub(super) token: Token,
+    /// The GPUs that it holds.
+    pub(super) last: Vec<Unit>,
+    /// Its files are not all there.
+    pub(super) unfinished: bool,
+}
+
+impl First<'_> {
+    /// Its records, as Docker shows it.
+    pub(super) fn records(self, shown: &Inspect) -> (ContainerRecord, VersionRecord, Binding) {
+        let now = Timestamp::now();
+        let container = ContainerRecord {
+            schema: SCHEMA,
+            name: self.name.clone(),
+            version: self.version,
+            container: Some(self.container.clone()),
+            owner: self.by.clone(),
+            at: now,
+            auto_remove: shown.auto_remove(),
+        };
+        let version = VersionRecord {
+            schema: SCHEMA,
+            name: self.name.clone(),
+            version: self.version,
+            container: self.container.clone(),
+            gpus: self.gpus.clone(),
+            at: now,
+            by: self.by.clone(),
+            why: self.why,
+            how: Some(self.how),
+            layer: None,
+            spec: shown.creation(),
+        };
+        let binding = Binding {
+            schema: SCHEMA,
+            container: self.container.clone(),
+            name: self.name.clone(),
+            version: self.version,
+            gpus: self.gpus,
+            last: self.last,
+            owner: self.by,
+            token: self.token,
+            retired: false,
+            unfinished: self.unfinished,
+            upper_dir: None,
+        };
+        (container, version, binding)
+    }
+}
+
+/// Adds to a commit that a container is at this version from now on.
+///
+/// # Errors
+/// The ledger's.
+pub(super) fn becomes_current(
+    ctx: &Context,
+    name: &ContainerName,
+    version: Version,
+    id: &ContainerId,
+    batch: &mut Batch,
+) -> Result<(), Failure> {
+    if let Some(At { record, revision }) = ctx.ledger.container(name)? {
+        let key = ctx.ledger.keys().container(name);
+        let container = Some(id.clone());
+        let record = ContainerRecord { version, container, at: Timestamp::now(), ..record };
+        batch.at(key.clone(), revision).put(key, &record);
+    }
+    Ok(())
 }
 
 #[cfg(test)]

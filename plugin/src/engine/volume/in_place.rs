@@ -88,10 +88,7 @@ pub(super) fn change(
     if offline {
         let resized = copy::watched(front, |given_up| images.resize_copy(&data.spec, given_up));
         if let Err(why) = resized {
-            undo(ctx, journal).map_err(|also| {
-                Failure::new(format!("{why}; and undoing it failed: {also}"))
-                    .hint("docker gpuctl doctor --fix ends what was left")
-            })?;
+            undo(ctx, journal).map_err(|also| why.undoing_failed(&also))?;
             return Err(why);
         }
         journal.step(ctx, "swap", &data, Batch::new())?;

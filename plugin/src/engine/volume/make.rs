@@ -15,7 +15,7 @@ use super::super::context::Context;
 use super::journal::Journal;
 use super::{copy, observe};
 use crate::volume::image::Detail;
-use crate::volume::{MakeError, Spec, rules, usage};
+use crate::volume::{MakeError, Sizing, Spec, rules, usage};
 
 /// How many names are tried for which Docker would not keep to the size.
 const TRIES: u32 = 8;
@@ -69,7 +69,7 @@ pub(super) fn make(ctx: &Context, new: &New<'_>, front: &mut dyn Front) -> Resul
         let data = Data { spec: spec(ctx, new, version), version };
         backend.check_free(&data.spec)?;
         let mut journal = Journal::begin(ctx, new.name, kind, front.user(), "make", &data)?;
-        match fill(ctx, &mut journal, new, data, front) {
+        match fill(ctx, &mut journal, (new, backend.as_ref()), data, front) {
             Ok((data, shown)) => {
                 let docker_name = data.spec.docker_name.clone();
                 let batch = records(ctx, new, &data, shown, front.user());
@@ -77,17 +77,19 @@ pub(super) fn make(ctx: &Context, new: &New<'_>, front: &mut dyn Front) -> Resul
                 return Ok(docker_name);
             }
             Err(why) => {
-                undo(ctx, journal).map_err(|also| {
-                    let failed = match &why {
-                        MakeError::Failed(why) => why.to_string(),
-                        MakeError::Unlimited => "Docker does not keep it to its size".to_owned(),
-                    };
-                    Failure::new(format!("{failed}; and undoing it failed: {also}"))
-                        .hint("docker gpuctl doctor --fix ends what was left")
+                let why = match why {
+                    MakeError::Failed(why) => Some(why),
+                    MakeError::Unlimited => None,
+                };
+                undo(ctx, journal).map_err(|also| match &why {
+                    Some(why) => why.undoing_failed(&also),
+                    None => {
+                        Failure::new("Docker does not keep it to its size").undoing_failed(&also)
+                    }
                 })?;
                 match why {
-                    MakeError::Failed(why) => return Err(why),
-                    MakeError::Unlimited => version = version.next(),
+                    Some(why) => return Err(why),
+                    None => version = version.next(),
                 }
             }
         }
@@ -117,11 +119,10 @@ fn spec(ctx: &Context, new: &New<'_>, version: Version) -> Spec {
 fn fill(
     ctx: &Context,
     journal: &mut Journal,
-    new: &New<'_>,
+    (new, backend): (&New<'_>, &dyn Sizing),
     mut data: Data,
     front: &mut dyn Front,
 ) -> Result<(Data, Value), MakeError> {
-    let backend = observe::sizing(ctx, new.backend)?;
     let token = journal.operation.token.clone();
     data.spec.detail = copy::watched(front, |given_up| backend.make(&data.spec, &token, given_up))?;
     if let Some(from) = new.from {
@@ -200,7 +201,7 @@ fn room_on_disk(ctx: &Context, new: &New<'_>, front: &mut dyn Front) -> Result<(
         Some(from) => observe::used(ctx, from)?,
         None => ByteSize(0),
     };
-    if needed > free && !same_disk(ctx, new) {
+    if needed > free && !may_share(new) {
         return Err(Failure::new(format!("{needed} have to be copied, {shown} has {free} free"))
             .hint("docker gpuctl volume prune removes old versions that nobody uses"));
     }
@@ -224,8 +225,7 @@ fn room_on_disk(ctx: &Context, new: &New<'_>, front: &mut dyn Front) -> Result<(
 }
 
 /// Whether the copy may share blocks with what it is a copy of.
-fn same_disk(ctx: &Context, new: &New<'_>) -> bool {
-    let _ = ctx;
+fn may_share(new: &New<'_>) -> bool {
     new.backend == Backend::Size && new.from.is_some_and(|from| from.backend != Backend::Image)
 }
 

@@ -16,9 +16,6 @@ use super::{find, observe};
 use crate::docker::User;
 use crate::volume::Spec;
 
-/// At most so many versions go in one commit: etcd's default limit of a transaction is 128.
-const VERSIONS_AT_ONCE: usize = 64;
-
 /// What is forgotten with the volumes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -159,13 +156,9 @@ fn finish(ctx: &Context, journal: Journal) -> Result<(), Failure> {
             }
         }
         Forget::All => {
-            for some in find::versions(ctx, &name)?.chunks(VERSIONS_AT_ONCE) {
-                let mut batch = Batch::new();
-                for version in some {
-                    batch.delete(keys.volume_version(&name, version.record.version));
-                }
-                let _ = ctx.ledger.commit(&batch)?;
-            }
+            let versions = find::versions(ctx, &name)?.into_iter().map(|at| at.record.version);
+            let of: Vec<String> = versions.map(|v| keys.volume_version(&name, v)).collect();
+            super::super::remove::forget(ctx, &of)?;
             batch.delete(key);
         }
     }
