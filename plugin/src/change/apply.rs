@@ -34,17 +34,31 @@ pub fn apply(spec: &Value, change: &Change) -> Result<Value, Wrong> {
 
 /// The object under a key; made where there is none.
 fn object<'a>(spec: &'a mut Value, key: &str) -> &'a mut Map<String, Value> {
-    if !spec.is_object() {
-        *spec = json!({});
+    as_object(as_object(spec).entry(key).or_insert(Value::Null))
+}
+
+fn as_object(value: &mut Value) -> &mut Map<String, Value> {
+    if !value.is_object() {
+        *value = json!({});
     }
-    // It is an object by now, and so is what stands under the key after the next line.
-    let inner = &mut spec[key];
-    if !inner.is_object() {
-        *inner = json!({});
-    }
-    match inner {
+    match value {
         Value::Object(map) => map,
         _ => unreachable!("made an object just above"),
+    }
+}
+
+/// The list under a key; made where there is none.
+fn array<'a>(map: &'a mut Map<String, Value>, key: &str) -> &'a mut Vec<Value> {
+    as_array(map.entry(key).or_insert(Value::Null))
+}
+
+fn as_array(value: &mut Value) -> &mut Vec<Value> {
+    if !value.is_array() {
+        *value = json!([]);
+    }
+    match value {
+        Value::Array(list) => list,
+        _ => unreachable!("made a list just above"),
     }
 }
 
@@ -178,13 +192,8 @@ fn publish(spec: &mut Value, port: &Publish) {
     object(&mut spec["Config"], "ExposedPorts").entry(key.clone()).or_insert_with(|| json!({}));
     let bindings = object(&mut spec["HostConfig"], "PortBindings");
     let binding = json!({"HostIp": port.address, "HostPort": number});
-    let list = bindings.entry(key).or_insert_with(|| json!([]));
-    if !list.is_array() {
-        *list = json!([]);
-    }
-    if let Some(list) = list.as_array_mut()
-        && !list.contains(&binding)
-    {
+    let list = array(bindings, &key);
+    if !list.contains(&binding) {
         list.push(binding);
     }
 }
@@ -223,13 +232,8 @@ fn swap(spec: &mut Value, old: &str, new: &str) -> Result<(), Wrong> {
     // An anonymous one is in neither: it is mounted by name from now on.
     for (name, place) in &shown {
         if name == old && !places.contains(place) {
-            let binds = object(spec, "HostConfig").entry("Binds").or_insert_with(|| json!([]));
-            if !binds.is_array() {
-                *binds = json!([]);
-            }
-            if let Some(binds) = binds.as_array_mut() {
-                binds.push(json!(format!("{new}:{place}")));
-            }
+            let bind = json!(format!("{new}:{place}"));
+            array(object(spec, "HostConfig"), "Binds").push(bind);
             places.push(place.clone());
         }
     }
@@ -284,21 +288,9 @@ fn add_mount(spec: &mut Value, mount: &Mount) -> Result<(), Wrong> {
         Mount::Bind(text) => ("Binds", json!(text)),
         Mount::Object(object) => ("Mounts", object.clone()),
     };
-    let list = object(spec, "HostConfig").entry(key).or_insert_with(|| json!([]));
-    if !list.is_array() {
-        *list = json!([]);
-    }
-    if let Some(list) = list.as_array_mut() {
-        list.push(value);
-    }
+    array(object(spec, "HostConfig"), key).push(value);
     // For what else looks at the places: inherited() tells what is gone by them.
-    let shown = &mut spec["Mounts"];
-    if !shown.is_array() {
-        *shown = json!([]);
-    }
-    if let Some(shown) = shown.as_array_mut() {
-        shown.push(json!({"Type": "bind", "Destination": target}));
-    }
+    array(as_object(spec), "Mounts").push(json!({"Type": "bind", "Destination": target}));
     Ok(())
 }
 

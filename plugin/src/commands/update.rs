@@ -82,7 +82,6 @@ pub(super) fn update(session: &Session, args: Args) -> Result<u8, Failure> {
 }
 
 fn asked(args: Args) -> Result<Change, Wrong> {
-    let each = |list: &[String]| list.to_vec();
     let own = |name: &str| std::env::var(name).ok();
     let mut publish = Vec::new();
     for text in &args.publish {
@@ -95,20 +94,20 @@ fn asked(args: Args) -> Result<Change, Wrong> {
         memory: args.memory,
         shm_size: args.shm_size,
         env: args.env.iter().map(|text| change::env(text, own)).collect::<Result<_, _>>()?,
-        env_rm: each(&args.env_rm),
+        env_rm: args.env_rm,
         publish,
-        publish_rm: each(&args.publish_rm),
+        publish_rm: args.publish_rm,
         volumes: args.volume.iter().map(|text| change::swap(text)).collect::<Result<_, _>>()?,
         mount_add: args
             .mount_add
             .iter()
             .map(|text| change::mount(text))
             .collect::<Result<_, _>>()?,
-        mount_rm: each(&args.mount_rm),
+        mount_rm: args.mount_rm,
         image: args.image,
         restart: args.restart.as_deref().map(change::restart).transpose()?,
         labels: args.label.iter().map(|text| change::label(text)).collect::<Result<_, _>>()?,
-        label_rm: each(&args.label_rm),
+        label_rm: args.label_rm,
     })
 }
 

@@ -1,12 +1,15 @@
 //! history and diff: nothing here changes anything.
 
-use gpuctl_ledger::model::{ContainerRecord, DockerName, GpuRequest, Version, VersionRecord};
+use std::collections::BTreeSet;
+
+use gpuctl_ledger::model::{ContainerRecord, DockerName, Version, VersionRecord};
 use serde_json::Value;
 
 use super::api::{Answer, Diff, DiffRequest, Failure, Files, HistoryRow};
 use super::context::Context;
-use super::{kept, names};
-use crate::change::differences;
+use super::kept::{self, Kept};
+use super::names;
+use crate::change::{Difference, differences};
 
 /// history.
 ///
@@ -15,19 +18,16 @@ use crate::change::differences;
 pub(super) fn history(ctx: &Context, name: &str) -> Result<Answer, Failure> {
     let record = record(ctx, name)?;
     let versions = kept::versions(ctx, &record.name)?;
-    let nothing = (Value::Null, GpuRequest::None);
+    let kept = kept::of_records(&versions, record.version, record.container.as_ref());
+    let there: BTreeSet<String> = match kept.iter().any(|k| k.container.is_some()) {
+        true => ctx.docker()?.list(true)?.into_iter().map(|row| row.id).collect(),
+        false => BTreeSet::new(),
+    };
     let mut rows = Vec::new();
     let mut before: Option<&VersionRecord> = None;
     for v in &versions {
-        let changes = match before.filter(|b| !b.spec.is_null() && !v.spec.is_null()) {
-            Some(b) => differences((&b.spec, &b.gpus), (&v.spec, &v.gpus)),
-            None if before.is_some() => differences(
-                (&nothing.0, &before.map(|b| b.gpus.clone()).unwrap_or_default()),
-                (&nothing.0, &v.gpus),
-            ),
-            None => Vec::new(),
-        };
         let current = v.version == record.version && record.container.is_some();
+        let of = kept.iter().find(|k| k.version == v.version);
         rows.push(HistoryRow {
             current,
             version: v.version,
@@ -37,33 +37,31 @@ pub(super) fn history(ctx: &Context, name: &str) -> Result<Answer, Failure> {
             gpus: v.gpus.clone(),
             image: image(&v.spec),
             how: v.how,
-            changes,
-            files: files(ctx, v, current, &versions)?,
+            changes: before.map(|before| between(before, v)).unwrap_or_default(),
+            files: if current { Files::Current } else { files(of, &there) },
         });
         before = Some(v);
     }
     Ok(Answer::History(rows))
 }
 
-/// Where the files of a version can be had.
-fn files(
-    ctx: &Context,
-    version: &VersionRecord,
-    current: bool,
-    versions: &[VersionRecord],
-) -> Result<Files, Failure> {
-    if current {
-        return Ok(Files::Current);
+/// In what two versions differ; where the spec of one was not kept, in their GPUs.
+fn between(before: &VersionRecord, after: &VersionRecord) -> Vec<Difference> {
+    let (is, to_be) = match before.spec.is_null() || after.spec.is_null() {
+        true => (&Value::Null, &Value::Null),
+        false => (&before.spec, &after.spec),
+    };
+    differences((is, &before.gpus), (to_be, &after.gpus))
+}
+
+/// Where the files of an older version can be had, of containers that are `there`.
+fn files(kept: Option<&Kept>, there: &BTreeSet<String>) -> Files {
+    let container = kept.and_then(|k| k.container.as_ref());
+    match (kept.and_then(|k| k.layer.as_ref()), container) {
+        (Some(layer), _) => Files::Snapshot { bytes: layer.bytes },
+        (None, Some(id)) if there.contains(id.as_str()) => Files::Container,
+        _ => Files::None,
     }
-    if let Some(layer) = &version.layer {
-        return Ok(Files::Snapshot { bytes: layer.bytes });
-    }
-    // A container that went on as a later version has that one's files.
-    let last =
-        versions.iter().filter(|v| v.container == version.container).map(|v| v.version).max();
-    let own = last == Some(version.version);
-    let there = own && ctx.docker()?.inspect(version.container.as_str())?.is_some();
-    Ok(if there { Files::Container } else { Files::None })
 }
 
 /// diff.
@@ -95,8 +93,7 @@ pub(super) fn diff(ctx: &Context, request: &DiffRequest) -> Result<Answer, Failu
         }
         Ok(found)
     };
-    let (a, b) = (of(from)?, of(to)?);
-    let differences = differences((&a.spec, &a.gpus), (&b.spec, &b.gpus));
+    let differences = between(of(from)?, of(to)?);
     Ok(Answer::Diff(Diff { name: record.name, from, to, differences }))
 }
 

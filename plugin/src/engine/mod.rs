@@ -5,8 +5,7 @@
 
 mod adopt;
 pub mod api;
-mod api_change;
-pub mod api_volume;
+mod asker;
 mod bypass;
 mod change;
 mod clone;

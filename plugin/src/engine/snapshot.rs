@@ -3,7 +3,6 @@
 //! One step of the journal, `copy`; undone: what was copied goes, and a container that was paused for it
 //! goes on. The layer stands in the version's record with the journal's last commit.
 
-use std::cell::{Cell, RefCell};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -18,11 +17,12 @@ use nix::sys::statvfs::statvfs;
 use serde::{Deserialize, Serialize};
 
 use super::api::{Answer, Event, Failure, Front, MoreAnswer};
+use super::asker::Asker;
 use super::context::Context;
 use super::journal::{self, Journal};
 use super::{kept, names};
 use crate::docker::Inspect;
-use crate::tree::{self, Report, TreeError, Watch};
+use crate::tree::{self, Report, TreeError};
 
 /// A disk that nobody would call fast, in bytes a second: so long it takes at most, as a rule.
 const SLOW_DISK: u64 = 100 << 20;
@@ -184,22 +184,6 @@ fn check_room(from: &Path, layers: &Path, bytes: u64) -> Result<(), Failure> {
     .hint("docker gpuctl prune frees what older versions keep"))
 }
 
-/// Whoever asked, while it is copied: gone, it stops.
-struct Asking<'a, 'b> {
-    front: RefCell<&'a mut (dyn Front + 'b)>,
-    gone: Cell<bool>,
-}
-
-impl Watch for Asking<'_, '_> {
-    fn stopped(&self) -> bool {
-        if !self.gone.get() {
-            let listens = self.front.borrow_mut().listens();
-            self.gone.set(!listens);
-        }
-        self.gone.get()
-    }
-}
-
 /// Copies a layer, the container paused meanwhile where that is said.
 ///
 /// # Errors
@@ -213,8 +197,7 @@ pub(super) fn carry(
     if pauses {
         ctx.docker()?.pause(id.as_str())?;
     }
-    let asking = Asking { front: RefCell::new(front), gone: Cell::new(false) };
-    let copied = tree::copy(from, to, &tree::Options::default(), &asking);
+    let copied = tree::copy(from, to, &tree::Options::default(), &Asker::silent(front));
     // Before anything else: its processes wait.
     let goes_on = unpause(ctx, id, pauses);
     let report = copied.map_err(|why| {

@@ -4,7 +4,7 @@ use gpuctl_ledger::model::{ByteSize, Timestamp};
 use serde::Serialize;
 
 use super::{Format, Table, ago};
-use crate::engine::api_volume::{BackendRow, VolumeRow, VolumeVersionRow};
+use crate::engine::api::{BackendRow, VolumeRow, VolumeVersionRow};
 
 const NOTHING: &str = "-";
 

@@ -5,8 +5,8 @@ use std::io::BufRead as _;
 use gpuctl_ledger::model::ByteSize;
 
 use super::{Session, change, look, odd};
+use crate::engine::api::PrunedRow;
 use crate::engine::api::{Failure, VolumeAnswer, VolumeRequest};
-use crate::engine::api_volume::PrunedRow;
 use crate::ui;
 
 /// Remove older versions of volumes that no container mounts

@@ -3,8 +3,8 @@
 use gpuctl_ledger::model::ByteSize;
 
 use super::{Session, change, made};
+use crate::engine::api::ResizeHow;
 use crate::engine::api::{Failure, VolumeRequest};
-use crate::engine::api_volume::ResizeHow;
 
 /// Give a volume another size: a new version with the same content, or the same one with --in-place
 #[derive(Debug, clap::Args)]

@@ -3,8 +3,8 @@
 use gpuctl_ledger::model::Version;
 
 use super::{Session, change, made};
+use crate::engine::api::ResizeHow;
 use crate::engine::api::{Failure, VolumeRequest};
-use crate::engine::api_volume::ResizeHow;
 
 /// Make a new version with the content and the size of an older one
 #[derive(Debug, clap::Args)]

@@ -1,62 +1,18 @@
 //! The content of one version into the next: copied, compared, with progress, until the user gives up.
 
-use std::cell::RefCell;
 use std::path::Path;
-use std::time::{Duration, Instant};
-
-use gpuctl_ledger::model::ByteSize;
 
 use super::super::api::{Event, Failure, Front};
+use super::super::asker::Asker;
 use super::compare;
 use crate::client::signals;
-use crate::tree::{self, Progress, Step, TreeError, Watch};
+use crate::tree::{self, TreeError, Watch as _};
 use crate::volume::GivenUp;
-
-/// How often it is told how far a copy is.
-const TELL: Duration = Duration::from_secs(5);
-
-/// Whoever asked, while something takes long.
-struct Asker<'a> {
-    front: RefCell<&'a mut dyn Front>,
-    told: RefCell<Instant>,
-}
-
-impl<'a> Asker<'a> {
-    fn new(front: &'a mut dyn Front) -> Self {
-        Self { front: RefCell::new(front), told: RefCell::new(Instant::now()) }
-    }
-
-    fn given_up(&self) -> bool {
-        signals::interrupted() || !self.front.borrow_mut().listens()
-    }
-}
-
-impl Watch for Asker<'_> {
-    fn progress(&self, progress: Progress) {
-        let mut told = self.told.borrow_mut();
-        if told.elapsed() < TELL {
-            return;
-        }
-        *told = Instant::now();
-        let (entries, bytes) = (progress.entries, ByteSize(progress.bytes));
-        let text = match progress.step {
-            Step::Measure => return,
-            Step::Copy => format!("copied {entries} files, {bytes}"),
-            Step::Sync => "bringing the copy to the disk".to_owned(),
-            Step::Compare => format!("compared {entries} files, {bytes}"),
-        };
-        self.front.borrow_mut().event(Event::Note { text });
-    }
-
-    fn stopped(&self) -> bool {
-        self.given_up()
-    }
-}
 
 /// Does something that may be given up.
 pub(super) fn watched<T>(front: &mut dyn Front, act: impl FnOnce(GivenUp<'_>) -> T) -> T {
     let asker = Asker::new(front);
-    act(&|| asker.given_up())
+    act(&|| asker.stopped())
 }
 
 /// Copies a tree into an empty folder and compares the two.
@@ -75,7 +31,7 @@ pub(in crate::engine) fn copy(
     if report.sockets_count > 0 {
         let first = report.sockets.first().map(|s| s.display().to_string()).unwrap_or_default();
         let text = format!("{} sockets were not copied: {first} ...", report.sockets_count);
-        asker.front.borrow_mut().event(Event::Warning { text });
+        asker.tell(Event::Warning { text });
     }
     Ok(())
 }

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use gpuctl_ledger::model::{Backend, ByteSize, VolumeVersionRecord};
 use serde_json::{Value, json};
 
+use super::super::api::{BackendRow, VolumeRow, VolumeVersionRow};
 use super::super::api::{Failure, VolumeAnswer};
-use super::super::api_volume::{BackendRow, VolumeRow, VolumeVersionRow};
 use super::super::context::Context;
 use super::{find, observe};
 use crate::docker::User;

@@ -7,8 +7,8 @@ use gpuctl_ledger::model::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::super::api::PrunedRow;
 use super::super::api::{Answer, Event, Failure, Front, VolumeAnswer};
-use super::super::api_volume::PrunedRow;
 use super::super::context::Context;
 use super::super::lifecycle::each;
 use super::journal::{self, Journal};

@@ -2,8 +2,8 @@
 
 use gpuctl_ledger::model::{Backend, ByteSize, Version, VolumeVersionRecord};
 
+use super::super::api::ResizeHow;
 use super::super::api::{Event, Failure, Front, VolumeAnswer};
-use super::super::api_volume::ResizeHow;
 use super::super::context::Context;
 use super::find::{self, Found};
 use super::make::{self, New};

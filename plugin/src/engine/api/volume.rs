@@ -1,4 +1,4 @@
-//! What is asked of volumes and what is answered, as plain data: see [`super::api`].
+//! What is asked of volumes and what is answered, as plain data: see [`super`].
 
 use gpuctl_ledger::model::{Backend, ByteSize, Timestamp, Version, VolumeName};
 use serde::{Deserialize, Serialize};
