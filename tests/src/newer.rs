@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use gpuctl_sim::{Place, Root, processes, sweep};
+use gpuctl_sim::{Place, Root, engine, processes, sweep};
 
 use crate::node::BASE;
-use crate::skip;
+use crate::{Node, Options, skip};
 
 /// Another Debian for the Engines of one test. Dropped, it is gone; what a killed test leaves of it
 /// is swept like any place. `GPUCTL_ROOTS=FOLDER` keeps them in that folder for the next run.
@@ -52,6 +52,16 @@ impl Debian {
             }
         }
         Some(debian)
+    }
+
+    /// A node whose Engine is this Debian's, with containerd's image store.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn containerd_node(&self) -> Node {
+        let root = Some(self.root());
+        let engine = engine::Options { root, containerd_store: true, ..engine::Options::default() };
+        Node::start(Options { engine, ..Options::default() })
     }
 
     /// Its root folder.

@@ -1,6 +1,5 @@
 //! clone: a second container with the first one's spec and files, and GPUs and ports of its own.
 
-use gpuctl_sim::engine;
 use gpuctl_tests::newer::Debian;
 use gpuctl_tests::state::{self, Records};
 use gpuctl_tests::{Node, Options, engine_runs_here};
@@ -142,9 +141,7 @@ fn with_containerds_image_store_too() {
         return;
     }
     let Some(debian) = Debian::of("sid") else { return };
-    let root = Some(debian.root());
-    let engine = engine::Options { root, containerd_store: true, ..engine::Options::default() };
-    let node = Node::start(Options { engine, ..Options::default() });
+    let node = debian.containerd_node();
     run(&node, &[]);
     node.gpuctl_ok(&["clone", "train", "twin"]);
     has_the_files(&node, "twin-0");

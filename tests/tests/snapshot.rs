@@ -4,7 +4,6 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _}
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use gpuctl_sim::engine;
 use gpuctl_tests::newer::Debian;
 use gpuctl_tests::node::wait_for;
 use gpuctl_tests::served::{DAEMON, Served};
@@ -177,9 +176,7 @@ fn with_containerds_image_store_too() {
         return;
     }
     let Some(debian) = Debian::of("sid") else { return };
-    let root = Some(debian.root());
-    let engine = engine::Options { root, containerd_store: true, ..engine::Options::default() };
-    let node = Node::start(Options { engine, ..Options::default() });
+    let node = debian.containerd_node();
     node.gpuctl_ok(&["create", "--name", "train", "busybox", "sleep", "100000"]);
     let got = node.gpuctl(&["snapshot", "train"]);
     assert!(got.code == 1 && got.stderr.contains("train-0 has never run"), "{got}");

@@ -4,7 +4,8 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use gpuctl_tests::{Node, Options, Output, engine_runs_here, state};
+use gpuctl_tests::state::{self, Records};
+use gpuctl_tests::{Node, Options, Output, engine_runs_here};
 
 fn node() -> Node {
     Node::start(Options { volumes: Some(""), ..Options::default() })
@@ -17,6 +18,14 @@ struct Traces {
     mounts: usize,
     docker: BTreeSet<String>,
     devices: usize,
+}
+
+/// A node without volumes, with its ledger and its traces as they are then.
+fn empty() -> (Node, Records, Traces) {
+    let node = node();
+    node.gpuctl_ok(&["volume", "ls"]);
+    let (nothing, clean) = (state::ledger(&node), traces(&node));
+    (node, nothing, clean)
 }
 
 fn traces(node: &Node) -> Traces {
@@ -75,9 +84,7 @@ fn create_is_whole_or_nothing() {
     if !engine_runs_here() {
         return;
     }
-    let node = node();
-    node.gpuctl_ok(&["volume", "ls"]);
-    let (nothing, clean) = (state::ledger(&node), traces(&node));
+    let (node, nothing, clean) = empty();
     for by_doctor in [false, true] {
         for (point, end) in [
             ("volume-create:make:begun", Undone),
@@ -179,9 +186,7 @@ fn rm_is_finished() {
     if !engine_runs_here() {
         return;
     }
-    let node = node();
-    node.gpuctl_ok(&["volume", "ls"]);
-    let (nothing, clean) = (state::ledger(&node), traces(&node));
+    let (node, nothing, clean) = empty();
     for by_doctor in [false, true] {
         for (point, end) in [
             ("volume-rm:remove:begun", Done),

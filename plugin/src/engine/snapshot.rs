@@ -13,7 +13,6 @@ use gpuctl_ledger::model::{
     VersionRecord,
 };
 use gpuctl_ledger::node::{files, notes};
-use nix::sys::statvfs::statvfs;
 use serde::{Deserialize, Serialize};
 
 use super::api::{Answer, Event, Failure, Front, MoreAnswer};
@@ -23,6 +22,7 @@ use super::journal::{self, Journal};
 use super::{kept, names};
 use crate::docker::Inspect;
 use crate::tree::{self, Report, TreeError};
+use crate::volume::usage;
 
 /// A disk that nobody would call fast, in bytes a second: so long it takes at most, as a rule.
 const SLOW_DISK: u64 = 100 << 20;
@@ -168,10 +168,9 @@ pub(super) fn upper(
 fn check_room(from: &Path, layers: &Path, bytes: u64) -> Result<(), Failure> {
     use std::os::unix::fs::MetadataExt as _;
     let device = |path: &Path| std::fs::metadata(path).map(|meta| meta.dev()).ok();
-    let (Ok(disk), false) = (statvfs(layers), device(from) == device(layers)) else {
+    let (Ok((free, _)), false) = (usage::free(layers), device(from) == device(layers)) else {
         return Ok(());
     };
-    let free = disk.blocks_available().saturating_mul(disk.fragment_size());
     if free >= bytes.saturating_add(SPARE) {
         return Ok(());
     }

@@ -5,7 +5,7 @@ mod fit;
 mod offline;
 
 use std::fs;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -246,10 +246,7 @@ impl Sizing for Images<'_> {
     fn make(&self, spec: &Spec, token: &Token, given_up: GivenUp<'_>) -> Result<Value, MakeError> {
         let mut detail = Detail::of(spec)?;
         let point = detail.mount_point();
-        let private = |path: &Path| {
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(unwritten(path))
-        };
-        private(&point)?;
+        files::make_private_dir(&point).map_err(unwritten(&point))?;
         make_file(&detail)?;
         let content = detail.content();
         detail.base = fit::make(&detail, spec.size, given_up)?;
