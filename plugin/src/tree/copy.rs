@@ -19,7 +19,7 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode};
 use rustix::io::Errno;
 
 use super::content::Ways;
-use super::dir::{Dirs, Entry, Kept, Opened, entries, open_in, open_root};
+use super::dir::{Dirs, Entry, Kept, Opened, entries, open_root};
 use super::error::TreeError;
 use super::file::{self, Big};
 use super::meta::Meta;
@@ -68,7 +68,7 @@ pub struct Report {
 /// then it gets all attributes of the tree's root. When it returns, all is on the disk.
 ///
 /// # Errors
-/// [`TreeError`]. What was copied until then is left for the caller to remove.
+/// [`TreeError`]. What was copied until then is left for the caller to [`super::remove`].
 pub fn copy(
     from: &Path,
     to: &Path,

@@ -52,8 +52,8 @@ pub(super) fn copy(
     if meta.size == 0 {
         // Nothing.
     } else if copying.ways.reflink(source, target).map_err(faulty)? {
-        copying.done.bytes(meta.allocated);
-        copying.reflinked.fetch_add(meta.allocated, Ordering::Relaxed);
+        copying.done.bytes(meta.data());
+        copying.reflinked.fetch_add(meta.data(), Ordering::Relaxed);
     } else if content::is_small(meta.size, meta.allocated) {
         content::small(source, target, meta.size, &mut local.bytes).map_err(faulty)?;
         copying.done.bytes(meta.size);
