@@ -26,5 +26,5 @@ pub use copy::{Options, Report, copy};
 pub use error::TreeError;
 pub(crate) use measure::survey;
 pub use measure::{Size, measure};
-pub use remove::remove;
+pub use remove::{clear, remove};
 pub use watch::{Progress, Step, Stop, Watch};

@@ -46,6 +46,16 @@ pub fn remove(path: &Path) -> Result<(), TreeError> {
     unlink(above.as_fd(), &name, AtFlags::empty()).map_err(failed)
 }
 
+/// Removes all that is in a directory, which stays as it is; as [`remove`] otherwise.
+///
+/// # Errors
+/// [`TreeError`].
+pub fn clear(path: &Path) -> Result<(), TreeError> {
+    let dir = open_root(path)?;
+    let found = entries(dir.as_fd()).map_err(|why| TreeError::system("read", path, why))?;
+    found.into_iter().try_for_each(|entry| remove(&path.join(name_path(&entry.name))))
+}
+
 struct Removing<'a> {
     device: u64,
     root: &'a Path,
