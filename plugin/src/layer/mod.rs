@@ -111,9 +111,11 @@ pub fn carry(from: &Path, to: &Path, watch: &dyn Watch) -> Result<Carried, Layer
     vacate(to, watch)?;
     let skip_xattrs: Vec<String> = OWN.map(str::to_owned).to_vec();
     let options = tree::Options { skip_xattrs: skip_xattrs.clone(), ..tree::Options::default() };
-    let report = tree::copy(from, to, &options, watch)?;
+    let (report, syncing) = tree::begin(from, to, &options, watch)?;
+    // While it goes to the disk.
     let how = Compare { content: true, skip_xattrs };
     let differences = tree::compare(from, to, &how, watch)?;
+    syncing.wait(watch)?;
     if differences.is_empty() {
         Ok(Carried { report })
     } else {

@@ -75,6 +75,21 @@ pub fn copy(
     options: &Options,
     watch: &dyn Watch,
 ) -> Result<Report, TreeError> {
+    let (report, syncing) = begin(from, to, options, watch)?;
+    syncing.wait(watch)?;
+    Ok(report)
+}
+
+/// As [`copy`], and returns while it goes to the disk.
+///
+/// # Errors
+/// As [`copy`].
+pub(crate) fn begin(
+    from: &Path,
+    to: &Path,
+    options: &Options,
+    watch: &dyn Watch,
+) -> Result<(Report, Syncing), TreeError> {
     let source = open_root(from)?;
     let target = target(to, &options.skip_xattrs)?;
     let synced = target.try_clone().map_err(|_| TreeError::system("open", to, Errno::MFILE))?;
@@ -105,16 +120,17 @@ pub fn copy(
     copying.guard()?;
     let progress = copying.done.so_far(Step::Copy);
     watch.progress(progress);
-    sync(synced, to, watch, progress)?;
+    let syncing = Syncing::begin(synced, to, progress);
     let mut found = copying.found();
     found.sockets.sort_unstable();
-    Ok(Report {
+    let report = Report {
         entries: progress.entries,
         bytes: progress.bytes,
         reflinked_bytes: copying.reflinked.load(Ordering::Relaxed),
         sockets: std::mem::take(&mut found.sockets),
         sockets_count: found.sockets_count,
-    })
+    };
+    Ok((report, syncing))
 }
 
 /// The root of the copy, bare: an ACL or the like that it has would pass on to what comes into it.
@@ -132,21 +148,39 @@ fn target(to: &Path, skip: &[String]) -> Result<OwnedFd, TreeError> {
     Ok(target)
 }
 
-/// Brings a file system to its disk. That cannot be interrupted, so a thread of its own waits for it.
-fn sync(target: OwnedFd, to: &Path, watch: &dyn Watch, done: Progress) -> Result<(), TreeError> {
-    let (tell, told) = mpsc::channel();
-    std::thread::spawn(move || {
-        // Nobody listens any more where it was stopped.
-        let _ = tell.send(rustix::fs::syncfs(target));
-    });
-    loop {
-        watch.progress(Progress { step: Step::Sync, ..done });
-        match told.recv_timeout(TICK) {
-            Ok(synced) => return synced.map_err(|why| TreeError::system("sync", to, why)),
-            Err(RecvTimeoutError::Timeout) if watch.stopped() => return Err(TreeError::Stopped),
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => {
-                return Err(TreeError::system("sync", to, Errno::IO));
+/// A file system on its way to its disk. That cannot be interrupted, so a thread of its own waits for
+/// it.
+pub(crate) struct Syncing {
+    told: mpsc::Receiver<Result<(), Errno>>,
+    to: PathBuf,
+    done: Progress,
+}
+
+impl Syncing {
+    fn begin(target: OwnedFd, to: &Path, done: Progress) -> Self {
+        let (tell, told) = mpsc::channel();
+        std::thread::spawn(move || {
+            // Nobody listens any more where it was stopped.
+            let _ = tell.send(rustix::fs::syncfs(target));
+        });
+        Self { told, to: to.to_owned(), done: Progress { step: Step::Sync, ..done } }
+    }
+
+    /// Waits until it is there.
+    ///
+    /// # Errors
+    /// [`TreeError::System`] where it is not; [`TreeError::Stopped`].
+    pub(crate) fn wait(self, watch: &dyn Watch) -> Result<(), TreeError> {
+        let failed = |why| TreeError::system("sync", &self.to, why);
+        loop {
+            watch.progress(self.done);
+            match self.told.recv_timeout(TICK) {
+                Ok(synced) => return synced.map_err(failed),
+                Err(RecvTimeoutError::Timeout) if watch.stopped() => {
+                    return Err(TreeError::Stopped);
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Err(failed(Errno::IO)),
             }
         }
     }

@@ -22,6 +22,7 @@ mod xattr;
 mod tests;
 
 pub use compare::{Compare, Differences, compare};
+pub(crate) use copy::begin;
 pub use copy::{Options, Report, copy};
 pub use error::TreeError;
 pub(crate) use measure::survey;

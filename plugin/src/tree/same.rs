@@ -13,12 +13,11 @@ use super::compare::{Comparing, Job, Local};
 use super::content::{self, Fault};
 use super::dir::Opened;
 use super::error::TreeError;
-use super::file;
 use super::meta::Meta;
 use super::pool::Pool;
 
-/// So much is read of each file at a time, in bytes.
-const ROOM: u64 = 1 << 20;
+/// So much is read of each file at a time, in bytes: both stay in the processor's own memory.
+const ROOM: u64 = 128 << 10;
 /// Files longer than two of these, in bytes, are compared in pieces by several threads.
 const PIECE: u64 = 64 << 20;
 
@@ -37,18 +36,13 @@ pub(super) fn content(
     dir: &Arc<Opened<2>>,
     name: CString,
     [a, b]: [Meta; 2],
+    fds: [OwnedFd; 2],
     local: &mut Local,
     pool: &Pool<Job>,
 ) -> Result<(), TreeError> {
     if a.size == 0 {
         return Ok(());
     }
-    let [first, second] = &dir.fds;
-    let open = |fd: &OwnedFd| {
-        file::open(fd.as_fd(), &name)
-            .map_err(|why| TreeError::system("read", &comparing.dirs.path_in(dir.id, &name), why))
-    };
-    let fds = [open(first)?, open(second)?];
     let [one, other] = &fds;
     if a.dev == b.dev && a.allocated != 0 && are_shared(one.as_fd(), other.as_fd()) {
         comparing.done.bytes(a.data());
