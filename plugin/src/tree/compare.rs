@@ -115,9 +115,16 @@ impl Work for Comparing<'_> {
         match job {
             Job::Directory(id) => self.directory(id, local, pool),
             Job::Entries(dir, names) => {
-                for name in names {
+                let mut left = names.into_iter();
+                while let Some(name) = left.next() {
                     pool.go_on()?;
-                    self.entry(&dir, name, local, pool)?;
+                    let pieces = self.entry(&dir, name, local, pool)?;
+                    if !pieces.is_empty() {
+                        // First the large file, which is open, then the rest: so few are open at once.
+                        let rest = Job::Entries(dir, left.collect());
+                        pool.push(std::iter::once(rest).chain(pieces));
+                        return Ok(());
+                    }
                 }
                 Ok(())
             }
@@ -177,13 +184,14 @@ impl Comparing<'_> {
         Ok(())
     }
 
+    /// Compares what a name stands for, or gives the jobs that do.
     fn entry(
         &self,
         dir: &Arc<Opened<2>>,
         name: CString,
         local: &mut Local,
         pool: &Pool<Job>,
-    ) -> Result<(), TreeError> {
+    ) -> Result<Vec<Job>, TreeError> {
         let [a, b] = &dir.fds;
         let (a, b) = (a.as_fd(), b.as_fd());
         let failed = |why| TreeError::system("read", &self.dirs.path_in(dir.id, &name), why);
@@ -200,12 +208,12 @@ impl Comparing<'_> {
         };
         self.metas(dir.id, &name, [&one, &other], bearers, &mut local.xattrs)?;
         if one.kind != other.kind {
-            return Ok(());
+            return Ok(Vec::new());
         }
         if one.kind == FileType::Directory {
             let id = self.dirs.add(dir.id, name);
             pool.push([Job::Directory(id)]);
-            return Ok(());
+            return Ok(Vec::new());
         }
         if one.nlink > 1 || other.nlink > 1 {
             let inodes = (one.ino, other.ino);
@@ -222,7 +230,7 @@ impl Comparing<'_> {
             Some(fds) if self.how.content && one.size == other.size => {
                 same::content(self, dir, name, [one, other], fds, local, pool)
             }
-            _ => Ok(()),
+            _ => Ok(Vec::new()),
         }
     }
 

@@ -12,7 +12,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode};
@@ -133,7 +133,7 @@ pub(crate) fn begin(
     Ok((report, syncing))
 }
 
-/// The root of the copy, bare: an ACL or the like that it has would pass on to what comes into it.
+/// The root of the copy, bare: an ACL or a set-gid bit that it has would pass on to what comes into it.
 fn target(to: &Path, skip: &[String]) -> Result<OwnedFd, TreeError> {
     let failed = |why| TreeError::system("make", to, why);
     match rustix::fs::mkdirat(CWD, to, Mode::RWXU) {
@@ -144,6 +144,7 @@ fn target(to: &Path, skip: &[String]) -> Result<OwnedFd, TreeError> {
     if !entries(target.as_fd()).map_err(failed)?.is_empty() {
         return Err(TreeError::NotEmpty { path: to.to_owned() });
     }
+    rustix::fs::fchmod(&target, Mode::RWXU).map_err(failed)?;
     Bearer::Open(target.as_fd()).strip(skip, &mut Room::default()).map_err(failed)?;
     Ok(target)
 }
@@ -235,8 +236,8 @@ pub(super) struct Link {
 
 pub(super) enum Job {
     Directory(usize),
-    Entries(std::sync::Arc<Opened<2>>, Vec<Entry>),
-    Piece(std::sync::Arc<Big>, (u64, u64)),
+    Entries(Arc<Opened<2>>, Vec<Entry>),
+    Piece(Arc<Big>, (u64, u64)),
     Links(Vec<Link>),
     Attributes(Vec<(usize, Meta)>),
 }
@@ -257,9 +258,16 @@ impl Work for Copying<'_> {
         match job {
             Job::Directory(id) => self.directory(id, local, pool),
             Job::Entries(dir, entries) => {
-                for entry in entries {
+                let mut left = entries.into_iter();
+                while let Some(entry) = left.next() {
                     pool.go_on()?;
-                    self.entry(&dir, entry, local, pool)?;
+                    let pieces = self.entry(&dir, entry, local, pool)?;
+                    if !pieces.is_empty() {
+                        // First the large file, which is open, then the rest: so few are open at once.
+                        let rest = Job::Entries(dir, left.collect());
+                        pool.push(std::iter::once(rest).chain(pieces));
+                        return Ok(());
+                    }
                 }
                 Ok(())
             }
@@ -289,7 +297,7 @@ impl Copying<'_> {
         let mut jobs = Vec::new();
         while !found.is_empty() {
             let rest = found.split_off(found.len().min(BATCH));
-            jobs.push(Job::Entries(std::sync::Arc::clone(&dir), found));
+            jobs.push(Job::Entries(Arc::clone(&dir), found));
             found = rest;
         }
         jobs.reverse();
@@ -297,13 +305,14 @@ impl Copying<'_> {
         Ok(())
     }
 
+    /// Copies what a name stands for, or gives the jobs that do.
     fn entry(
         &self,
-        dir: &std::sync::Arc<Opened<2>>,
+        dir: &Arc<Opened<2>>,
         entry: Entry,
         local: &mut Local,
         pool: &Pool<Job>,
-    ) -> Result<(), TreeError> {
+    ) -> Result<Vec<Job>, TreeError> {
         let [from, to] = &dir.fds;
         let (from, to) = (from.as_fd(), to.as_fd());
         let name = entry.name;
@@ -315,7 +324,7 @@ impl Copying<'_> {
             if found.sockets.len() < NAMED {
                 found.sockets.push(self.dirs.path_in(dir.id, &name));
             }
-            return Ok(());
+            return Ok(Vec::new());
         }
         if meta.kind == FileType::Directory {
             if meta.is_mount() {
@@ -328,10 +337,10 @@ impl Copying<'_> {
             let id = self.dirs.add(dir.id, name);
             self.found().dirs.push((id, meta));
             pool.push([Job::Directory(id)]);
-            return Ok(());
+            return Ok(Vec::new());
         }
         if meta.nlink > 1 && self.is_linked_later(dir.id, &name, &meta) {
-            return Ok(());
+            return Ok(Vec::new());
         }
         if !meta.guards.is_empty() {
             self.found().guarded.push(((dir.id, name.clone()), meta));
@@ -341,7 +350,7 @@ impl Copying<'_> {
         }
         self.other(from, to, &name, &meta, local).map_err(|(doing, why)| failed(doing, why))?;
         self.done.entry();
-        Ok(())
+        Ok(Vec::new())
     }
 
     /// Whether another name of the same file has been seen; this one is then a link.

@@ -143,12 +143,10 @@ impl Measuring<'_> {
                 _ if meta.nlink > 1 => several.push(meta),
                 _ => sum.add(&meta),
             }
-            if meta.kind == FileType::RegularFile {
-                for attribute in self.attributes {
-                    if Bearer::Named(fd, &name).has(attribute, room).map_err(failed)? {
-                        bearers.push(self.dirs.path_in(dir.id, &name));
-                    }
-                }
+            let is_searched = meta.kind == FileType::RegularFile && !self.attributes.is_empty();
+            let bearer = Bearer::Named(fd, &name);
+            if is_searched && bearer.has_any(self.attributes, room).map_err(failed)? {
+                bearers.push(self.dirs.path_in(dir.id, &name));
             }
         }
         self.done.bytes(sum.bytes);

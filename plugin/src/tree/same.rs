@@ -30,7 +30,7 @@ pub(super) struct Pair {
     differs: AtomicBool,
 }
 
-/// Compares two files of the same length.
+/// Compares two files of the same length; of large ones, gives the jobs that do.
 pub(super) fn content(
     comparing: &Comparing<'_>,
     dir: &Arc<Opened<2>>,
@@ -39,24 +39,24 @@ pub(super) fn content(
     fds: [OwnedFd; 2],
     local: &mut Local,
     pool: &Pool<Job>,
-) -> Result<(), TreeError> {
+) -> Result<Vec<Job>, TreeError> {
     if a.size == 0 {
-        return Ok(());
+        return Ok(Vec::new());
     }
     let [one, other] = &fds;
     if a.dev == b.dev && a.allocated != 0 && are_shared(one.as_fd(), other.as_fd()) {
         comparing.done.bytes(a.data());
-        return Ok(());
+        return Ok(Vec::new());
     }
     let pair = Pair { dir: dir.id, name, fds, size: a.size, differs: AtomicBool::new(false) };
     if a.size <= 2 * PIECE {
-        return pair.piece(comparing, (0, a.size), local, pool);
+        pair.piece(comparing, (0, a.size), local, pool)?;
+        return Ok(Vec::new());
     }
     let pair = Arc::new(pair);
     let pieces = (0..a.size.div_ceil(PIECE)).rev();
     let range = |n: u64| (n * PIECE, ((n + 1) * PIECE).min(a.size));
-    pool.push(pieces.map(|n| Job::Piece(Arc::clone(&pair), range(n))));
-    Ok(())
+    Ok(pieces.map(|n| Job::Piece(Arc::clone(&pair), range(n))).collect())
 }
 
 /// Whether two files of one file system are the same blocks of its disk, so that they have the same

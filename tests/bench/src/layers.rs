@@ -62,6 +62,8 @@ struct Times {
     ours: Sample,
     /// Of ours, until it is on the disk and not yet compared.
     copied: Sample,
+    /// Whether it can be carried: while the container still runs.
+    checked: Sample,
 }
 
 fn one(fs: &LoopFs, content: &Content, rounds: usize) -> Result<Times> {
@@ -92,6 +94,9 @@ fn one(fs: &LoopFs, content: &Content, rounds: usize) -> Result<Times> {
         // What was removed is not to go to the disk in the next one's time.
         timed(&mut sh("sync -f .", fs.path()))?;
         folder(copy.clone())?;
+        let began = Instant::now();
+        layer::check(&upper, &copy, &Stop::new()).map_err(|e| e.to_string())?;
+        times.checked.add(began.elapsed());
         let began = Instant::now();
         layer::carry(&upper, &copy, &Stop::new()).map_err(|e| e.to_string())?;
         times.ours.add(began.elapsed());
@@ -134,6 +139,7 @@ fn on(kind: Kind, rounds: usize, rows: &mut Vec<Row>) -> Result<()> {
             Aim::None,
         ));
         rows.push(row("cp -rf -p of all / carried", &times.whole, &times.ours, whole));
+        rows.push(Row::alone(&format!("{what}, {name}: checked before"), &times.checked));
     }
     Ok(())
 }
