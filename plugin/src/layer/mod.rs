@@ -106,7 +106,7 @@ pub fn check(from: &Path, target: &Path, watch: &dyn Watch) -> Result<Fit, Layer
 ///
 /// # Errors
 /// As [`check`], where `to` is in use or has something in it; and what goes wrong on the way. Then what
-/// is in `to` is the caller's to [`tree::remove`], with its container.
+/// is in `to` is the caller's to [`tree::remove()`], with its container.
 pub fn carry(from: &Path, to: &Path, watch: &dyn Watch) -> Result<Carried, LayerError> {
     vacate(to, watch)?;
     let skip_xattrs: Vec<String> = OWN.map(str::to_owned).to_vec();

@@ -68,7 +68,7 @@ pub struct Report {
 /// then it gets all attributes of the tree's root. When it returns, all is on the disk.
 ///
 /// # Errors
-/// [`TreeError`]. What was copied until then is left for the caller to [`super::remove`].
+/// [`TreeError`]. What was copied until then is left for the caller to [`super::remove()`].
 pub fn copy(
     from: &Path,
     to: &Path,
@@ -80,10 +80,10 @@ pub fn copy(
     Ok(report)
 }
 
-/// As [`copy`], and returns while it goes to the disk.
+/// As [`copy()`], and returns while it goes to the disk.
 ///
 /// # Errors
-/// As [`copy`].
+/// As [`copy()`].
 pub(crate) fn begin(
     from: &Path,
     to: &Path,

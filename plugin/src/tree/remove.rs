@@ -46,7 +46,7 @@ pub fn remove(path: &Path) -> Result<(), TreeError> {
     unlink(above.as_fd(), &name, AtFlags::empty()).map_err(failed)
 }
 
-/// Removes all that is in a directory, which stays as it is; as [`remove`] otherwise.
+/// Removes all that is in a directory, which stays as it is; as [`remove()`] otherwise.
 ///
 /// # Errors
 /// [`TreeError`].
