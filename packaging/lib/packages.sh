@@ -7,6 +7,8 @@ build_packages=(gcc libc6-dev protobuf-compiler libprotobuf-dev)
 engine_packages=(docker.io containerd runc busybox-static iptables iproute2 tar)
 # What volumes with a size need: filesystems, and loop devices.
 volume_packages=(e2fsprogs xfsprogs mount util-linux)
+# What the tests of trees make and compare them with, by other means than the product's.
+tree_packages=(acl attr btrfs-progs dash diffutils e2fsprogs libcap2-bin rsync xfsprogs)
 # What the fuzz targets need besides: libFuzzer is C++.
 fuzz_packages=(g++)
 etcd_packages=(etcd-server etcd-client)

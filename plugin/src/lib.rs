@@ -8,6 +8,7 @@ pub mod commands;
 pub mod docker;
 pub mod engine;
 pub mod gpu;
+pub mod layer;
 pub mod service;
 pub mod setup;
 #[allow(dead_code, unused_imports, reason = "what compares and measures trees is still to come")]

@@ -9,6 +9,7 @@ pub mod check;
 pub mod choose;
 pub mod hosts;
 pub mod inventory;
+pub mod loop_fs;
 pub mod newer;
 pub mod node;
 pub mod packages;
@@ -19,6 +20,7 @@ pub mod siege;
 pub mod state;
 #[path = "../../hook/fuzz/traps.rs"]
 pub mod traps;
+pub mod trees;
 
 pub use gpuctl_sim::command::Output;
 pub use gpuctl_sim::etcd::Etcd;

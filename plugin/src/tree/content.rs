@@ -10,7 +10,7 @@ use rustix::io::Errno;
 /// Up to this size, in bytes, a file without holes is read and written at once.
 const SMALL: u64 = 256 * 1024;
 /// So many bytes are copied between two looks whether to stop.
-const PIECE: u64 = 8 << 20;
+const PIECE: u64 = 1 << 20;
 /// Room for reading where the system cannot copy by itself.
 const ROOM: usize = 1 << 20;
 

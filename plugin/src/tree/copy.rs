@@ -12,14 +12,14 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode};
 use rustix::io::Errno;
 
 use super::content::Ways;
-use super::dir::{Dirs, Entry, Kept, Opened, entries, open_in, open_root};
+use super::dir::{Dirs, Entry, Kept, Opened, entries, open_root};
 use super::error::TreeError;
 use super::file::{self, Big};
 use super::meta::Meta;
@@ -68,13 +68,28 @@ pub struct Report {
 /// then it gets all attributes of the tree's root. When it returns, all is on the disk.
 ///
 /// # Errors
-/// [`TreeError`]. What was copied until then is left for the caller to remove.
+/// [`TreeError`]. What was copied until then is left for the caller to [`super::remove()`].
 pub fn copy(
     from: &Path,
     to: &Path,
     options: &Options,
     watch: &dyn Watch,
 ) -> Result<Report, TreeError> {
+    let (report, syncing) = begin(from, to, options, watch)?;
+    syncing.wait(watch)?;
+    Ok(report)
+}
+
+/// As [`copy()`], and returns while it goes to the disk.
+///
+/// # Errors
+/// As [`copy()`].
+pub(crate) fn begin(
+    from: &Path,
+    to: &Path,
+    options: &Options,
+    watch: &dyn Watch,
+) -> Result<(Report, Syncing), TreeError> {
     let source = open_root(from)?;
     let target = target(to, &options.skip_xattrs)?;
     let synced = target.try_clone().map_err(|_| TreeError::system("open", to, Errno::MFILE))?;
@@ -105,19 +120,20 @@ pub fn copy(
     copying.guard()?;
     let progress = copying.done.so_far(Step::Copy);
     watch.progress(progress);
-    sync(synced, to, watch, progress)?;
+    let syncing = Syncing::begin(synced, to, progress);
     let mut found = copying.found();
     found.sockets.sort_unstable();
-    Ok(Report {
+    let report = Report {
         entries: progress.entries,
         bytes: progress.bytes,
         reflinked_bytes: copying.reflinked.load(Ordering::Relaxed),
         sockets: std::mem::take(&mut found.sockets),
         sockets_count: found.sockets_count,
-    })
+    };
+    Ok((report, syncing))
 }
 
-/// The root of the copy, bare: an ACL or the like that it has would pass on to what comes into it.
+/// The root of the copy, bare: an ACL or a set-gid bit that it has would pass on to what comes into it.
 fn target(to: &Path, skip: &[String]) -> Result<OwnedFd, TreeError> {
     let failed = |why| TreeError::system("make", to, why);
     match rustix::fs::mkdirat(CWD, to, Mode::RWXU) {
@@ -128,25 +144,44 @@ fn target(to: &Path, skip: &[String]) -> Result<OwnedFd, TreeError> {
     if !entries(target.as_fd()).map_err(failed)?.is_empty() {
         return Err(TreeError::NotEmpty { path: to.to_owned() });
     }
+    rustix::fs::fchmod(&target, Mode::RWXU).map_err(failed)?;
     Bearer::Open(target.as_fd()).strip(skip, &mut Room::default()).map_err(failed)?;
     Ok(target)
 }
 
-/// Brings a file system to its disk. That cannot be interrupted, so a thread of its own waits for it.
-fn sync(target: OwnedFd, to: &Path, watch: &dyn Watch, done: Progress) -> Result<(), TreeError> {
-    let (tell, told) = mpsc::channel();
-    std::thread::spawn(move || {
-        // Nobody listens any more where it was stopped.
-        let _ = tell.send(rustix::fs::syncfs(target));
-    });
-    loop {
-        watch.progress(Progress { step: Step::Sync, ..done });
-        match told.recv_timeout(TICK) {
-            Ok(synced) => return synced.map_err(|why| TreeError::system("sync", to, why)),
-            Err(RecvTimeoutError::Timeout) if watch.stopped() => return Err(TreeError::Stopped),
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => {
-                return Err(TreeError::system("sync", to, Errno::IO));
+/// A file system on its way to its disk. That cannot be interrupted, so a thread of its own waits for
+/// it.
+pub(crate) struct Syncing {
+    told: mpsc::Receiver<Result<(), Errno>>,
+    to: PathBuf,
+    done: Progress,
+}
+
+impl Syncing {
+    fn begin(target: OwnedFd, to: &Path, done: Progress) -> Self {
+        let (tell, told) = mpsc::channel();
+        std::thread::spawn(move || {
+            // Nobody listens any more where it was stopped.
+            let _ = tell.send(rustix::fs::syncfs(target));
+        });
+        Self { told, to: to.to_owned(), done: Progress { step: Step::Sync, ..done } }
+    }
+
+    /// Waits until it is there.
+    ///
+    /// # Errors
+    /// [`TreeError::System`] where it is not; [`TreeError::Stopped`].
+    pub(crate) fn wait(self, watch: &dyn Watch) -> Result<(), TreeError> {
+        let failed = |why| TreeError::system("sync", &self.to, why);
+        loop {
+            watch.progress(self.done);
+            match self.told.recv_timeout(TICK) {
+                Ok(synced) => return synced.map_err(failed),
+                Err(RecvTimeoutError::Timeout) if watch.stopped() => {
+                    return Err(TreeError::Stopped);
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Err(failed(Errno::IO)),
             }
         }
     }
@@ -201,8 +236,8 @@ pub(super) struct Link {
 
 pub(super) enum Job {
     Directory(usize),
-    Entries(std::sync::Arc<Opened<2>>, Vec<Entry>),
-    Piece(std::sync::Arc<Big>, (u64, u64)),
+    Entries(Arc<Opened<2>>, Vec<Entry>),
+    Piece(Arc<Big>, (u64, u64)),
     Links(Vec<Link>),
     Attributes(Vec<(usize, Meta)>),
 }
@@ -223,9 +258,16 @@ impl Work for Copying<'_> {
         match job {
             Job::Directory(id) => self.directory(id, local, pool),
             Job::Entries(dir, entries) => {
-                for entry in entries {
+                let mut left = entries.into_iter();
+                while let Some(entry) = left.next() {
                     pool.go_on()?;
-                    self.entry(&dir, entry, local, pool)?;
+                    let pieces = self.entry(&dir, entry, local, pool)?;
+                    if !pieces.is_empty() {
+                        // First the large file, which is open, then the rest: so few are open at once.
+                        let rest = Job::Entries(dir, left.collect());
+                        pool.push(std::iter::once(rest).chain(pieces));
+                        return Ok(());
+                    }
                 }
                 Ok(())
             }
@@ -255,7 +297,7 @@ impl Copying<'_> {
         let mut jobs = Vec::new();
         while !found.is_empty() {
             let rest = found.split_off(found.len().min(BATCH));
-            jobs.push(Job::Entries(std::sync::Arc::clone(&dir), found));
+            jobs.push(Job::Entries(Arc::clone(&dir), found));
             found = rest;
         }
         jobs.reverse();
@@ -263,13 +305,14 @@ impl Copying<'_> {
         Ok(())
     }
 
+    /// Copies what a name stands for, or gives the jobs that do.
     fn entry(
         &self,
-        dir: &std::sync::Arc<Opened<2>>,
+        dir: &Arc<Opened<2>>,
         entry: Entry,
         local: &mut Local,
         pool: &Pool<Job>,
-    ) -> Result<(), TreeError> {
+    ) -> Result<Vec<Job>, TreeError> {
         let [from, to] = &dir.fds;
         let (from, to) = (from.as_fd(), to.as_fd());
         let name = entry.name;
@@ -281,7 +324,7 @@ impl Copying<'_> {
             if found.sockets.len() < NAMED {
                 found.sockets.push(self.dirs.path_in(dir.id, &name));
             }
-            return Ok(());
+            return Ok(Vec::new());
         }
         if meta.kind == FileType::Directory {
             if meta.is_mount() {
@@ -294,10 +337,10 @@ impl Copying<'_> {
             let id = self.dirs.add(dir.id, name);
             self.found().dirs.push((id, meta));
             pool.push([Job::Directory(id)]);
-            return Ok(());
+            return Ok(Vec::new());
         }
         if meta.nlink > 1 && self.is_linked_later(dir.id, &name, &meta) {
-            return Ok(());
+            return Ok(Vec::new());
         }
         if !meta.guards.is_empty() {
             self.found().guarded.push(((dir.id, name.clone()), meta));
@@ -307,7 +350,7 @@ impl Copying<'_> {
         }
         self.other(from, to, &name, &meta, local).map_err(|(doing, why)| failed(doing, why))?;
         self.done.entry();
-        Ok(())
+        Ok(Vec::new())
     }
 
     /// Whether another name of the same file has been seen; this one is then a link.

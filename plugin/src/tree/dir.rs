@@ -163,11 +163,6 @@ impl<const N: usize> Dirs<N> {
         nodes.len() - 1
     }
 
-    /// How many there are.
-    pub(super) fn count(&self) -> usize {
-        self.nodes().len()
-    }
-
     fn nodes(&self) -> MutexGuard<'_, Vec<Node>> {
         self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -187,12 +182,15 @@ impl<const N: usize> Dirs<N> {
 
     /// Where a directory is, below the root.
     pub(super) fn path(&self, id: usize) -> PathBuf {
-        path_of(&self.bytes(id)).to_owned()
+        if id == 0 { PathBuf::from(".") } else { path_of(&self.bytes(id)).to_owned() }
     }
 
     /// Where a name in a directory is, below the root.
     pub(super) fn path_in(&self, id: usize, name: &CStr) -> PathBuf {
-        let mut path = self.path(id);
+        if name.is_empty() {
+            return self.path(id);
+        }
+        let mut path = path_of(&self.bytes(id)).to_owned();
         path.push(super::error::name_path(name));
         path
     }

@@ -31,7 +31,7 @@ pub(super) fn open(dir: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd, Errno> {
     rustix::fs::openat(dir, name, flags, Mode::empty())
 }
 
-/// Copies one.
+/// Copies one; of a large one, gives the jobs that do.
 pub(super) fn copy(
     copying: &Copying<'_>,
     dir: &Arc<Opened<2>>,
@@ -39,7 +39,7 @@ pub(super) fn copy(
     meta: Meta,
     local: &mut Local,
     pool: &Pool<Job>,
-) -> Result<(), TreeError> {
+) -> Result<Vec<Job>, TreeError> {
     let [from_dir, to_dir] = &dir.fds;
     let failed = |doing, why| TreeError::system(doing, &copying.dirs.path_in(dir.id, &name), why);
     let from = open(from_dir.as_fd(), &name).map_err(|why| failed("read", why))?;
@@ -52,23 +52,26 @@ pub(super) fn copy(
     if meta.size == 0 {
         // Nothing.
     } else if copying.ways.reflink(source, target).map_err(faulty)? {
-        copying.done.bytes(meta.allocated);
-        copying.reflinked.fetch_add(meta.allocated, Ordering::Relaxed);
+        copying.done.bytes(meta.data());
+        copying.reflinked.fetch_add(meta.data(), Ordering::Relaxed);
     } else if content::is_small(meta.size, meta.allocated) {
         content::small(source, target, meta.size, &mut local.bytes).map_err(faulty)?;
         copying.done.bytes(meta.size);
     } else {
         // Holes at its end too.
         rustix::fs::ftruncate(&big.to, meta.size).map_err(|why| faulty(Fault::Write(why)))?;
-        let pieces = if meta.allocated > 2 * PIECE { meta.size.div_ceil(PIECE) } else { 1 };
-        big.left.store(usize::try_from(pieces).unwrap_or(usize::MAX), Ordering::Relaxed);
-        let piece = if pieces == 1 { meta.size } else { PIECE };
-        let big = Arc::new(big);
-        let ranges = (0..pieces).rev().map(|n| (n * piece, ((n + 1) * piece).min(meta.size)));
-        pool.push(ranges.map(|range| Job::Piece(Arc::clone(&big), range)));
-        return Ok(());
+        if meta.allocated > 2 * PIECE {
+            let pieces = meta.size.div_ceil(PIECE);
+            big.left.store(usize::try_from(pieces).unwrap_or(usize::MAX), Ordering::Relaxed);
+            let big = Arc::new(big);
+            let ranges = (0..pieces).rev().map(|n| (n * PIECE, ((n + 1) * PIECE).min(meta.size)));
+            return Ok(ranges.map(|range| Job::Piece(Arc::clone(&big), range)).collect());
+        }
+        big.piece(copying, (0, meta.size), local, pool)?;
+        return Ok(Vec::new());
     }
-    big.end(copying, local)
+    big.end(copying, local)?;
+    Ok(Vec::new())
 }
 
 /// A file that is being copied, by several threads perhaps.

@@ -72,6 +72,11 @@ impl Meta {
         })
     }
 
+    /// Bytes that are no hole.
+    pub(super) fn data(&self) -> u64 {
+        self.size.min(self.allocated)
+    }
+
     /// Whether something is mounted there. Linux before 5.8 does not say.
     pub(super) fn is_mount(&self) -> bool {
         self.mount

@@ -70,7 +70,9 @@ impl<J> Pool<J> {
     /// Adds jobs; the last of them is done first.
     pub(super) fn push(&self, jobs: impl IntoIterator<Item = J>) {
         let mut state = self.state();
-        state.waiting.extend(jobs);
+        if state.failed.is_none() {
+            state.waiting.extend(jobs);
+        }
         drop(state);
         self.wake.notify_all();
     }

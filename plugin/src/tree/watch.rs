@@ -23,7 +23,7 @@ pub struct Progress {
     pub step: Step,
     /// Files, directories and so on of this step done so far.
     pub entries: u64,
-    /// Bytes of this step done so far. Holes do not count; where the
+    /// Bytes of this step done so far. As [`super::Size::bytes`], so holes do not count; where the
     /// file system compresses it may come to more than that.
     pub bytes: u64,
 }

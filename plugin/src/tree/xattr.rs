@@ -99,12 +99,9 @@ impl Bearer<'_> {
         Ok(found)
     }
 
-    /// Whether it has an attribute.
-    pub(super) fn has(&self, attribute: &CStr, room: &mut Room) -> Result<bool, Errno> {
-        match self.value(attribute, room) {
-            Err(Errno::OPNOTSUPP) => Ok(false),
-            other => Ok(other?.is_some()),
-        }
+    /// Whether it has one of these attributes.
+    pub(super) fn has_any(&self, of: &[&CStr], room: &mut Room) -> Result<bool, Errno> {
+        Ok(self.names(room)?.iter().any(|name| of.contains(&name.as_c_str())))
     }
 
     /// Gives it attributes.

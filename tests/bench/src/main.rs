@@ -3,6 +3,7 @@
 
 mod bundle;
 mod cycle;
+mod layers;
 mod listing;
 mod memory;
 mod scaling;
@@ -21,7 +22,7 @@ use gpuctl_tests::{Node, Options};
 use table::{Row, render};
 
 const USAGE: &str =
-    "usage: gpuctl-bench [--quick | --smoke] [--only cycle|ps|scale|memory|volumes]...";
+    "usage: gpuctl-bench [--quick | --smoke] [--only cycle|ps|scale|memory|volumes|layers]...";
 
 /// What is to be measured, and how often.
 #[derive(Debug, PartialEq, Eq)]
@@ -58,7 +59,7 @@ impl Plan {
                 "--smoke" => plan.rounds = Rounds::Smoke,
                 "--only" => {
                     let part = words.next().map(String::as_str).unwrap_or_default();
-                    if !["cycle", "ps", "scale", "memory", "volumes"].contains(&part) {
+                    if !["cycle", "ps", "scale", "memory", "volumes", "layers"].contains(&part) {
                         return Err(USAGE.into());
                     }
                     plan.only.push(part.to_owned());
@@ -106,6 +107,27 @@ fn run(plan: &Plan) -> Result<()> {
     // Containers that a runtime leaves behind are ours to wait for, as the shim's.
     nix::sys::prctl::set_child_subreaper(true).map_err(|e| e.to_string())?;
     say(&about());
+    let (rounds, smoke) = (plan.rounds, plan.rounds == Rounds::Smoke);
+    // Layers need no Engine.
+    let (mut rows, parts) = match plan.only.iter().all(|part| part == "layers") {
+        true if !plan.only.is_empty() => Default::default(),
+        _ => on_a_node(plan)?,
+    };
+    if plan.wants("layers") {
+        say("measuring layers");
+        rows.extend(layers::measure(rounds.of(5, 3), smoke)?);
+    }
+    say(&format!("\n{}", render("Times in ms: median (90th percentile)", &rows)));
+    if !parts.is_empty() {
+        say(&render("What that is made of", &parts));
+    }
+    let missed = rows.iter().filter(|row| row.missed()).count();
+    say(&format!("{missed} of the aims missed; load at the end: {}", load()));
+    Ok(())
+}
+
+/// What containers take; and what that is made of.
+fn on_a_node(plan: &Plan) -> Result<(Vec<Row>, Vec<Row>)> {
     let node = Node::start(Options { name: "bench", ..Options::default() });
     let (rounds, smoke) = (plan.rounds, plan.rounds == Rounds::Smoke);
     let (mut rows, mut parts): (Vec<Row>, Vec<Row>) = Default::default();
@@ -138,13 +160,7 @@ fn run(plan: &Plan) -> Result<()> {
         say("measuring volumes");
         rows.extend(volumes::measure(rounds.of(5, 3), smoke)?);
     }
-    say(&format!("\n{}", render("Times in ms: median (90th percentile)", &rows)));
-    if !parts.is_empty() {
-        say(&render("What that is made of", &parts));
-    }
-    let missed = rows.iter().filter(|row| row.missed()).count();
-    say(&format!("{missed} of the aims missed; load at the end: {}", load()));
-    Ok(())
+    Ok((rows, parts))
 }
 
 fn load() -> String {
