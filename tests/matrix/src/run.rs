@@ -43,26 +43,17 @@ pub fn run(order: &Order<'_>, tell: &mut dyn FnMut(&str)) -> Result<Vec<String>,
         return Ok(Vec::new());
     }
     let began = Instant::now();
-    let mut under: Box<dyn Under> = match order.column.engine {
-        EngineOf::V29Fixtures => Box::new(fixtures::Recorded::start(order.column)?),
-        _ => Box::new(Trial::start(order.column)?),
-    };
+    let mut under = caught(|| start(order.column))??;
     tell(&format!("{name}: up after {:.1} s", began.elapsed().as_secs_f64()));
     let mut failures = Vec::new();
     for row in left {
         let began = Instant::now();
-        let tried = catch_unwind(AssertUnwindSafe(|| {
+        let tried = caught(|| {
             let verdict = under.try_row(row)?;
             under.tidy().map(|()| verdict)
-        }));
-        let seconds = (began.elapsed().as_secs_f64() * 10.0).round() / 10.0;
-        let tried = tried.unwrap_or_else(|panic| {
-            let text = panic.downcast_ref::<String>().cloned();
-            let text = text.or_else(|| panic.downcast_ref::<&str>().map(|t| (*t).to_owned()));
-            let _ = catch_unwind(AssertUnwindSafe(|| under.tidy()));
-            Err(text.unwrap_or_else(|| "it ended in a panic".into()))
         });
-        match tried {
+        let seconds = (began.elapsed().as_secs_f64() * 10.0).round() / 10.0;
+        match tried.flatten() {
             Ok(verdict) => {
                 let detail = &verdict.detail;
                 tell(&format!("{name} {}: {} ({seconds} s) {detail}", row.id, verdict.cell));
@@ -82,7 +73,7 @@ pub fn run(order: &Order<'_>, tell: &mut dyn FnMut(&str)) -> Result<Vec<String>,
             }
             Err(why) => {
                 tell(&format!("{name} {}: FAILED after {seconds} s: {why}", row.id));
-                let _ = under.tidy();
+                let _ = caught(|| under.tidy());
                 // All of it was told just now.
                 let first = why.lines().next().unwrap_or_default();
                 failures.push(format!("{name} {}: {first}", row.id));
@@ -90,6 +81,22 @@ pub fn run(order: &Order<'_>, tell: &mut dyn FnMut(&str)) -> Result<Vec<String>,
         }
     }
     Ok(failures)
+}
+
+fn start(column: Column) -> Result<Box<dyn Under>, String> {
+    Ok(match column.engine {
+        EngineOf::V29Fixtures => Box::new(fixtures::Recorded::start(column)?),
+        _ => Box::new(Trial::start(column)?),
+    })
+}
+
+/// What it gives; the text of a panic, by which the harness fails, is an error.
+fn caught<T>(act: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(act)).map_err(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|t| (*t).to_owned()));
+        text.unwrap_or_else(|| "it ended in a panic".into())
+    })
 }
 
 /// The rows of these ids, in the table's order.

@@ -242,6 +242,8 @@ fn podman(trial: &mut Trial) -> Tried {
         program.args(["--cgroup-manager", "cgroupfs", "--events-backend", "file"]);
         program.arg("--hooks-dir").arg(&hooks).arg("--runtime").arg(&runc);
         program.args(["run", "--rm", "--network", "none", "--cap-add", "MKNOD", "--name", name]);
+        // As for ctr.
+        program.args(["--pids-limit", "-1"]);
         // Where root may not raise its own limits, podman's default ones are too high.
         program.args(["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"]);
         program.arg("--cgroup-parent").arg(format!("/{}", place.cgroup())).args(flags);
@@ -267,10 +269,14 @@ fn ctr(trial: &mut Trial) -> Tried {
         let minor = trial.node.minor(index);
         // The node's own file: ctr does not live in the Engine's /dev.
         let node = place.dev().join(format!("nvidia{minor}"));
+        // containerd's shim keeps runc's states of all containerds of a machine in one folder.
+        let name = format!("{}-{name}", place.cgroup());
         let mut program = engine.inside(Path::new("/usr/bin/ctr"));
         program.arg("-a").arg(&socket).args(["run", "--rm", "--rootfs"]);
         program.arg("--cgroup").arg(format!("/{}/{name}", place.cgroup()));
-        program.arg("--device").arg(&node).arg(&root).arg(name);
+        // Where version 1 has the controllers, a version 2 beside it has none.
+        program.args(["--cpu-shares", "0"]);
+        program.arg("--device").arg(&node).arg(&root).arg(&name);
         program.args(["/bin/sh", "-c", &shell(trial)]);
         judge_probe(trial, program, |id| id == name)
     })
