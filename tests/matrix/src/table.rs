@@ -88,7 +88,7 @@ tried with a real container that tries to open the device nodes, while another c
   was broken off
 
 20.10, 26.1 and 28.5 are Debian's Engines, 28.5 with each of its two image stores; 29-fixtures is what Engine 29
-handed to a runtime when it was recorded. With cgroup v2 all of it runs in a booted Debian.
+handed to a runtime when it was recorded. With systemd all of it runs in a booted Debian.
 
 A way that names a GPU was tried twice: with one that another container holds, and with a free one. The cell
 is of the free one; had the other been opened, it would say \"not caught\".
