@@ -16,7 +16,8 @@ usage: gpuctl-matrix run --column NAME --out FILE [--rows a,b,...] [--programs D
        gpuctl-matrix columns | rows | hash
 
 root makes the Debian of a column's Engine below GPUCTL_ROOTS, with all that the column needs, and says where
-it is: nothing for the machine's own. columns lists all in the order in which they are to be tried.";
+it is: nothing for the machine's own. write keeps what a page of the same sources has besides. columns lists all in
+the order in which they are to be tried.";
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args();
@@ -60,11 +61,14 @@ fn act(arguments: &[String]) -> Result<(), String> {
         "hash" => text = format!("{}\n", hash()?),
         "write" => {
             let docs = flags.docs.as_ref().ok_or("write needs --docs FILE")?;
-            let mut lines = Vec::new();
+            let hash = hash()?;
+            // What was tried now counts more than what stands there.
+            let page = std::fs::read_to_string(docs).unwrap_or_default();
+            let mut lines = table::lines_of(&page, &hash)?;
             for file in &flags.results {
                 lines.extend(results::read(file)?);
             }
-            gpuctl_sim::files::write(docs, &table::page(&lines, &hash()?))?;
+            gpuctl_sim::files::write(docs, &table::page(&lines, &hash))?;
         }
         "run" => return run_column(&flags, arguments),
         _ => return Err(USAGE.into()),

@@ -12,6 +12,8 @@ use crate::rows;
 const NOT_TRIED: &str = "not tried";
 /// Before the hash.
 const HASH: &str = "<!-- sources: ";
+/// Before what was seen besides.
+const SEEN: &str = "\n## What was seen\n\n";
 
 /// The page. Only results of these sources count.
 pub fn page(lines: &[Line], hash: &str) -> String {
@@ -110,7 +112,7 @@ fn remarks(cells: &BTreeMap<(&str, &str), &Line>) -> String {
             }
         }
     }
-    if text.is_empty() { text } else { format!("\n## What was seen\n\n{text}") }
+    if text.is_empty() { text } else { format!("{SEEN}{text}") }
 }
 
 /// Which devices it were is in the results; that a GPU of another's was tried is said above.
@@ -140,6 +142,16 @@ fn without_times(detail: &str) -> String {
 
 fn escaped(text: &str) -> String {
     text.replace('\\', "\\\\").replace('<', "\\<").replace('*', "\\*").replace('|', "\\|")
+}
+
+/// What [`escaped`] was made of.
+fn plain(text: &str) -> String {
+    let mut plain = String::new();
+    let mut rest = text.chars();
+    while let Some(char) = rest.next() {
+        plain.extend(if char == '\\' { rest.next() } else { Some(char) });
+    }
+    plain
 }
 
 /// The hash that a page names.
@@ -193,6 +205,37 @@ pub fn cells_of(page: &str) -> Result<BTreeMap<(String, String), Cell>, String> 
     Ok(cells)
 }
 
+/// A page's cells as results, where it is of these sources: a machine that cannot have a column need not
+/// take away what another one saw.
+///
+/// # Errors
+/// When a cell is none.
+pub fn lines_of(page: &str, hash: &str) -> Result<Vec<Line>, String> {
+    if hash_of(page) != Some(hash) {
+        return Ok(Vec::new());
+    }
+    let seen = page.split_once(SEEN).map_or("", |(_, list)| list);
+    let details: BTreeMap<(&str, &str), &str> = seen
+        .lines()
+        .filter_map(|l| {
+            let (row, rest) = l.strip_prefix("- ")?.split_once(", ")?;
+            let (column, detail) = rest.split_once(": ")?;
+            Some(((column, row), detail))
+        })
+        .collect();
+    let line = |((column, row), cell): ((String, String), Cell)| Line {
+        detail: details
+            .get(&(column.as_str(), row.as_str()))
+            .map_or_else(String::new, |d| plain(d)),
+        row,
+        column,
+        cell,
+        seconds: 0.0,
+        hash: hash.into(),
+    };
+    Ok(cells_of(page)?.into_iter().map(line).collect())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -225,6 +268,9 @@ mod tests {
             let at = (line.column.clone(), line.row.clone());
             assert_eq!(cells.get(&at), Some(&line.cell));
         }
+        // Written again of itself it is the same; of other sources it says nothing.
+        assert_eq!(page(&lines_of(&text, "abc").unwrap(), "abc"), text);
+        assert_eq!(lines_of(&text, "other").unwrap(), []);
         // Results of other sources are none.
         assert!(cells_of(&page(&lines, "other")).unwrap().is_empty());
         assert!(
