@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use gpuctl_sim::command::Output;
-use gpuctl_sim::engine;
+use gpuctl_sim::{engine, processes};
 use gpuctl_tests::newer::Debian;
 use gpuctl_tests::{Node, Options, skip};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::cell::{Cell, Device, Verdict, judge};
 use crate::column::{Cgroup, Column, EngineOf};
@@ -262,6 +264,29 @@ impl Trial {
             self.node.gpuctl(&["doctor", "--fix"]);
             std::thread::sleep(Duration::from_millis(200));
         }
+    }
+
+    /// Kills what is alive in cgroups of containers that Docker does not show running: an Engine whose start
+    /// fails late may leave runc's init. How many there were.
+    ///
+    /// # Errors
+    /// When one cannot be killed.
+    pub fn kill_unstarted(&self) -> Result<usize, String> {
+        let mut killed = 0;
+        for folder in processes::cgroups(self.node.place()) {
+            for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                // systemd's: docker-ID.scope.
+                let id = name.strip_prefix("docker-").unwrap_or(&name).trim_end_matches(".scope");
+                let procs = std::fs::read_to_string(entry.path().join("cgroup.procs"));
+                let (64, Ok(procs), false) = (id.len(), procs, self.running(id)) else { continue };
+                for pid in procs.lines().filter_map(|l| l.parse().ok()) {
+                    kill(Pid::from_raw(pid), Signal::SIGKILL).map_err(|e| e.to_string())?;
+                    killed += 1;
+                }
+            }
+        }
+        Ok(killed)
     }
 
     /// Whether Docker shows a container running.

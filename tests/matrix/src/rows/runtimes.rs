@@ -92,7 +92,12 @@ fn runc_privileged(trial: &mut Trial) -> Tried {
 fn where_known(trial: &mut Trial, runtime: &str) -> Tried {
     match by_name(trial, runtime) {
         Err(why) if CGROUP_V1_ONLY.iter().any(|words| why.contains(words)) => {
-            Ok(Verdict::not_applicable("this Engine takes this runtime with cgroup v1 only"))
+            let verdict =
+                Verdict::not_applicable("this Engine takes this runtime with cgroup v1 only");
+            Ok(match trial.kill_unstarted()? {
+                0 => verdict,
+                _ => verdict.noting("runc's init is left by the Engine, and keeps its lease"),
+            })
         }
         Err(why) if UNKNOWN.iter().any(|words| why.contains(words)) => {
             Ok(Verdict::not_applicable("this Engine knows no such runtime"))
