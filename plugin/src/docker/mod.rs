@@ -12,6 +12,7 @@ mod network;
 mod transport;
 mod volume;
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -48,8 +49,8 @@ const ENDLESS: u64 = 24 * 3600;
 /// What the Engine says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Info {
-    /// Names of the runtimes of daemon.json.
-    pub runtimes: Vec<String>,
+    /// The runtimes of daemon.json: the name, and its program; empty where it has a shim of its own.
+    pub runtimes: BTreeMap<String, String>,
     /// The runtime of containers that name none.
     pub default_runtime: String,
     /// Its data root.
@@ -271,10 +272,9 @@ impl Docker {
     /// [`DockerError`].
     pub fn info(&self) -> Result<Info, DockerError> {
         let raw = self.typed(self.limit, |d| async move { d.info().await })?;
-        let mut runtimes: Vec<String> = raw.runtimes.unwrap_or_default().into_keys().collect();
-        runtimes.sort();
+        let runtimes = raw.runtimes.unwrap_or_default().into_iter();
         Ok(Info {
-            runtimes,
+            runtimes: runtimes.map(|(name, r)| (name, r.path.unwrap_or_default())).collect(),
             default_runtime: raw.default_runtime.unwrap_or_default(),
             root: raw.docker_root_dir.unwrap_or_default(),
             version: raw.server_version.unwrap_or_default(),

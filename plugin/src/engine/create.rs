@@ -4,6 +4,8 @@
 //! what carries the operation's token) and `start` (created and recorded; undone likewise, unless
 //! the container has started, which finishes it).
 
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use gpuctl_ledger::ledger::{At, Batch};
@@ -375,14 +377,26 @@ fn next_version(
 fn check_runtime(ctx: &Context) -> Result<(), Failure> {
     let name = &ctx.config.runtime.managed_name;
     let info = ctx.docker()?.info()?;
-    if info.runtimes.contains(name) {
-        return Ok(());
+    if let Some(program) = info.runtimes.get(name) {
+        return match is_ours(&ctx.config.runtime.hook, Path::new(program)) {
+            Some(false) => Err(Failure::new(format!(
+                "the Engine's runtime {name} is {program}, which is no program of gpuctl's: the container would have no lease"
+            ))
+            .hint("docker gpuctl setup leads it to gpuctl again")),
+            _ => Ok(()),
+        };
     }
     Err(Failure::new(format!("the Engine at {} has no runtime {name}", ctx.docker()?.host()))
         .hint(format!(
             "add it to daemon.json: \"runtimes\": {{\"{name}\": {{\"path\": \"{}\"}}}}, and reload dockerd",
             ctx.config.runtime.hook.with_file_name("gpuctl-runtime").display()
         )))
+}
+
+/// Whether a program is our hook, by whatever name; `None` where that cannot be seen.
+fn is_ours(hook: &Path, program: &Path) -> Option<bool> {
+    let file = |path: &Path| std::fs::metadata(path).ok().map(|m| (m.dev(), m.ino()));
+    Some(file(hook)? == file(program)?)
 }
 
 fn recorded(

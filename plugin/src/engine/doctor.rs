@@ -69,7 +69,7 @@ fn engine(ctx: &Context, checks: &mut Checks) -> Option<String> {
     };
     checks.add("engine", Verdict::Ok, format!("Docker Engine {}", info.version), None);
     let name = &ctx.config.runtime.managed_name;
-    if info.runtimes.contains(name) {
+    if info.runtimes.contains_key(name) {
         checks.add("runtime", Verdict::Ok, format!("runtime {name} is there"), None);
     } else {
         let fix = format!("add runtime {name} to daemon.json and reload dockerd");

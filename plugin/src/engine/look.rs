@@ -179,10 +179,15 @@ fn sort(
             match (holder, may.is_empty(), alive) {
                 (Some(holder), ..) => {
                     inside.insert(used.pid);
-                    names.insert(holder.shown());
+                    names.insert(holder.shown().to_owned());
                 }
-                // Its container holds the GPU yet: nobody else gets it.
-                (None, false, false) => {}
+                // Its container holds the GPU yet, and nobody else gets it. Whose it was is kept for then.
+                (None, false, false) => {
+                    if let Some(of) = of {
+                        inside.insert(used.pid);
+                        names.insert(of);
+                    }
+                }
                 (None, true, false) => {
                     on.leftovers.push(Leftover { pid: used.pid, name, of });
                 }

@@ -13,6 +13,11 @@ const RUNTIMES: &str = "runtimes";
 /// dockerd's own default runtime, which needs no entry.
 pub(super) const STOCK: &str = "runc";
 
+/// What an entry of `runtimes` may say that counts here.
+const ENTRY: [&str; 4] = ["path", "runtimeArgs", "runtimeType", "options"];
+/// And its options.
+const OPTIONS: [&str; 1] = ["BinaryName"];
+
 /// One entry of `runtimes`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Runtime {
@@ -52,8 +57,20 @@ impl DaemonJson {
             return Err("\"default-runtime\" is no text".into());
         }
         for name in runtimes.keys() {
-            if !runtimes.value(name).is_some_and(|v| v.is_object()) {
+            let value = runtimes.value(name);
+            let Some(map) = value.as_ref().and_then(Value::as_object) else {
                 return Err(format!("the runtime {name:?} is no object"));
+            };
+            let options = map.get("options").and_then(Value::as_object);
+            let keys = map.keys().map(|k| (k, &ENTRY[..]));
+            let keys =
+                keys.chain(options.into_iter().flat_map(|o| o.keys()).map(|k| (k, &OPTIONS[..])));
+            for (key, known) in keys {
+                // dockerd reads them in any case, and what is read here must be what it reads.
+                if let Some(usual) = known.iter().find(|k| key != *k && key.eq_ignore_ascii_case(k))
+                {
+                    return Err(format!("the runtime {name:?} has {key:?}: write it {usual:?}"));
+                }
             }
         }
         Ok(Self {
@@ -222,6 +239,8 @@ mod tests {
             ("{\"runtimes\": {\"x\": 3}}", "no object"),
             ("{\"runtimes\": []}", "runtimes"),
             ("{\"default-runtime\": 1}", "no text"),
+            ("{\"runtimes\": {\"x\": {\"Path\": \"/r\"}}}", "write it \"path\""),
+            ("{\"runtimes\": {\"x\": {\"options\": {\"binaryname\": \"/r\"}}}}", "\"BinaryName\""),
             ("{} x", "line 1"),
         ] {
             let why = DaemonJson::parse(text).unwrap_err();

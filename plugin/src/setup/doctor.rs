@@ -29,13 +29,24 @@ pub(super) fn level(seen: &Observed, config: &Config) -> Option<Level> {
     let by_path = ours
         && is_strict(seen.dockerd.as_ref(), &strict)
         && (!separate || is_strict(seen.containerd.as_ref(), &strict));
-    let by_default = seen.engine.as_ref().is_some_and(|e| e.default_runtime == GATE);
+    let by_default = seen.engine.as_ref().is_some_and(|e| e.default_runtime == GATE)
+        && elsewhere(seen).is_none();
     match (by_path, by_default) {
         _ if (by_path || by_default) && config.policy.observe => Some(Level::Observe),
         (true, _) => Some(Level::Strict),
         (false, true) => Some(Level::Cooperative),
         (false, false) => None,
     }
+}
+
+/// Where the Engine's runtime of our gate's name leads, where that is not to us.
+fn elsewhere(seen: &Observed) -> Option<&str> {
+    let program = seen.engine.as_ref()?.runtimes.get(GATE)?;
+    let ours = match seen.program(program) {
+        Some(found) => found.ours,
+        None => seen.own.contains(Path::new(program)),
+    };
+    (!ours).then_some(program.as_str())
 }
 
 /// Looks at the host.
@@ -69,19 +80,32 @@ fn judge(seen: &Observed, config: &Config) -> Vec<Check> {
     let wanted = seen.record.as_ref().map(|r| r.level.as_str());
     let setup = |flag: &str| Some(format!("docker gpuctl setup{flag}"));
     let mut checks = Vec::new();
+    let restart = match seen.flags.containerd {
+        Some(_) => "systemctl restart containerd docker",
+        None => "systemctl restart docker",
+    };
     match level {
+        None if seen.engine.as_ref().is_some_and(|e| e.default_runtime == GATE) => {
+            let program = elsewhere(seen).unwrap_or_default();
+            checks.push(check(
+                LEVEL,
+                Verdict::Problem,
+                format!("the runtime {GATE} is {program}, which is not gpuctl's: nothing is kept from any container"),
+                setup(""),
+            ));
+        }
         None => checks.push(check(LEVEL, Verdict::Warning, "not installed: docker run passes by the leases", setup(""))),
         Some(level) if wanted == Some("strict") && level == Level::Cooperative => checks.push(check(
             LEVEL,
             Verdict::Warning,
             "cooperative; strict is set up and begins when dockerd and containerd are restarted",
-            Some("systemctl restart containerd docker".into()),
+            Some(restart.into()),
         )),
         Some(level) if wanted.is_some_and(|w| w != "strict") && level == Level::Strict => checks.push(check(
             LEVEL,
             Verdict::Warning,
             "strict, until dockerd and containerd are restarted",
-            Some("systemctl restart containerd docker".into()),
+            Some(restart.into()),
         )),
         Some(Level::Observe) => {
             checks.push(check(LEVEL, Verdict::Warning, "observe: docker run is logged, and nothing is kept from it", setup("")));

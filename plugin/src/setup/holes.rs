@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use gpuctl_ledger::config::Config;
+use gpuctl_ledger::config::{Config, Inject};
 
 use super::daemon_json::{DaemonJson, Runtime, STOCK};
 use super::observed::{Level, Observed, Program};
@@ -110,6 +110,7 @@ pub(super) fn holes(
             )),
         }
     }
+    holes.extend(swarm_resource(seen, config));
     if strict {
         return holes;
     }
@@ -133,6 +134,21 @@ pub(super) fn holes(
         ));
     }
     holes
+}
+
+/// NVIDIA's toolkit may be told to take GPUs from another variable, which a container's author sets: it counts
+/// before the leased GPUs wherever it is the toolkit that puts them in.
+fn swarm_resource(seen: &Observed, config: &Config) -> Option<String> {
+    let text = seen.text(&seen.nvidia_config)?;
+    let names = super::settings::nvidia_swarm_resource(text)?;
+    let real = seen.program(&config.runtime.real.to_string_lossy());
+    let by_env = !seen.cdi && seen.ctk.is_none() || config.gpu.inject == Inject::Env;
+    (by_env || real.is_some_and(Program::is_nvidia)).then(|| {
+        format!(
+            "whoever sets {names} in a container gets the GPUs that it names from NVIDIA's toolkit: take swarm-resource out of {}",
+            seen.nvidia_config.display()
+        )
+    })
 }
 
 /// The first few of many.

@@ -149,8 +149,11 @@ impl Own {
         if !meta.is_file() || meta.mode() & 0o111 == 0 {
             return None;
         }
+        // Whoever may write to the folder may put another file there.
+        let folder = std::fs::metadata(real.parent()?).ok()?;
+        let roots_alone = |m: &std::fs::Metadata| m.uid() == 0 && m.mode() & 0o022 == 0;
         let ours = self.file.as_ref() == Some(&real) || self.id == Some((meta.dev(), meta.ino()));
-        Some(Program { trusted: meta.uid() == 0 && meta.mode() & 0o022 == 0, ours, path: real })
+        Some(Program { trusted: roots_alone(&meta) && roots_alone(&folder), ours, path: real })
     }
 }
 
@@ -209,6 +212,13 @@ fn texts(places: &Places, more: [&PathBuf; 2]) -> Result<BTreeMap<PathBuf, Strin
 fn read(path: &Path) -> Result<Option<String>, Failure> {
     // A link is followed: daemon.json may be one, and is replaced where it leads.
     let real = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let wrong = |why: &str| Err(Failure::new(format!("{} {why}", path.display())));
+    match std::fs::metadata(&real) {
+        Err(_) if path.is_symlink() => return wrong("is a link that leads nowhere"),
+        Ok(meta) if !meta.is_file() => return wrong("is no plain file"),
+        Ok(meta) if meta.len() > LONGEST => return wrong("is longer than 1 MiB"),
+        _ => {}
+    }
     match files::read_bounded(&real, LONGEST) {
         Ok(bytes) => String::from_utf8(bytes)
             .map(Some)

@@ -164,10 +164,14 @@ fn ready(seen: &Observed, level: Level) -> Result<(), Failure> {
         }
         Some(program) if !program.trusted => {
             return Err(Failure::new(format!(
-                "{} can be written by others than root",
+                "{} or its folder can be written by others than root",
                 hook.display()
             ))
-            .hint(format!("chown root {0}; chmod go-w {0}", hook.display())));
+            .hint(format!(
+                "chown root {0} {1}; chmod go-w {0} {1}",
+                seen.places.libexec.display(),
+                hook.display()
+            )));
         }
         Some(_) => {}
     }
@@ -328,7 +332,7 @@ pub(super) fn plan(seen: &Observed, config: &Config, level: Level) -> Result<Pla
     plan.file(seen, places.daemon_json.clone(), Some(json.render()), 0o644, true);
     let written =
         matches!(plan.steps.last(), Some(Step::File { path, .. }) if *path == places.daemon_json);
-    let has = |name: &str| engine.runtimes.iter().any(|r| r == name);
+    let has = |name: &str| engine.runtimes.contains_key(name);
     let known = engine.default_runtime == GATE && has(GATE) && has(&config.runtime.managed_name);
     if let Some(dockerd) = seen.dockerd.as_ref().filter(|_| written || !known) {
         plan.steps.push(Step::Reload { pid: dockerd.pid, default_runtime: GATE.into() });

@@ -39,7 +39,7 @@ pub(in super::super) fn host() -> Observed {
             libexec: LIBEXEC.into(),
         },
         engine: Some(Info {
-            runtimes: vec!["runc".into()],
+            runtimes: [("runc".into(), "runc".into())].into(),
             default_runtime: "runc".into(),
             root: "/srv/docker".into(),
             cgroup_driver: "systemd".into(),
@@ -122,8 +122,9 @@ fn done(seen: &Observed, plan: &Plan) -> Observed {
                         .unwrap();
                 let engine = seen.engine.as_mut().unwrap();
                 engine.default_runtime.clone_from(default_runtime);
-                engine.runtimes =
-                    json.runtimes().into_iter().map(|r| r.name).chain(["runc".into()]).collect();
+                let all = json.runtimes().into_iter();
+                engine.runtimes = all.map(|r| (r.name, r.program.unwrap_or_default())).collect();
+                engine.runtimes.insert("runc".into(), "runc".into());
             }
             Step::Keep(_) | Step::DaemonReload | Step::Service => {}
         }
@@ -494,4 +495,33 @@ fn the_service_begins_anew_where_the_config_changed() {
     });
     seen.files.insert(seen.places.config.clone(), text.unwrap());
     assert!(!restarts(&seen), "the config is right already");
+}
+
+#[test]
+fn a_drop_in_that_counts_after_ours_is_named() {
+    let mut seen = host();
+    let late = "/etc/systemd/system/docker.service.d/zzz.conf";
+    let text = "[Service]\nEnvironment=PATH=/usr/bin\n";
+    let texts = &mut seen.docker_unit.as_mut().unwrap().texts;
+    texts.push((late.into(), text.into()));
+    texts.push(("/etc/systemd/system/docker.service.d/a.conf".into(), text.into()));
+    let plan = planned(&seen, Level::Strict);
+    let named: Vec<&str> = holes(&plan).into_iter().filter(|h| h.contains(".conf")).collect();
+    assert_eq!(named.len(), 1, "{plan:?}");
+    assert!(named[0].starts_with(late), "{plan:?}");
+}
+
+#[test]
+fn a_variable_that_the_toolkit_takes_gpus_from_is_named() {
+    let mut seen = host();
+    let file = seen.nvidia_config.clone();
+    seen.files.insert(file, "swarm-resource = \"DOCKER_RESOURCE_GPU\"\n".into());
+    let of = |seen: &Observed| {
+        let plan = planned(seen, Level::Strict);
+        holes(&plan).iter().any(|h| h.contains("DOCKER_RESOURCE_GPU"))
+    };
+    // With a CDI spec it is not the toolkit that puts GPUs in.
+    assert!(!of(&seen));
+    seen.cdi = false;
+    assert!(of(&seen));
 }

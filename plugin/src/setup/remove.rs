@@ -64,7 +64,7 @@ pub(super) fn plan(seen: &Observed, config: &Config) -> Result<Plan, Failure> {
     plan.file(seen, seen.places.daemon_json.clone(), Some(json.render()), 0o644, true);
     let written = !plan.steps.is_empty();
     let known = seen.engine.as_ref().is_none_or(|engine| {
-        let has = |name: &str| engine.runtimes.iter().any(|r| r == name);
+        let has = |name: &str| engine.runtimes.contains_key(name);
         let same = |name: &str| has(name) == json.runtime(name).is_some();
         engine.default_runtime == default && same(managed) && same(GATE)
     });

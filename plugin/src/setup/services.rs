@@ -48,6 +48,17 @@ pub(super) fn drop_ins(seen: &Observed, level: Level, plan: &mut Plan) -> bool {
                     file.display()
                 )));
             }
+            let after = unit.iter().flat_map(|u| &u.texts).filter(|(file, text)| {
+                file.parent().is_some_and(|f| f.extension().is_some_and(|e| e == "d"))
+                    && file.file_name() > places.drop_in(name).file_name()
+                    && units::path_of([text.as_str()]).is_some()
+            });
+            for (file, _) in after.filter(|_| needs) {
+                plan.notes.push(Note::Hole(format!(
+                    "{} sets PATH for {name}.service and counts after the drop-in: give it a name that sorts before zz-gpuctl.conf",
+                    file.display()
+                )));
+            }
             if !right {
                 restart.push(name);
             }

@@ -69,11 +69,21 @@ pub(super) const NVIDIA_USUAL: [&str; 3] = ["docker-runc", "runc", "crun"];
 /// Where it is wrong.
 pub(super) fn nvidia_runtimes(text: &str) -> Result<Vec<String>, String> {
     let document = parse(text)?;
-    let list = document.get(NVIDIA.0).and_then(|s| s.get(NVIDIA.1)).and_then(Item::as_array);
-    Ok(match list {
-        Some(list) => list.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
-        None => NVIDIA_USUAL.map(str::to_owned).to_vec(),
-    })
+    let Some(list) = document.get(NVIDIA.0).and_then(|s| s.get(NVIDIA.1)) else {
+        return Ok(NVIDIA_USUAL.map(str::to_owned).to_vec());
+    };
+    let words: Option<Vec<String>> = list
+        .as_array()
+        .and_then(|list| list.iter().map(|word| word.as_str().map(str::to_owned)).collect());
+    words.ok_or_else(|| format!("its {} is no list of texts", NVIDIA.1))
+}
+
+/// The variables that NVIDIA's toolkit takes GPUs from before NVIDIA_VISIBLE_DEVICES, where its config says
+/// so: `swarm-resource`, names between commas.
+pub(super) fn nvidia_swarm_resource(text: &str) -> Option<String> {
+    let document = parse(text).ok()?;
+    let value = document.get("swarm-resource")?.as_str()?.trim();
+    (!value.is_empty()).then(|| value.to_owned())
 }
 
 /// NVIDIA's config with another list.
@@ -130,5 +140,9 @@ mod tests {
             "{got}"
         );
         assert!(nvidia_runtimes("[x\n").is_err());
+        assert!(nvidia_runtimes("[nvidia-container-runtime]\nruntimes = [\"runc\", 3]\n").is_err());
+        assert_eq!(nvidia_swarm_resource(text), None);
+        assert_eq!(nvidia_swarm_resource("swarm-resource = \"\"\n"), None);
+        assert_eq!(nvidia_swarm_resource("swarm-resource = \"A,B\"\n").as_deref(), Some("A,B"));
     }
 }
