@@ -14,7 +14,7 @@ fn same_on_disk(old: &Path, new: &Path) {
     // Whoever starts a container reads its /etc/passwd, which changes a time of access.
     let etc = |upper: &Path| trees::seen(&upper.join("etc"));
     assert_eq!(etc(old), etc(new));
-    for top in TOPS.iter().filter(|top| **top != "etc") {
+    for top in TOPS {
         let found = trees::differences(&old.join(top), &new.join(top));
         assert!(found.is_empty(), "{top}: {}", found.join("\n"));
     }

@@ -125,8 +125,12 @@ impl Work for Measuring<'_> {
                     other => other?,
                 };
                 let [fd] = &dir.fds;
-                let mut found = entries(fd.as_fd())
-                    .map_err(|why| TreeError::system("read", &self.dirs.path(id), why))?;
+                let mut found = match entries(fd.as_fd()) {
+                    Err(why) if is_gone(why) && id != 0 => return Ok(()),
+                    other => {
+                        other.map_err(|why| TreeError::system("read", &self.dirs.path(id), why))?
+                    }
+                };
                 while !found.is_empty() {
                     let rest = found.split_off(found.len().min(BATCH));
                     pool.push([Job::Entries(Arc::clone(&dir), found)]);
