@@ -218,7 +218,9 @@ impl Stage {
             stat -c '%A %t %T' /tree/run/fifo /tree/run/block; stat -c %a /
             cd /deep; i=0; while [ $i -lt 100 ]; do cd folder-$i; i=$((i+1)); done; ls
             busybox sha256sum /big/file /many/d3000/3999";
-        self.served.node.docker(&["exec", container, "sh", "-c", script]).to_string()
+        let got = self.served.node.docker(&["exec", container, "sh", "-c", script]);
+        assert!(got.stderr.contains("can't open '/etc/gone'"), "{got}");
+        got.stdout
     }
 
     /// What is taken of the disk, in bytes.
