@@ -22,7 +22,7 @@ use super::in_place::words;
 use super::journal::{self, Journal};
 use super::layers;
 use super::version::{self, First};
-use super::{ending, lifecycle, names, ports, snapshot, supply, undo_create};
+use super::{ending, lifecycle, names, ports, replace, snapshot, supply, undo_create};
 use crate::docker::{Changes, Inspect};
 use crate::layer::Fit;
 
@@ -104,7 +104,11 @@ pub(super) fn clone(
             Ok(Answer::More(MoreAnswer::Renamed { name: new.clone(), docker_name }))
         }
         Err(failure) => match undo(ctx, journal) {
-            Ok(()) => Err(failure),
+            Ok(()) => {
+                let message =
+                    format!("{}; there is no {new}, and {from} is as it was", failure.message);
+                Err(Failure { message, ..failure })
+            }
             Err(also) => Err(failure.undoing_failed(&also)),
         },
     }
@@ -128,6 +132,7 @@ fn source(
             "docker gpuctl commit makes an image of it, docker gpuctl run one more of that",
         ));
     }
+    replace::check_image(ctx, &shown, "")?;
     let bound = ctx.ledger.binding(&found.id)?.map(|at| at.record.gpus).unwrap_or_default();
     let gpus = match (&request.gpus, bound) {
         (Some(gpus), _) => gpus.clone(),

@@ -156,14 +156,20 @@ fn with_image(
     if docker.image_id(&wanted)?.as_deref() == Some(shown.image_id()) {
         return Ok((to_be.clone(), None));
     }
-    if docker.image_id(shown.image_id())?.is_none() {
-        return Err(Failure::new(format!(
-            "the image of {} is not on this host any more",
-            shown.name()
-        ))
-        .hint(format!("docker pull {wanted}; or --image gives it another one")));
-    }
+    check_image(ctx, shown, "; or --image gives it another one")?;
     Ok((to_be.clone(), Some(shown.image_id().to_owned())))
+}
+
+/// Refuses where a container's own image is gone.
+///
+/// # Errors
+/// As said.
+pub(super) fn check_image(ctx: &Context, shown: &Inspect, or: &str) -> Result<(), Failure> {
+    if ctx.docker()?.image_id(shown.image_id())?.is_some() {
+        return Ok(());
+    }
+    let message = format!("the image of {} is not on this host any more", shown.name());
+    Err(Failure::new(message).hint(format!("docker pull {}{or}", shown.image())))
 }
 
 /// Replaces the container; where that fails, it is as it was.

@@ -99,7 +99,10 @@ pub(super) fn snapshot(
             Ok(Answer::More(MoreAnswer::Kept { docker_name: docker_name.clone(), bytes }))
         }
         Err(failure) => match undo(ctx, journal) {
-            Ok(()) => Err(failure),
+            Ok(()) => Err(Failure {
+                message: format!("{}; nothing is kept of it", failure.message),
+                ..failure
+            }),
             Err(also) => Err(failure.undoing_failed(&also)),
         },
     }

@@ -98,31 +98,24 @@ fn text(progress: &Progress, since: Duration) -> String {
         Doing::Copying => "copying",
         Doing::Comparing => "comparing",
     };
-    let size = |bytes| shown(ByteSize(bytes));
-    let mut text = match all {
+    let whole = all.unwrap_or_default();
+    let left = all.filter(|_| since >= RATE_AFTER).and_then(|all| left(done, &all, since));
+    let left = left.map(|left| format!(", {left} left")).unwrap_or_default();
+    let part = |now: u64, whole: u64, show: &dyn Fn(u64) -> String| {
         // It may have grown since it was measured.
-        Some(all) => format!(
-            "{verb} {of}: {} of {}, {} of {} files",
-            size(done.bytes),
-            size(all.bytes.max(done.bytes)),
-            grouped(done.files),
-            grouped(all.files.max(done.files))
-        ),
-        None => format!("{verb} {of}: {}, {} files", size(done.bytes), grouped(done.files)),
+        let of = all.map(|_| format!(" of {}", show(whole.max(now)))).unwrap_or_default();
+        let millis = u64::try_from(since.as_millis()).unwrap_or(u64::MAX).max(1);
+        let rate = now.saturating_mul(1000) / millis;
+        let rate = match since >= RATE_AFTER && rate > 0 {
+            true => format!(" ({}/s)", show(rate)),
+            false => String::new(),
+        };
+        (format!("{}{of}", show(now)), rate)
     };
-    if since >= RATE_AFTER {
-        let each =
-            |n: u64| n.saturating_mul(1000) / u64::try_from(since.as_millis()).unwrap_or(1).max(1);
-        text.push_str(&format!(
-            ", {}/s, {} files/s",
-            size(each(done.bytes)),
-            grouped(each(done.files))
-        ));
-        if let Some(left) = all.and_then(|all| left(done, &all, since)) {
-            text.push_str(&format!(", {left} left"));
-        }
-    }
-    text
+    let (bytes, bytes_rate) = part(done.bytes, whole.bytes, &|bytes| shown(ByteSize(bytes)));
+    let (files, files_rate) = part(done.files, whole.files, &grouped);
+    // What a narrow terminal cuts off is what matters least.
+    format!("{verb} {of}{left}: {bytes}{bytes_rate}, {files} files{files_rate}")
 }
 
 /// How long what is left will take, if it goes on as until now.
@@ -130,7 +123,11 @@ fn left(done: &Amount, all: &Amount, since: Duration) -> Option<String> {
     let work =
         |amount: &Amount| u128::from(amount.bytes) + u128::from(amount.files) * u128::from(FILE);
     let (done, all) = (work(done), work(all));
-    let seconds = (since.as_millis() * all.checked_sub(done)?).checked_div(done)?.div_ceil(1000);
+    // Of too little nothing can be told.
+    if done < all / 100 {
+        return None;
+    }
+    let seconds = (since.as_millis() * all.saturating_sub(done)).checked_div(done)?.div_ceil(1000);
     Some(match u64::try_from(seconds).ok()? {
         seconds @ 0..100 => format!("{seconds} s"),
         seconds @ 100..6000 => format!("{} min", seconds.div_ceil(60)),
@@ -175,21 +172,25 @@ mod tests {
         let all = Some((100_000, 4 << 30));
         assert_eq!(
             at(Doing::Copying, (25_000, 1 << 30), all, 10_000),
-            "copying train-0: 1GB of 4GB, 25,000 of 100,000 files, 102.4MB/s, 2,500 files/s, 30 s left"
+            "copying train-0, 30 s left: 1GB of 4GB (102.3MB/s), 25,000 of 100,000 files (2,500/s)"
         );
-        // At first no rate is told.
+        // At first no rate is told, and of next to nothing not how long it takes.
         assert_eq!(
             at(Doing::Copying, (0, 0), all, 200),
             "copying train-0: 0B of 4GB, 0 of 100,000 files"
         );
-        // Nothing done yet: nobody knows.
-        assert!(at(Doing::Copying, (0, 0), all, 5000).ends_with(", 0B/s, 0 files/s"));
-        assert!(at(Doing::Comparing, (1, 1 << 20), Some((2, 1 << 30)), 1000).ends_with("min left"));
-        assert!(at(Doing::Copying, (1, 1 << 20), Some((2, 1 << 40)), 1000).contains(" h "));
+        assert!(
+            at(Doing::Copying, (0, 0), all, 5000).starts_with("copying train-0: 0B of 4GB, 0 of")
+        );
+        assert!(!at(Doing::Copying, (1, 40 << 20), all, 5000).contains("left"));
+        assert!(
+            at(Doing::Comparing, (1, 11 << 20), Some((2, 1 << 30)), 9000).contains(" min left")
+        );
+        assert!(at(Doing::Copying, (1, 11 << 30), Some((2, 1 << 40)), 99_000).contains(" h "));
         // More than there was.
         assert_eq!(
             at(Doing::Comparing, (7, 2048), Some((5, 1024)), 2000),
-            "comparing train-0: 2KB of 2KB, 7 of 7 files, 1KB/s, 3 files/s"
+            "comparing train-0, 0 s left: 2KB of 2KB (1KB/s), 7 of 7 files (3/s)"
         );
         assert_eq!(at(Doing::Measuring, (1234, 5), None, 9000), "looking at train-0: 1,234 files");
         assert_eq!(at(Doing::Syncing, (1, 5), all, 1), "bringing the copy of train-0 to the disk");
