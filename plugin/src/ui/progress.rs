@@ -194,6 +194,9 @@ mod tests {
         );
         assert_eq!(at(Doing::Measuring, (1234, 5), None, 9000), "looking at train-0: 1,234 files");
         assert_eq!(at(Doing::Syncing, (1, 5), all, 1), "bringing the copy of train-0 to the disk");
-        assert!(at(Doing::Copying, (1, 5), None, 1000).starts_with("copying train-0: 5B, 1 files"));
+        assert!(
+            at(Doing::Copying, (1, 5), None, 1000)
+                .starts_with("copying train-0: 5B (5B/s), 1 files")
+        );
     }
 }
