@@ -140,7 +140,7 @@ struct GivenUp {
 
 impl GivenUp {
     fn set(user: u32) -> Option<Self> {
-        let stage = Stage::of_size(Kind::Ext4, 5 << 30, false, user)?;
+        let stage = Stage::of_size(Kind::Ext4, 7 << 29, false, user)?;
         stage.run();
         let within = stage.within("train-0");
         trees::run(
@@ -228,7 +228,7 @@ fn what_a_user_of_the_service_gives_up_leaves_all_as_it_was() {
 
 #[test]
 fn a_terminal_shows_one_line_that_is_drawn_over() {
-    let Some(stage) = Stage::of_size(Kind::Ext4, 5 << 30, false, 0) else { return };
+    let Some(stage) = Stage::of_size(Kind::Ext4, 7 << 29, false, 0) else { return };
     stage.start();
     let fill = "dd if=/dev/zero of=large bs=1M count=1500 2>/dev/null";
     trees::run(&stage.within("train-0"), &["sh", "-ec", fill]);

@@ -17,7 +17,7 @@ use crate::stats::Sample;
 use crate::table::{Aim, Row};
 
 /// The image, the layer, an image of both and one more copy, with room to spare, in bytes.
-const ROOM: u64 = 10 << 30;
+const ROOM: u64 = 6 << 30;
 /// The longest that one step may take.
 const LIMIT: Duration = Duration::from_secs(1800);
 
