@@ -17,6 +17,7 @@ pub mod probe;
 pub mod programs;
 pub mod served;
 pub mod siege;
+pub mod stage;
 pub mod state;
 #[path = "../../hook/fuzz/traps.rs"]
 pub mod traps;

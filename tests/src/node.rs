@@ -56,6 +56,9 @@ pub struct Options {
     /// More TOML for `[volumes]`; with it the Engine sees what is mounted in the place's `volumes`, as
     /// it does on a host where it has the host's mounts.
     pub volumes: Option<&'static str>,
+    /// The folder that is Docker's data root: on a file system of its own, see [`crate::loop_fs`]. Seen by
+    /// the calling thread and what it starts.
+    pub data: Option<PathBuf>,
     /// How the Engine is started.
     pub engine: engine::Options,
 }
@@ -71,6 +74,7 @@ impl Default for Options {
             inventory: true,
             config: String::new(),
             volumes: None,
+            data: None,
             engine: engine::Options::default(),
         }
     }
@@ -102,6 +106,9 @@ impl Node {
         let place = Place::new(&Path::new(BASE).join(name))?;
         place.create()?;
         sweep::claim(&place)?;
+        if let Some(folder) = &options.data {
+            bind(folder, &place.data())?;
+        }
         let mut engine = options.engine;
         if !options.product && engine.runtime.is_none() {
             engine.runtime = Some(pass_through(&place)?);
@@ -466,6 +473,14 @@ fn share(folder: &Path) -> gpuctl_sim::Result<()> {
     std::fs::create_dir_all(folder).map_err(|e| e.to_string())?;
     mount(Some(folder), folder, none, MsFlags::MS_BIND, none).map_err(failed)?;
     mount(none, folder, none, MsFlags::MS_SHARED, none).map_err(failed)
+}
+
+/// Has a folder seen in another place.
+fn bind(folder: &Path, at: &Path) -> gpuctl_sim::Result<()> {
+    use nix::mount::{MsFlags, mount};
+    let none: Option<&str> = None;
+    mount(Some(folder), at, none, MsFlags::MS_BIND, none)
+        .map_err(|e| format!("cannot bind {}: {e}", folder.display()))
 }
 
 /// `docker run -d --name NAME FLAGS` of a container that stays.

@@ -28,7 +28,16 @@ impl Served {
     /// When it does not come up.
     #[track_caller]
     pub fn start() -> Self {
-        let node = Node::start(Options { service: true, ..Options::default() });
+        Self::with(Options::default())
+    }
+
+    /// Starts one with these options.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    #[track_caller]
+    pub fn with(options: Options) -> Self {
+        let node = Node::start(Options { service: true, ..options });
         let group = std::fs::metadata(node.place().docker_socket()).expect("a socket").gid();
         Self { node, group }
     }

@@ -51,6 +51,18 @@ pub fn run(folder: &Path, words: &[&str]) -> Vec<u8> {
 /// # Panics
 /// When it cannot.
 pub fn build(at: &Path) {
+    make(at, true);
+}
+
+/// As [`build`], on a mounted overlay: without overlay's own marks, which it takes from nobody.
+///
+/// # Panics
+/// When it cannot.
+pub fn build_within(at: &Path) {
+    make(at, false);
+}
+
+fn make(at: &Path, marks: bool) {
     let path = |name: &str| at.join(name);
     for folder in ["bin", "run", "deep/er/still", "opaque", "sticky", "redirected", "locked"] {
         fs::create_dir_all(path(folder)).expect("a folder");
@@ -84,9 +96,18 @@ pub fn build(at: &Path) {
     };
     node("run/fifo", SFlag::S_IFIFO, 0o620, (0, 0));
     node(SOCKET, SFlag::S_IFSOCK, 0o600, (0, 0));
-    // What overlay has where a file of a layer below was removed. It links them to one.
-    node("whiteout", SFlag::S_IFCHR, 0, (0, 0));
-    fs::hard_link(path("whiteout"), path("deep/er/whiteout")).expect("a link");
+    if marks {
+        // What overlay has where a file of a layer below was removed. It links them to one.
+        node("whiteout", SFlag::S_IFCHR, 0, (0, 0));
+        fs::hard_link(path("whiteout"), path("deep/er/whiteout")).expect("a link");
+        for words in [
+            ["-n", "trusted.overlay.opaque", "-v", "y", "opaque"],
+            ["-n", "trusted.overlay.redirect", "-v", "/was/here", "redirected"],
+            ["-n", "trusted.node", "-v", "n", "whiteout"],
+        ] {
+            run(at, &[&["setfattr"][..], &words].concat());
+        }
+    }
     node("run/char", SFlag::S_IFCHR, 0o666, (195, 255));
     node("run/block", SFlag::S_IFBLK, 0o640, (259, 200_000));
     let owned = |name: &str, uid: u32, gid: u32, mode: u32| {
@@ -104,10 +125,7 @@ pub fn build(at: &Path) {
         &["setfattr", "-n", "user.note", "-v", "of a user", "other"][..],
         &["setfattr", "-n", "user.empty", "other"],
         &["setfattr", "-n", "user.bytes", "-v", "0x00ff00", "deep"],
-        &["setfattr", "-n", "trusted.overlay.opaque", "-v", "y", "opaque"],
-        &["setfattr", "-n", "trusted.overlay.redirect", "-v", "/was/here", "redirected"],
         &["setfattr", "-h", "-n", "trusted.link", "-v", "l", "dangling"],
-        &["setfattr", "-n", "trusted.node", "-v", "n", "whiteout"],
         &["setfattr", "-n", "trusted.fifo", "-v", "f", "run/fifo"],
         &["setfattr", "-n", "security.ima", "-v", "0x0102", "one"],
         &["setfacl", "-m", "u:1234:rwx,g:4321:r-x,m::rx", "other"],
@@ -125,7 +143,8 @@ pub fn build(at: &Path) {
     let names =
         ["empty", "one", "dangling", "run/fifo", "whiteout", "run/block", "sparse", "deep/er"];
     let more = ["deep", "locked", "sticky", "opaque", "bin", ""];
-    for (n, name) in names.iter().chain(&more).enumerate() {
+    let there = |name: &&&str| path(name).symlink_metadata().is_ok();
+    for (n, name) in names.iter().chain(&more).filter(there).enumerate() {
         let n = i64::try_from(n).expect("few");
         let modified =
             TimeSpec::new([1_600_000_000, -1000, 4_000_000_000][n as usize % 3], 123_456_700 + n);
@@ -155,6 +174,35 @@ pub fn build_deep(at: &Path, depth: usize) {
     run(at, &["dash", "-c", script, "sh", &depth.to_string()]);
 }
 
+/// The layer of an image: what is changed, moved and removed of it in [`live_in`].
+///
+/// # Panics
+/// When it cannot be made.
+pub fn image(at: &Path) {
+    let script = "mkdir -p etc usr/bin usr/lib/big opt/tool/data var/log home
+        for n in $(seq 50); do echo library $n >usr/lib/big/$n; done
+        echo conf >etc/conf; echo passwd >etc/passwd; echo gone >etc/gone
+        head -c 300000 /dev/urandom >usr/bin/program; chmod 4755 usr/bin/program
+        ln usr/bin/program usr/bin/linked; ln -s program usr/bin/short
+        echo a >opt/tool/a; echo b >opt/tool/data/b; echo log >var/log/old
+        setfattr -n user.image -v i etc/conf; setfacl -m u:77:r etc/passwd";
+    run(at, &["sh", "-ec", script]);
+}
+
+/// What somebody does in a container of [`image`]: files changed, removed, moved, folders replaced.
+///
+/// # Panics
+/// When it cannot be done.
+pub fn live_in(merged: &Path) {
+    let script = "echo changed >>etc/conf; rm etc/gone; chmod 600 etc/passwd
+        rm -r usr/lib/big; mkdir usr/lib/big; echo new >usr/lib/big/new
+        rm -r opt/tool/data; echo file instead of a folder >opt/tool/data
+        touch -a var/log/old; mv var/log/old var/log/older; echo new >var/log/old
+        rm usr/bin/short; ln -s elsewhere usr/bin/short; echo more >>usr/bin/linked
+        chown 1000:1000 home; chmod 1777 .; mv usr/bin/program home/moved";
+    run(merged, &["sh", "-ec", script]);
+}
+
 /// What rsync, find and getfattr see as different, without the sockets of the first. Also whether holes
 /// were filled.
 pub fn differences(a: &Path, b: &Path) -> Vec<String> {
@@ -163,7 +211,9 @@ pub fn differences(a: &Path, b: &Path) -> Vec<String> {
     let options = "-naHAXUc --itemize-changes --delete --numeric-ids --modify-window=-1";
     let options: Vec<&str> = options.split(' ').collect();
     // xfs shows ACLs a second time, as attributes.
-    let words = [&["rsync"][..], &options, &["--filter=-x trusted.SGI_ACL_*", &from, &to]].concat();
+    // Each overlay has an identity of its own.
+    let skipped = ["--filter=-x trusted.SGI_ACL_*", "--filter=-x trusted.overlay.uuid"];
+    let words = [&["rsync"][..], &options, &skipped, &[&from, &to]].concat();
     let changes = run(a, &words);
     let lines = changes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
     let is_socket = |line: &[u8]| line.ends_with(SOCKET.as_bytes()) && line.starts_with(b"cS");
@@ -201,13 +251,43 @@ pub fn listed(root: &Path) -> Vec<String> {
     lines
 }
 
+/// As [`listed`], without times of access; besides, all attributes and a hash of each file: what programs
+/// see of a tree, whose reading changes times of access. A tree may be deeper than any path.
+///
+/// # Panics
+/// When it cannot be read.
+pub fn seen(root: &Path) -> Vec<String> {
+    let mut lines: Vec<String> = listed(root)
+        .into_iter()
+        .map(|line| {
+            let mut fields: Vec<&str> = line.split('|').collect();
+            // Of a folder it is the last, of others the last but one.
+            fields.remove(fields.len() - if fields.get(1) == Some(&"d") { 1 } else { 2 });
+            fields.join("|")
+        })
+        .collect();
+    // From its own folder each path is short.
+    let sums = run(root, &["find", ".", "-type", "f", "-execdir", "sha256sum", "-z", "{}", "+"]);
+    let sums = sums.split(|byte| *byte == 0).map(|sum| sum.escape_ascii().to_string());
+    let words =
+        ["find", ".", "-execdir", "getfattr", "-h", "-d", "-m", "-", "-e", "hex", "{}", "+"];
+    lines.extend(sums.chain(blocks(&run(root, &words))));
+    lines.sort();
+    lines
+}
+
 /// Each path with all its attributes in hex.
 fn attributes(root: &Path) -> Vec<String> {
     let words = ["getfattr", "-R", "-P", "-h", "-d", "-m", "-", "-e", "hex", "."];
-    // Blocks, one a file, with an empty line between them. xfs shows ACLs a second time.
-    let out = run(root, &words);
-    let lines =
-        out.split(|byte| *byte == b'\n').filter(|line| !line.starts_with(b"trusted.SGI_ACL_"));
+    blocks(&run(root, &words))
+}
+
+/// What getfattr prints: blocks, one a file, with an empty line between them.
+fn blocks(out: &[u8]) -> Vec<String> {
+    // xfs shows ACLs a second time, each overlay has an identity of its own.
+    let skipped = [&b"trusted.SGI_ACL_"[..], b"trusted.overlay.uuid"];
+    let is_seen = |line: &&[u8]| !skipped.iter().any(|name| line.starts_with(name));
+    let lines = out.split(|byte| *byte == b'\n').filter(is_seen);
     let mut blocks: Vec<String> = lines
         .collect::<Vec<_>>()
         .split(|line| line.is_empty())

@@ -42,14 +42,7 @@ impl Stage {
     fn image(&self) {
         let lower = self.at("image");
         fs::create_dir(&lower).unwrap();
-        let script = "mkdir -p etc usr/bin usr/lib/big opt/tool/data var/log home
-            for n in $(seq 50); do echo library $n >usr/lib/big/$n; done
-            echo conf >etc/conf; echo passwd >etc/passwd; echo gone >etc/gone
-            head -c 300000 /dev/urandom >usr/bin/program; chmod 4755 usr/bin/program
-            ln usr/bin/program usr/bin/linked; ln -s program usr/bin/short
-            echo a >opt/tool/a; echo b >opt/tool/data/b; echo log >var/log/old
-            setfattr -n user.image -v i etc/conf; setfacl -m u:77:r etc/passwd";
-        trees::run(&lower, &["sh", "-ec", script]);
+        trees::image(&lower);
     }
 
     fn at(&self, name: &str) -> PathBuf {
@@ -74,13 +67,7 @@ impl Stage {
 
 /// What somebody did in a container: files, and a tree with one of each.
 fn live_in(merged: &Path, redirects: bool) {
-    let script = "echo changed >>etc/conf; rm etc/gone; chmod 600 etc/passwd
-        rm -r usr/lib/big; mkdir usr/lib/big; echo new >usr/lib/big/new
-        rm -r opt/tool/data; echo file instead of a folder >opt/tool/data
-        touch -a var/log/old; mv var/log/old var/log/older; echo new >var/log/old
-        rm usr/bin/short; ln -s elsewhere usr/bin/short; echo more >>usr/bin/linked
-        chown 1000:1000 home; chmod 1777 .; mv usr/bin/program home/moved";
-    trees::run(merged, &["sh", "-ec", script]);
+    trees::live_in(merged);
     if redirects {
         trees::run(merged, &["sh", "-ec", "mv usr/lib home/lib; mv opt opt2"]);
     }

@@ -43,6 +43,9 @@ pub struct Terminal {
     ended: Option<u8>,
     /// The exit code of docker run for what kept it from starting, where Docker said something.
     failed: Option<u8>,
+    /// Only warnings are shown.
+    quiet: bool,
+    meter: ui::Meter,
 }
 
 impl Terminal {
@@ -59,7 +62,16 @@ impl Terminal {
             relay: None,
             ended: None,
             failed: None,
+            quiet: false,
+            meter: ui::Meter::default(),
         }
+    }
+
+    /// Only warnings are shown of what goes on.
+    #[must_use]
+    pub fn quiet(mut self, quiet: bool) -> Self {
+        self.quiet = quiet;
+        self
     }
 
     /// For run and create.
@@ -152,7 +164,9 @@ impl Drop for Terminal {
 impl Front for Terminal {
     fn event(&mut self, event: Event) {
         match event {
+            Event::Note { .. } | Event::Progress(_) if self.quiet => {}
             Event::Note { text } => ui::tell(&text),
+            Event::Progress(progress) => self.meter.show(&progress),
             Event::Warning { text } => ui::tell(&format!("warning: {text}")),
             // Only events asks for these, and prints them itself.
             Event::Decision { .. } => {}

@@ -16,12 +16,15 @@ pub(super) struct Args {
     /// How many GPUs it gets; as many as the first one when not given
     #[arg(long, value_name = "N")]
     gpus: Option<GpuRequest>,
+    /// Show warnings and errors only, and no progress
+    #[arg(short, long)]
+    quiet: bool,
 }
 
 pub(super) fn clone(session: &Session, args: Args) -> Result<u8, Failure> {
-    let Args { name, new, gpus } = args;
+    let Args { name, new, gpus, quiet } = args;
     let request = Request::More(MoreRequest::Clone(CloneRequest { name, new, gpus }));
-    match session.change(request, &mut session.terminal())? {
+    match session.change(request, &mut session.terminal().quiet(quiet))? {
         Answer::More(MoreAnswer::Renamed { docker_name: Some(docker_name), .. }) => {
             ui::lines([docker_name.as_str()]);
         }

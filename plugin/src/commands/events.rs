@@ -107,6 +107,7 @@ impl Front for Shown {
             Event::Decision { entry, indexes } => {
                 ui::print(&ui::decision(&entry, &indexes, self.format));
             }
+            Event::Progress(_) => {}
             Event::Note { text } => ui::tell(&text),
             Event::Warning { text } => ui::tell(&format!("warning: {text}")),
         }

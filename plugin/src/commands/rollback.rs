@@ -21,9 +21,8 @@ pub(super) struct Args {
 }
 
 pub(super) fn rollback(session: &Session, args: Args) -> Result<u8, Failure> {
-    let how = args.how.how();
-    let dry_run = how.dry_run;
+    let (how, shown) = (args.how.how(), args.how.shown());
     let version = args.version.map(Version);
     let request = RollbackRequest { name: args.name, version, files: args.files, how };
-    tell(session, Request::Rollback(request), dry_run)
+    tell(session, Request::Rollback(request), shown)
 }

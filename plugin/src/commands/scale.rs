@@ -22,10 +22,9 @@ pub(super) struct Args {
 
 pub(super) fn scale(session: &Session, args: Args) -> Result<u8, Failure> {
     let change = Change { gpus: Some(args.gpus), ..Change::default() };
-    let how = args.how.how();
-    let dry_run = how.dry_run;
-    let request = ChangeRequest { name: args.name, change, how };
-    tell(session, Request::Change(Box::new(request)), dry_run)
+    let shown = args.how.shown();
+    let request = ChangeRequest { name: args.name, change, how: args.how.how() };
+    tell(session, Request::Change(Box::new(request)), shown)
 }
 
 /// How a change is made.
@@ -40,6 +39,9 @@ pub(super) struct HowArgs {
     /// Keep the files as they are now as those of this version first
     #[arg(long)]
     snapshot: bool,
+    /// Show warnings and errors only, and no progress
+    #[arg(short, long)]
+    quiet: bool,
     /// Seconds to wait for its processes before they are killed; the container's own setting when not given
     #[arg(
         short = 't',
@@ -51,7 +53,18 @@ pub(super) struct HowArgs {
     timeout: Option<i32>,
 }
 
+/// What is shown of a change.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Shown {
+    dry_run: bool,
+    quiet: bool,
+}
+
 impl HowArgs {
+    pub(super) fn shown(&self) -> Shown {
+        Shown { dry_run: self.dry_run, quiet: self.quiet }
+    }
+
     pub(super) fn how(&self) -> How {
         How {
             timeout: self.timeout,
@@ -63,15 +76,17 @@ impl HowArgs {
 }
 
 /// Has a change made, or its plan, and shows what came of it.
-pub(super) fn tell(session: &Session, request: Request, dry_run: bool) -> Result<u8, Failure> {
-    let answer = match dry_run {
+pub(super) fn tell(session: &Session, request: Request, shown: Shown) -> Result<u8, Failure> {
+    let answer = match shown.dry_run {
         true => session.look(request)?,
-        false => session.change(request, &mut session.terminal())?,
+        false => session.change(request, &mut session.terminal().quiet(shown.quiet))?,
     };
     match answer {
         Answer::Plan { steps } => ui::lines(steps),
         Answer::Changed(changed) => {
-            ui::tell(&changed.summary);
+            if !shown.quiet {
+                ui::tell(&changed.summary);
+            }
             ui::lines([changed.docker_name.as_str()]);
         }
         _ => return Err(odd()),

@@ -9,11 +9,15 @@ use crate::ui;
 pub(super) struct Args {
     /// The container: NAME, NAME-VERSION or id
     name: String,
+    /// Show warnings and errors only, and no progress
+    #[arg(short, long)]
+    quiet: bool,
 }
 
 pub(super) fn snapshot(session: &Session, args: Args) -> Result<u8, Failure> {
+    let quiet = args.quiet;
     let request = Request::More(MoreRequest::Snapshot { name: args.name });
-    match session.change(request, &mut session.terminal())? {
+    match session.change(request, &mut session.terminal().quiet(quiet))? {
         Answer::More(MoreAnswer::Kept { docker_name, .. }) => ui::lines([docker_name.as_str()]),
         _ => return Err(odd()),
     }

@@ -69,7 +69,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn update(session: &Session, args: Args) -> Result<u8, Failure> {
-    let how = args.how.how();
+    let (how, shown) = (args.how.how(), args.how.shown());
     let name = args.name.clone();
     let change = asked(args).map_err(|wrong| Failure::from(wrong).code(super::USAGE))?;
     if change.is_empty() && !how.replace {
@@ -77,8 +77,7 @@ pub(super) fn update(session: &Session, args: Args) -> Result<u8, Failure> {
             .hint("docker gpuctl update --help lists what can be; --replace makes a new container of the same")
             .code(super::USAGE));
     }
-    let dry_run = how.dry_run;
-    tell(session, Request::Change(Box::new(ChangeRequest { name, change, how })), dry_run)
+    tell(session, Request::Change(Box::new(ChangeRequest { name, change, how })), shown)
 }
 
 fn asked(args: Args) -> Result<Change, Wrong> {

@@ -12,6 +12,7 @@ use serde_json::Value;
 mod change;
 mod front;
 mod more;
+mod progress;
 mod volume;
 
 use crate::change::Difference;
@@ -21,6 +22,7 @@ pub use more::{
     AdoptRequest, AutoPort, CloneRequest, CommitRequest, MoreAnswer, MoreRequest, PortRow,
     PruneRequest, PruneRow,
 };
+pub use progress::{Amount, Doing, Progress};
 pub use volume::{
     BackendRow, PrunedRow, ResizeHow, VolumeAnswer, VolumeRequest, VolumeRow, VolumeVersionRow,
 };
@@ -199,6 +201,8 @@ pub enum Event {
         /// Where its GPUs stand, of those that the node has.
         indexes: Vec<Place>,
     },
+    /// How far a copy of files is, several times a second.
+    Progress(Progress),
 }
 
 /// What came of a request.

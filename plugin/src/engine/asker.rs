@@ -1,31 +1,33 @@
 //! Whoever asked, while files are copied: is told how far that is, and may give up.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::time::{Duration, Instant};
 
-use gpuctl_ledger::model::ByteSize;
-
-use super::api::{Event, Front};
-use crate::tree::{Progress, Step, Watch};
+use super::api::{Amount, Doing, Event, Front, Progress};
+use crate::tree::{self, Step, Watch};
 
 /// How often it is told how far a copy is.
-const TELL: Duration = Duration::from_secs(5);
+const TELL: Duration = Duration::from_millis(200);
 
 /// See the module.
 pub(super) struct Asker<'a> {
     front: RefCell<&'a mut dyn Front>,
-    /// When it was last told; never of one that is told nothing.
-    told: RefCell<Option<Instant>>,
+    /// Whose files they are; empty of one that is told nothing.
+    of: String,
+    all: Option<Amount>,
+    told: Cell<Option<(Step, Instant)>>,
 }
 
 impl<'a> Asker<'a> {
-    pub(super) fn new(front: &'a mut dyn Front) -> Self {
-        Self { front: RefCell::new(front), told: RefCell::new(Some(Instant::now())) }
+    /// One that is told how far it is with the files of this, of which there are so many in all.
+    pub(super) fn of(front: &'a mut dyn Front, of: &str, all: Option<tree::Size>) -> Self {
+        let all = all.map(|size| Amount { files: size.entries, bytes: size.bytes });
+        Self { front: RefCell::new(front), of: of.to_owned(), all, told: Cell::new(None) }
     }
 
     /// One that is not told how far it is.
     pub(super) fn silent(front: &'a mut dyn Front) -> Self {
-        Self { front: RefCell::new(front), told: RefCell::new(None) }
+        Self::of(front, "", None)
     }
 
     pub(super) fn tell(&self, event: Event) {
@@ -34,20 +36,22 @@ impl<'a> Asker<'a> {
 }
 
 impl Watch for Asker<'_> {
-    fn progress(&self, progress: Progress) {
-        let mut told = self.told.borrow_mut();
-        match *told {
-            Some(last) if last.elapsed() >= TELL => *told = Some(Instant::now()),
-            _ => return,
+    fn progress(&self, so_far: tree::Progress) {
+        let now = Instant::now();
+        let is_soon = |(step, at): (Step, Instant)| step == so_far.step && now - at < TELL;
+        if self.of.is_empty() || self.told.get().is_some_and(is_soon) {
+            return;
         }
-        let (entries, bytes) = (progress.entries, ByteSize(progress.bytes));
-        let text = match progress.step {
-            Step::Measure => return,
-            Step::Copy => format!("copied {entries} files, {bytes}"),
-            Step::Sync => "bringing the copy to the disk".to_owned(),
-            Step::Compare => format!("compared {entries} files, {bytes}"),
+        self.told.set(Some((so_far.step, now)));
+        let doing = match so_far.step {
+            Step::Measure => Doing::Measuring,
+            Step::Copy => Doing::Copying,
+            Step::Sync => Doing::Syncing,
+            Step::Compare => Doing::Comparing,
         };
-        self.tell(Event::Note { text });
+        let done = Amount { files: so_far.entries, bytes: so_far.bytes };
+        let all = self.all.filter(|_| doing != Doing::Measuring);
+        self.tell(Event::Progress(Progress { doing, of: self.of.clone(), done, all }));
     }
 
     fn stopped(&self) -> bool {

@@ -10,6 +10,7 @@ use super::api::{Answer, AutoPort, ChangeRequest, Changed, Event, Failure, Front
 use super::context::Context;
 use super::in_place::{self, words};
 use super::journal::Locked;
+use super::layers::Source;
 use super::names::{self, Found};
 use super::{leases, lifecycle, replace, snapshot, supply, version};
 use crate::change::{self, Change, Difference, HostPort, Publish, Way, Wrong};
@@ -45,7 +46,7 @@ pub(super) struct Target {
     /// What the change is called in the history, where that is not what differs.
     pub(super) called: Option<String>,
     /// Whose files it is to have, where these are not the current ones.
-    pub(super) files: Option<replace::Source>,
+    pub(super) files: Option<Source>,
 }
 
 /// Changes a container.
@@ -208,7 +209,7 @@ pub(super) fn bring(
             in_place::execute(ctx, &data, found, binding.clone())?;
         }
         None => {
-            let prepared = replace::prepare(ctx, subject, &target, how, why, front.user())?;
+            let prepared = replace::prepare(ctx, subject, &target, how, why, front)?;
             if how.dry_run {
                 return Ok(Answer::Plan { steps: prepared.steps(found, &what, &new_name, how) });
             }

@@ -7,14 +7,12 @@
 
 mod spec;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use gpuctl_ledger::config::plain_io_error;
 use gpuctl_ledger::ledger::Batch;
 use gpuctl_ledger::model::{
     Binding, ContainerId, ContainerName, DockerName, GpuRequest, How, OperationKind, Version,
 };
-use gpuctl_ledger::node::notes;
 use serde::{Deserialize, Serialize};
 
 use super::api::{Answer, CloneRequest, Event, Failure, Front, MoreAnswer};
@@ -22,9 +20,11 @@ use super::context::Context;
 use super::create::{Data as Created, OPERATION_LABEL, keep_copy};
 use super::in_place::words;
 use super::journal::{self, Journal};
+use super::layers;
 use super::version::{self, First};
-use super::{ending, lifecycle, names, ports, snapshot, supply, undo_create};
+use super::{ending, lifecycle, names, ports, replace, snapshot, supply, undo_create};
 use crate::docker::{Changes, Inspect};
+use crate::layer::Fit;
 
 /// What finishing and undoing need.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -46,7 +46,8 @@ struct Source {
     docker_name: DockerName,
     shown: Inspect,
     gpus: GpuRequest,
-    upper: Option<PathBuf>,
+    /// Its files, and how much that is.
+    files: Option<(PathBuf, Fit)>,
 }
 
 /// Clones a container.
@@ -67,7 +68,7 @@ pub(super) fn clone(
     }
     let (first, second) = if from < *new { (&from, new) } else { (new, &from) };
     let _locks = (journal::lock(ctx, first, front)?, journal::lock(ctx, second, front)?);
-    let source = source(ctx, request, &from)?;
+    let source = source(ctx, request, &from, front)?;
     if let Some(there) = ctx.ledger.container(new)? {
         let how = if there.record.container.is_some() { "is in use" } else { "has a history" };
         return Err(Failure::new(format!("the name {new} {how}")).hint("take another name"));
@@ -87,7 +88,7 @@ pub(super) fn clone(
     let made =
         Created { docker_name: docker_name.clone(), id: None, before: None, ports: Vec::new() };
     let id = source.shown.id().ok_or_else(|| Failure::new("the Engine shows no id"))?;
-    let pauses = starts && !source.shown.paused() && source.upper.is_some();
+    let pauses = starts && !source.shown.paused() && source.files.is_some();
     let data = Data { made, source: id, pauses, starts };
     let wanted = ports::spec::wanted(&source.shown.0, spec::every, false);
     let step = if wanted.is_empty() { "create" } else { "ports" };
@@ -103,13 +104,22 @@ pub(super) fn clone(
             Ok(Answer::More(MoreAnswer::Renamed { name: new.clone(), docker_name }))
         }
         Err(failure) => match undo(ctx, journal) {
-            Ok(()) => Err(failure),
+            Ok(()) => {
+                let message =
+                    format!("{}; there is no {new}, and {from} is as it was", failure.message);
+                Err(Failure { message, ..failure })
+            }
             Err(also) => Err(failure.undoing_failed(&also)),
         },
     }
 }
 
-fn source(ctx: &Context, request: &CloneRequest, from: &ContainerName) -> Result<Source, Failure> {
+fn source(
+    ctx: &Context,
+    request: &CloneRequest,
+    from: &ContainerName,
+    front: &mut dyn Front,
+) -> Result<Source, Failure> {
     let found = names::existing(ctx, &request.name)?;
     if found.record.record.name != *from {
         return Err(Failure::new(format!("{} is another by now", request.name)).hint("try again"));
@@ -122,6 +132,7 @@ fn source(ctx: &Context, request: &CloneRequest, from: &ContainerName) -> Result
             "docker gpuctl commit makes an image of it, docker gpuctl run one more of that",
         ));
     }
+    replace::check_image(ctx, &shown, "")?;
     let bound = ctx.ledger.binding(&found.id)?.map(|at| at.record.gpus).unwrap_or_default();
     let gpus = match (&request.gpus, bound) {
         (Some(gpus), _) => gpus.clone(),
@@ -131,13 +142,16 @@ fn source(ctx: &Context, request: &CloneRequest, from: &ContainerName) -> Result
         }
         (None, gpus) => gpus,
     };
-    // What has never run has written nothing, unless docker cp did.
-    let upper = match snapshot::upper(ctx, &found.id, &shown, &docker_name) {
-        Ok(upper) => Some(upper),
-        Err(_) if shown.never_started() => None,
-        Err(why) => return Err(why),
+    let files = match layers::upper(ctx, &found.id, &shown, &docker_name)? {
+        Some(upper) => {
+            let words = docker_name.to_string();
+            let source = layers::Source { upper, kept: false, words };
+            let fit = layers::check(ctx, &source, Some(&source.upper), front)?;
+            Some((source.upper, fit))
+        }
+        None => None,
     };
-    Ok(Source { name: from.clone(), docker_name, shown, gpus, upper })
+    Ok(Source { name: from.clone(), docker_name, shown, gpus, files })
 }
 
 fn make(
@@ -178,13 +192,14 @@ fn make(
         .ok_or_else(|| Failure::new("the container was removed while it was being made"))?;
     data.made.id = Some(id.clone());
     let binding = record(ctx, journal, source, &data, &shown)?;
-    if let Some(from) = &source.upper {
-        let to = target(ctx, &id, &shown, &data.made.docker_name)?;
-        emptied(&to)?;
-        let text =
-            format!("copying the files of {} to {}", source.docker_name, data.made.docker_name);
+    if let Some((from, fit)) = &source.files {
+        let to = layers::target(ctx, &id, &shown, &data.made.docker_name)?;
+        let (docker_name, new) = (&source.docker_name, &data.made.docker_name);
+        let files = layers::announced(fit);
+        let text = format!("copying the files of {docker_name} to {new}: {files}");
         front.event(Event::Note { text });
-        snapshot::carry(ctx, (&data.source, data.pauses), (from, &to), front)?;
+        let files = (from.as_path(), to.as_path(), fit.size);
+        snapshot::carry(ctx, (&data.source, data.pauses), (docker_name.as_str(), files), front)?;
     }
     let binding = Binding { unfinished: false, ..binding };
     let mut batch = Batch::new();
@@ -230,50 +245,6 @@ fn record(
     journal.step(ctx, "carry", data, batch)?;
     keep_copy(ctx, &binding);
     Ok(binding)
-}
-
-/// Where the new one's files are to lie. With containerd's image store that is known once it was mounted:
-/// its start, which our runtime refuses, notes it.
-pub(super) fn target(
-    ctx: &Context,
-    id: &ContainerId,
-    shown: &Inspect,
-    docker_name: &DockerName,
-) -> Result<PathBuf, Failure> {
-    if let Ok(upper) = snapshot::upper(ctx, id, shown, docker_name) {
-        return Ok(upper);
-    }
-    if ctx.docker()?.start(id.as_str()).is_ok() {
-        return Err(Failure::new(format!(
-            "{docker_name} started before its files were there: its runtime does not lead through gpuctl"
-        ))
-        .hint("docker gpuctl doctor tells more"));
-    }
-    let noted = notes::read_binding(&ctx.config.paths, id).ok().flatten();
-    noted.and_then(|binding| binding.upper_dir).map(PathBuf::from).ok_or_else(|| {
-        Failure::new(format!("where the files of {docker_name} are to lie is not known")).hint(
-            "only overlay2 and containerd's overlayfs are known; docker info names the driver",
-        )
-    })
-}
-
-/// Takes out what mounting has left there: mount points, all of them empty.
-pub(super) fn emptied(folder: &Path) -> Result<(), Failure> {
-    let cleared = std::fs::read_dir(folder).and_then(|entries| {
-        for entry in entries {
-            let entry = entry?;
-            match entry.file_type()?.is_dir() {
-                true => std::fs::remove_dir_all(entry.path())?,
-                false => std::fs::remove_file(entry.path())?,
-            }
-        }
-        Ok(())
-    });
-    cleared.map_err(|e| {
-        let why = plain_io_error(&e);
-        Failure::new(format!("the files of the clone cannot be laid out: {why}"))
-            .hint("see to Docker's disk, then try again")
-    })
 }
 
 /// The new one goes, and the first one goes on.

@@ -4,7 +4,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use gpuctl_ledger::config::plain_io_error;
 use gpuctl_ledger::ledger::{At, Batch};
 use gpuctl_ledger::model::{
     Binding, ContainerId, ContainerName, KeptLayer, Timestamp, Version, VersionRecord,
@@ -14,6 +13,7 @@ use gpuctl_ledger::node::notes;
 use super::api::Failure;
 use super::context::Context;
 use super::ending;
+use crate::tree;
 
 /// What is kept of one older version.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,21 +114,15 @@ pub(super) fn remove_folder(layers: &Path, folder: &Path) -> Result<(), Failure>
         ))
         .hint("change.layers in the config names where layers are kept"));
     }
-    match std::fs::remove_dir_all(folder) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Failure::new(format!(
-            "the kept layer {} cannot be removed: {}",
-            folder.display(),
-            plain_io_error(&e)
-        ))
-        .hint("see to its disk, then try again")),
-        _ => {
-            // The folder of the name goes with its last layer.
-            if let Some(parent) = folder.parent().filter(|parent| *parent != layers) {
-                let _ = std::fs::remove_dir(parent);
-            }
-            Ok(())
-        }
+    tree::remove(folder).map_err(|why| {
+        Failure::new(format!("the kept layer {} is not removed: {why}", folder.display()))
+            .hint("see to its disk, then try again")
+    })?;
+    // The folder of the name goes with its last layer.
+    if let Some(parent) = folder.parent().filter(|parent| *parent != layers) {
+        let _ = std::fs::remove_dir(parent);
     }
+    Ok(())
 }
 
 /// Removes all that is kept of a name's older versions: the container itself is being removed.

@@ -19,6 +19,7 @@ mod history;
 mod in_place;
 mod journal;
 mod kept;
+mod layers;
 mod leases;
 mod leftovers;
 mod lifecycle;

@@ -7,7 +7,7 @@
 mod steps;
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use gpuctl_ledger::ledger::Batch;
@@ -24,24 +24,18 @@ use super::change::{Subject, Target};
 use super::context::Context;
 use super::create::{OPERATION_LABEL, keep_copy};
 use super::journal::Journal;
+use super::layers::{self, Source};
 use super::names::Found;
-use super::{clone, ending, kept, leases, ports, snapshot, undo_replace, version, volume};
+use super::{ending, kept, leases, ports, undo_replace, version};
 use crate::change::{self, Change, HostPort, Kept, Publish};
 use crate::docker::{Changes, Inspect};
+use crate::layer::Fit;
+use crate::tree::Size;
 
 /// How often leases that others change are read anew.
 const TRIES: u32 = 8;
 /// The longest wait for a container to be healthy.
 const HEALTHY: Duration = Duration::from_secs(600);
-
-/// Whose files the new one gets.
-#[derive(Debug, Clone)]
-pub(super) struct Source {
-    /// Where they are.
-    pub(super) upper: PathBuf,
-    /// In words: `the snapshot of version 2`.
-    pub(super) words: String,
-}
 
 /// What finishing and undoing need.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -78,9 +72,8 @@ pub(super) struct Data {
 pub(super) struct Prepared {
     data: Data,
     kept: Kept,
-    files: String,
-    /// What is to be carried, in bytes; looked up for a plan only.
-    bytes: Option<u64>,
+    /// Whose files are carried, in words, and how much that is; in words why there are none.
+    files: Result<(String, Fit), String>,
 }
 
 /// Looks whether it can be done, before anything is touched.
@@ -93,7 +86,7 @@ pub(super) fn prepare(
     target: &Target,
     how: &How,
     why: String,
-    by: Option<String>,
+    front: &mut dyn Front,
 ) -> Result<Prepared, Failure> {
     let Subject { found, shown, is, binding, .. } = subject;
     let name = &found.record.record.name;
@@ -101,13 +94,17 @@ pub(super) fn prepare(
     let ours: BTreeSet<String> =
         kept::versions(ctx, name)?.into_iter().map(|v| v.container.to_string()).collect();
     let (spec, anonymous) = change::inherited(is, &spec, found.id.as_str(), &ours);
-    let (upper, files) = match &target.files {
-        Some(source) => (Some(source.upper.clone()), source.words.clone()),
-        None => match snapshot::upper(ctx, &found.id, shown, &found.docker_name) {
-            Ok(upper) => (Some(upper), format!("its files ({})", found.docker_name)),
-            Err(_) if shown.never_started() => (None, "no files: it has never run".to_owned()),
-            Err(why) => return Err(why),
-        },
+    let own = layers::upper(ctx, &found.id, shown, &found.docker_name)?;
+    let source = target.files.clone().or_else(|| {
+        let words = format!("the files of {}", found.docker_name);
+        own.clone().map(|upper| Source { upper, kept: false, words })
+    });
+    let (upper, files) = match source {
+        Some(source) => {
+            let fit = layers::check(ctx, &source, own.as_deref(), front)?;
+            (Some(source.upper), Ok((source.words, fit)))
+        }
+        None => (None, Err("no files to carry: it has never run".to_owned())),
     };
     let restart = is.pointer("/HostConfig/RestartPolicy").cloned().unwrap_or(Value::Null);
     let data = Data {
@@ -122,7 +119,7 @@ pub(super) fn prepare(
         was_running: shown.running(),
         restart,
         timeout: how.timeout,
-        by,
+        by: front.user(),
         why,
         spec,
         image,
@@ -131,11 +128,7 @@ pub(super) fn prepare(
     };
     // As large as the record will be, and the journal.
     version::check(&version_record(name, &data, &found.id, data.spec.clone()), false)?;
-    let bytes = match how.dry_run && target.files.is_none() {
-        true => ctx.docker()?.inspect_with_size(found.id.as_str())?.map(|shown| shown.written()),
-        false => None,
-    };
-    Ok(Prepared { data, kept: anonymous, files, bytes })
+    Ok(Prepared { data, kept: anonymous, files })
 }
 
 /// The spec to make it from, and its image where the spec's name does not mean that any more.
@@ -163,14 +156,20 @@ fn with_image(
     if docker.image_id(&wanted)?.as_deref() == Some(shown.image_id()) {
         return Ok((to_be.clone(), None));
     }
-    if docker.image_id(shown.image_id())?.is_none() {
-        return Err(Failure::new(format!(
-            "the image of {} is not on this host any more",
-            shown.name()
-        ))
-        .hint(format!("docker pull {wanted}; or --image gives it another one")));
-    }
+    check_image(ctx, shown, "; or --image gives it another one")?;
     Ok((to_be.clone(), Some(shown.image_id().to_owned())))
+}
+
+/// Refuses where a container's own image is gone.
+///
+/// # Errors
+/// As said.
+pub(super) fn check_image(ctx: &Context, shown: &Inspect, or: &str) -> Result<(), Failure> {
+    if ctx.docker()?.image_id(shown.image_id())?.is_some() {
+        return Ok(());
+    }
+    let message = format!("the image of {} is not on this host any more", shown.name());
+    Err(Failure::new(message).hint(format!("docker pull {}{or}", shown.image())))
 }
 
 /// Replaces the container; where that fails, it is as it was.
@@ -185,6 +184,7 @@ pub(super) fn execute(
     front: &mut dyn Front,
 ) -> Result<(), Failure> {
     let data = prepared.data;
+    let size = prepared.files.as_ref().ok().map(|(_, fit)| fit.size);
     let name = &found.record.record.name;
     let step = if target.ports.is_empty() { "claim" } else { "ports" };
     let kind = OperationKind::Replace;
@@ -193,7 +193,7 @@ pub(super) fn execute(
         let text = format!("its anonymous volumes are named from now on: {}", volumes.join(", "));
         front.event(Event::Note { text });
     }
-    match advance(ctx, &mut journal, data, &target.ports, front) {
+    match advance(ctx, &mut journal, data, (&target.ports, size), front) {
         Ok(()) => finish(ctx, journal),
         Err(failure) => match undo_replace::undo(ctx, journal) {
             Ok(how) => Err(Failure { message: format!("{}; {how}", failure.message), ..failure }),
@@ -207,7 +207,7 @@ fn advance(
     ctx: &Context,
     journal: &mut Journal,
     mut data: Data,
-    wanted: &[(AutoPort, Publish)],
+    (wanted, size): (&[(AutoPort, Publish)], Option<Size>),
     front: &mut dyn Front,
 ) -> Result<(), Failure> {
     let name = journal.operation.name.clone();
@@ -237,8 +237,8 @@ fn advance(
     let new_name = DockerName::of(&name, data.to);
     let (id, shown) = make(ctx, journal, &mut data, &new_name)?;
     if let Some(from) = data.upper.clone() {
-        let to = clone::target(ctx, &id, &shown, &new_name)?;
-        carry(&from, &to, front)?;
+        let to = layers::target(ctx, &id, &shown, &new_name)?;
+        layers::carry(&from, &to, (new_name.as_str(), size), front)?;
     }
     check_listens(front)?;
     start_step(ctx, journal, &data, &id)?;
@@ -336,12 +336,6 @@ fn make(
     journal.step(ctx, "carry", data, batch)?;
     keep_copy(ctx, &binding);
     Ok((id, shown))
-}
-
-/// Carries the writable layer over, and compares the two.
-fn carry(from: &Path, to: &Path, front: &mut dyn Front) -> Result<(), Failure> {
-    clone::emptied(to)?;
-    volume::copy::copy(from, to, false, front)
 }
 
 /// Passes the leases on and lets the new one start, in one commit with the journal's next step.

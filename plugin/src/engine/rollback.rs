@@ -6,7 +6,8 @@ use gpuctl_ledger::model::{ContainerId, Version, VersionRecord};
 
 use super::api::{Answer, Failure, Front, RollbackRequest};
 use super::context::Context;
-use super::{change, kept, replace, snapshot};
+use super::layers::{self, Source};
+use super::{change, kept, snapshot};
 
 /// Brings a container to what it was at an older version.
 ///
@@ -62,27 +63,22 @@ fn before(versions: &[VersionRecord], current: Version) -> Option<Version> {
 }
 
 /// Where the files of a version are kept.
-fn source(
-    ctx: &Context,
-    record: &VersionRecord,
-    current: &ContainerId,
-) -> Result<replace::Source, Failure> {
+fn source(ctx: &Context, record: &VersionRecord, current: &ContainerId) -> Result<Source, Failure> {
     let version = record.version;
     if let Some(layer) = &record.layer {
         let upper = PathBuf::from(&layer.path);
         if upper.symlink_metadata().is_ok_and(|meta| meta.is_dir()) {
-            return Ok(replace::Source {
-                upper,
-                words: format!("the snapshot of version {version}"),
-            });
+            let words = format!("the snapshot of version {version}");
+            return Ok(Source { upper, kept: true, words });
         }
     }
     if record.container != *current
         && let Some(shown) = ctx.docker()?.inspect(record.container.as_str())?
         && let Ok(docker_name) = gpuctl_ledger::model::DockerName::new(shown.name())
+        && let Some(upper) = layers::upper(ctx, &record.container, &shown, &docker_name)?
     {
-        let upper = snapshot::upper(ctx, &record.container, &shown, &docker_name)?;
-        return Ok(replace::Source { upper, words: format!("the files of {docker_name}") });
+        let words = format!("the files of {docker_name}");
+        return Ok(Source { upper, kept: false, words });
     }
     let name = &record.name;
     Err(Failure::new(format!("the files of version {version} of {name} were not kept")).hint(

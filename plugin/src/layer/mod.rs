@@ -88,9 +88,33 @@ pub struct Carried {
 /// [`LayerError::Refused`] with what to do; [`LayerError::Tree`] where the layer cannot be read, or
 /// the watch says stop.
 pub fn check(from: &Path, target: &Path, watch: &dyn Watch) -> Result<Fit, LayerError> {
-    let mounts = mounts()?;
-    overlay::check_settings(&overlay::Kernel::read(), &overlay::mounted(&mounts), from)?;
+    check_settings(from)?;
     overlay::check_index(from)?;
+    fits(from, target, watch)
+}
+
+/// As [`check()`], of a layer that was kept when it was whole. `home` is the folder in which containers have
+/// theirs, each in one of its own.
+///
+/// # Errors
+/// As [`check()`].
+pub fn check_kept(from: &Path, home: &Path, watch: &dyn Watch) -> Result<Fit, LayerError> {
+    // Of none in particular: as those beside it will be.
+    check_settings(&home.join("one/diff"))?;
+    fits(from, home, watch)
+}
+
+/// The folder in which a driver keeps its containers, each in one of its own: by the upper directory of
+/// one of them.
+pub fn home(upper: &Path) -> Option<&Path> {
+    upper.ancestors().nth(2)
+}
+
+fn check_settings(upper: &Path) -> Result<(), LayerError> {
+    overlay::check_settings(&overlay::Kernel::read(), &overlay::mounted(&mounts()?), upper)
+}
+
+fn fits(from: &Path, target: &Path, watch: &dyn Watch) -> Result<Fit, LayerError> {
     let survey = tree::survey(from, &overlay::METACOPY, watch)?;
     if let Some(first) = survey.bearers.first() {
         return Err(overlay::is_metacopy(first));

@@ -91,8 +91,7 @@ impl Mounted {
 
     /// Whether it is kept beside the other, by the same driver.
     fn is_beside(&self, upper: &Path) -> bool {
-        let home = |path: &Path| path.ancestors().nth(2).map(Path::to_owned);
-        self.upper.is_relative() || home(&self.upper) == home(upper)
+        self.upper.is_relative() || super::home(&self.upper) == super::home(upper)
     }
 
     /// What its mount says of a setting; the kernel shows only what is not its default.

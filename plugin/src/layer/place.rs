@@ -25,23 +25,24 @@ pub struct Facts<'a> {
     pub never_started: bool,
 }
 
-/// Its upper directory, which is there and whose way nobody but root can change.
+/// Its upper directory, which is there and whose way nobody but root can change. `None` of one that
+/// never ran and of which nobody knows yet where it will be.
 ///
 /// # Errors
 /// [`LayerError::Refused`].
-pub fn find(facts: &Facts<'_>) -> Result<PathBuf, LayerError> {
-    let upper = named(facts)?;
+pub fn find(facts: &Facts<'_>) -> Result<Option<PathBuf>, LayerError> {
+    let Some(upper) = named(facts)? else { return Ok(None) };
     check(upper).map_err(|why| {
         LayerError::refused(
             format!("the files of {} should be in {}, and {why}", facts.name, upper.display()),
             format!("docker inspect {} and mount show where Docker has them", facts.name),
         )
     })?;
-    Ok(upper.to_owned())
+    Ok(Some(upper.to_owned()))
 }
 
 /// What the facts say. Pure.
-fn named<'a>(facts: &Facts<'a>) -> Result<&'a Path, LayerError> {
+fn named<'a>(facts: &Facts<'a>) -> Result<Option<&'a Path>, LayerError> {
     let name = facts.name;
     if let Some(driver) = facts.driver.filter(|driver| !OVERLAYS.contains(driver)) {
         return Err(LayerError::refused(
@@ -55,25 +56,20 @@ fn named<'a>(facts: &Facts<'a>) -> Result<&'a Path, LayerError> {
     // What the Engine shows is of this container now; a note is of its last start.
     if let Some(path) = facts.shown.or(facts.noted) {
         if path.is_absolute() && path.components().count() > 3 {
-            return Ok(path);
+            return Ok(Some(path));
         }
         return Err(LayerError::refused(
             format!("the files of {name} are said to be in {}, which cannot be", path.display()),
             format!("docker inspect {name} shows where Docker has them"),
         ));
     }
-    Err(match facts.never_started {
-        true => LayerError::refused(
-            format!("{name} has never run, and where its files will be is not known yet"),
-            format!("docker gpuctl start {name}"),
-        ),
-        false => LayerError::refused(
-            format!(
-                "where {name} has its files is not known: it last started before gpuctl was there"
-            ),
-            format!("docker gpuctl restart {name} lets gpuctl see it"),
-        ),
-    })
+    if facts.never_started {
+        return Ok(None);
+    }
+    Err(LayerError::refused(
+        format!("where {name} has its files is not known: it last started before gpuctl was there"),
+        format!("docker gpuctl restart {name} lets gpuctl see it"),
+    ))
 }
 
 /// An upper directory has a work directory beside it, as overlay wants it; and what leads there is
@@ -115,10 +111,10 @@ mod tests {
     fn what_the_engine_shows_goes_before_what_was_noted() {
         let of = |driver, shown, noted| named(&Facts { driver, shown, noted, ..FACTS });
         let (shown, noted) = (path("/var/lib/docker/overlay2/x/diff"), path("/run/c/1/fs"));
-        assert_eq!(of(Some("overlay2"), shown, None).ok(), shown);
-        assert_eq!(of(Some("overlay2"), shown, noted).ok(), shown);
-        assert_eq!(of(Some("overlayfs"), None, noted).ok(), noted);
-        assert_eq!(of(None, None, noted).ok(), noted);
+        assert_eq!(of(Some("overlay2"), shown, None), Ok(shown));
+        assert_eq!(of(Some("overlay2"), shown, noted), Ok(shown));
+        assert_eq!(of(Some("overlayfs"), None, noted), Ok(noted));
+        assert_eq!(of(None, None, noted), Ok(noted));
         assert!(of(None, path("relative/a/b/c"), None).is_err());
         assert!(of(None, path("/"), None).is_err() && of(None, path("/var/lib"), None).is_err());
     }
@@ -137,8 +133,9 @@ mod tests {
     fn what_is_not_known_is_said() {
         let why = named(&FACTS).unwrap_err();
         assert!(why.hint().unwrap().contains("restart train-1"), "{why}");
-        let why = named(&Facts { never_started: true, ..FACTS }).unwrap_err();
-        assert!(why.to_string().contains("never run"), "{why}");
+        let never = Facts { never_started: true, ..FACTS };
+        assert_eq!(named(&never), Ok(None));
+        assert!(named(&Facts { driver: Some("vfs"), ..never }).is_err());
     }
 
     #[test]

@@ -206,6 +206,12 @@ impl SocketFront {
         })
     }
 
+    /// Whether a line can be written without a wait.
+    fn has_room(&self) -> bool {
+        let mut fds = [PollFd::new(self.stream.as_fd(), PollFlags::POLLOUT)];
+        matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1))
+    }
+
     fn send(&mut self, message: &FromServer) -> Result<(), AskError> {
         if self.gone.load(Ordering::Acquire) {
             return Err(AskError::Gone);
@@ -263,6 +269,10 @@ fn listen(mut lines: Lines, tell: &SyncSender<FromClient>, gone: &AtomicBool) {
 
 impl Front for SocketFront {
     fn event(&mut self, event: Event) {
+        // One that is suspended takes nothing: progress is not worth waiting for, and the change goes on.
+        if matches!(event, Event::Progress(_)) && !self.has_room() {
+            return;
+        }
         // Nobody listening is found out at the next question.
         let _ = self.send(&FromServer::Event(event));
     }

@@ -14,7 +14,8 @@ use super::client;
 use super::protocol::PROTOCOL;
 use super::server::{Limits, Perform, serve};
 use crate::engine::api::{
-    Answer, AskError, CreateAsk, CreateRequest, Event, Failure, Front, Request, StartMode,
+    Amount, Answer, AskError, CreateAsk, CreateRequest, Doing, Event, Failure, Front, Progress,
+    Request, StartMode,
 };
 
 struct Service {
@@ -70,7 +71,8 @@ fn service() -> Service {
     Service { _dir: dir, socket, stop, thread: Some(thread), seen }
 }
 
-/// Creates, attaches, waits for the end; a stop waits half a second; resolve floods with events.
+/// Creates, attaches, waits for the end; a stop waits half a second; resolve floods with events, gpus tells
+/// how far it is, more often than any client reads.
 fn pretend(request: &Request, front: &mut dyn Front) -> Result<Answer, Failure> {
     let undone = |e: AskError| Failure::new(format!("undone: {e}"));
     match request {
@@ -104,6 +106,19 @@ fn pretend(request: &Request, front: &mut dyn Front) -> Result<Answer, Failure> 
                 front.event(Event::Note { text: text.clone() });
             }
             Err(Failure::new("flooded"))
+        }
+        Request::Gpus => {
+            for files in 0..20_000 {
+                let done = Amount { files, bytes: 0 };
+                let of = "train-0".to_owned();
+                front.event(Event::Progress(Progress {
+                    doing: Doing::Copying,
+                    of,
+                    done,
+                    all: None,
+                }));
+            }
+            Ok(Answer::Gpus(vec![]))
         }
         Request::History { name } => {
             Err(Failure::new(format!("{name} asked by {}", front.user().unwrap_or_default()))
@@ -282,6 +297,21 @@ fn a_client_that_never_answers_is_gone_and_one_that_is_busy_is_not() {
 }
 
 #[test]
+fn a_client_that_is_suspended_misses_progress_and_nothing_else() {
+    let service = service();
+    let mut stream = UnixStream::connect(&service.socket).unwrap();
+    let hello = serde_json::json!({"protocol": PROTOCOL, "request": Request::Gpus});
+    writeln!(stream, "{hello}").unwrap();
+    // It does not read, and the operation ends all the same.
+    assert_eq!(service.seen.recv_timeout(Duration::from_secs(10)).unwrap(), "done");
+    let lines: Vec<String> = BufReader::new(stream).lines().map(Result::unwrap).collect();
+    let (last, told) = lines.split_last().unwrap();
+    assert!(last.contains("\"ok\"") && last.contains("gpus"), "{last}");
+    assert!(told.len() > 10 && told.len() < 20_000, "{}", told.len());
+    assert!(told.iter().all(|line| line.contains("\"progress\"") && line.ends_with('}')));
+}
+
+#[test]
 fn bad_requests_are_answered_and_the_service_goes_on() {
     let service = service();
     let long = vec![b'x'; (1 << 20) + 10];
@@ -289,8 +319,8 @@ fn bad_requests_are_answered_and_the_service_goes_on() {
         (b"garbage\n", "not understood"),
         (b"{}\n", "not understood"),
         (b"[]\n", "not understood"),
-        (b"{\"protocol\":4,\"request\":{\"op\":\"format_disk\"}}\n", "not understood"),
-        (b"{\"protocol\":1,\"request\":{\"op\":\"gpus\"}}\n", "speaks protocol 4, the plugin 1"),
+        (b"{\"protocol\":5,\"request\":{\"op\":\"format_disk\"}}\n", "not understood"),
+        (b"{\"protocol\":1,\"request\":{\"op\":\"gpus\"}}\n", "speaks protocol 5, the plugin 1"),
         (&long, "longer than 1 MiB"),
         (b"{\"protocol\":", "in time"),
     ];

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::FileType;
+use rustix::io::Errno;
 
 use super::dir::{Dirs, Entry, Kept, Opened, entries, open_root};
 use super::error::TreeError;
@@ -42,18 +43,36 @@ pub(crate) struct Survey {
     pub(crate) bearers: Vec<PathBuf>,
 }
 
-/// Adds up a tree.
+/// Adds up a tree, which may be written to meanwhile: what is removed since it was listed is not
+/// counted. What is mounted in it is not either.
 ///
 /// # Errors
 /// [`TreeError`].
 pub fn measure(root: &Path, watch: &dyn Watch) -> Result<Size, TreeError> {
-    Ok(survey(root, &[], watch)?.size)
+    Ok(run(root, &[], Mounts::PassBy, watch)?.size)
 }
 
-/// Adds up a tree, and looks for regular files that have one of these attributes.
+/// As [`measure()`], and looks for regular files that have one of these attributes. Something that is
+/// mounted in the tree is an error: it cannot be copied.
 pub(crate) fn survey(
     root: &Path,
     attributes: &[&CStr],
+    watch: &dyn Watch,
+) -> Result<Survey, TreeError> {
+    run(root, attributes, Mounts::Refuse, watch)
+}
+
+/// What is done about file systems that are mounted in the tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mounts {
+    PassBy,
+    Refuse,
+}
+
+fn run(
+    root: &Path,
+    attributes: &[&CStr],
+    mounts: Mounts,
     watch: &dyn Watch,
 ) -> Result<Survey, TreeError> {
     let dirs = Dirs::new([open_root(root)?]).map_err(|why| TreeError::system("read", root, why))?;
@@ -65,6 +84,7 @@ pub(crate) fn survey(
     let measuring = Measuring {
         dirs,
         attributes,
+        mounts,
         done: Done::default(),
         sum: Mutex::new((survey, HashSet::new())),
     };
@@ -77,6 +97,7 @@ pub(crate) fn survey(
 struct Measuring<'a> {
     dirs: Dirs<1>,
     attributes: &'a [&'a CStr],
+    mounts: Mounts,
     done: Done,
     /// The inodes are those with several names.
     sum: Mutex<(Survey, HashSet<u64>)>,
@@ -99,10 +120,17 @@ impl Work for Measuring<'_> {
     ) -> Result<(), TreeError> {
         match job {
             Job::Directory(id) => {
-                let dir = self.dirs.open(id, kept)?;
+                let dir = match self.dirs.open(id, kept) {
+                    Err(TreeError::System { why, .. }) if is_gone(why) && id != 0 => return Ok(()),
+                    other => other?,
+                };
                 let [fd] = &dir.fds;
-                let mut found = entries(fd.as_fd())
-                    .map_err(|why| TreeError::system("read", &self.dirs.path(id), why))?;
+                let mut found = match entries(fd.as_fd()) {
+                    Err(why) if is_gone(why) && id != 0 => return Ok(()),
+                    other => {
+                        other.map_err(|why| TreeError::system("read", &self.dirs.path(id), why))?
+                    }
+                };
                 while !found.is_empty() {
                     let rest = found.split_off(found.len().min(BATCH));
                     pool.push([Job::Entries(Arc::clone(&dir), found)]);
@@ -129,9 +157,18 @@ impl Measuring<'_> {
         let (mut sum, mut several, mut bearers) = (Size::default(), Vec::new(), Vec::new());
         for Entry { name, .. } in entries {
             let failed = |why| TreeError::system("read", &self.dirs.path_in(dir.id, &name), why);
-            let meta = Meta::at(fd, &name).map_err(failed)?;
+            let meta = match Meta::at(fd, &name) {
+                Err(why) if is_gone(why) => continue,
+                other => other.map_err(failed)?,
+            };
             if meta.kind == FileType::Socket {
                 continue;
+            }
+            if meta.is_mount() {
+                if self.mounts == Mounts::PassBy {
+                    continue;
+                }
+                return Err(TreeError::Mount { path: self.dirs.path_in(dir.id, &name) });
             }
             self.done.entry();
             sum.entries += 1;
@@ -143,10 +180,12 @@ impl Measuring<'_> {
                 _ if meta.nlink > 1 => several.push(meta),
                 _ => sum.add(&meta),
             }
-            let is_searched = meta.kind == FileType::RegularFile && !self.attributes.is_empty();
-            let bearer = Bearer::Named(fd, &name);
-            if is_searched && bearer.has_any(self.attributes, room).map_err(failed)? {
-                bearers.push(self.dirs.path_in(dir.id, &name));
+            if meta.kind == FileType::RegularFile && !self.attributes.is_empty() {
+                match Bearer::Named(fd, &name).has_any(self.attributes, room) {
+                    Ok(true) => bearers.push(self.dirs.path_in(dir.id, &name)),
+                    Err(why) if !is_gone(why) => return Err(failed(why)),
+                    _ => {}
+                }
             }
         }
         self.done.bytes(sum.bytes);
@@ -162,6 +201,11 @@ impl Measuring<'_> {
         survey.bearers.truncate(NAMED);
         Ok(())
     }
+}
+
+/// Whether a name that was listed stands for nothing any more, or for something else.
+fn is_gone(why: Errno) -> bool {
+    matches!(why, Errno::NOENT | Errno::NOTDIR | Errno::LOOP)
 }
 
 impl Size {

@@ -332,6 +332,36 @@ fn a_tree_deeper_than_any_path_is_copied_compared_and_removed() {
 }
 
 #[test]
+fn what_is_removed_while_it_is_measured_is_no_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("tree");
+    fs::create_dir(&root).unwrap();
+    let stop = Stop::new();
+    let (busy, at) = (stop.clone(), root.clone());
+    let writer = std::thread::spawn(move || {
+        let mut rounds = 0;
+        while !busy.stopped() {
+            let folder = at.join("folder");
+            for n in 0..20 {
+                fs::create_dir_all(folder.join(format!("{n}/deeper"))).unwrap();
+                fs::write(folder.join(format!("{n}/file")), "x").unwrap();
+            }
+            fs::remove_dir_all(&folder).unwrap();
+            rounds += 1;
+        }
+        rounds
+    });
+    for _ in 0..300 {
+        measure(&root, &Stop::new()).unwrap();
+        super::survey(&root, &[c"user.none"], &Stop::new()).unwrap();
+    }
+    stop.stop();
+    assert!(writer.join().unwrap() > 3);
+    let gone = measure(&dir.path().join("none"), &Stop::new()).unwrap_err();
+    assert!(gone.to_string().contains("it is gone"), "{gone}");
+}
+
+#[test]
 fn remove_follows_no_link_and_enters_nothing_mounted() {
     let dir = tempfile::tempdir().unwrap();
     let (a, outside) = (dir.path().join("a"), dir.path().join("outside"));
@@ -349,6 +379,9 @@ fn remove_follows_no_link_and_enters_nothing_mounted() {
             let none: Option<&str> = None;
             mount(none, "/", none, MsFlags::MS_PRIVATE | MsFlags::MS_REC, none).unwrap();
             mount(Some(&kept), &a.join("d"), none, MsFlags::MS_BIND, none).unwrap();
+            assert_eq!(measure(&a, &Stop::new()).unwrap().entries, 1, "the link");
+            let surveyed = super::survey(&a, &[], &Stop::new()).map(|found| found.size);
+            assert_eq!(surveyed, Err(TreeError::Mount { path: "d".into() }));
             let mounted = TreeError::Mount { path: a.join("d") };
             assert_eq!(remove(&a), Err(mounted));
             let refused = copy(&a, &kept.join("copy"), &Options::default(), &Stop::new());

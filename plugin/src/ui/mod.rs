@@ -5,6 +5,7 @@
 
 mod human;
 mod ports;
+mod progress;
 mod prune;
 mod table;
 mod views;
@@ -17,6 +18,7 @@ use crate::engine::api::Failure;
 
 pub use human::{ago, mebibytes};
 pub use ports::ports;
+pub use progress::Meter;
 pub use prune::prune;
 pub use table::{Table, visible};
 pub use views::{Format, checks, decision, diff, gpus, history, inspect, links, ps, version};
@@ -62,6 +64,7 @@ pub fn is_unwritten() -> bool {
 
 /// The exit code of a program that would end with this one, had its data been written; says why not.
 pub fn settled(code: u8) -> u8 {
+    progress::clear();
     let instead = match unwritten() {
         None => return code,
         Some(Unwritten::Closed) => CLOSED_CODE,
@@ -76,6 +79,7 @@ pub fn settled(code: u8) -> u8 {
 /// Prints data as it is, with a line's end. That it could not be written is told in the end, see
 /// [`settled`].
 pub fn print(text: &str) {
+    progress::clear();
     let mut out = std::io::stdout().lock();
     wrote(writeln!(out, "{}", text.trim_end_matches('\n')).and_then(|()| out.flush()));
 }
@@ -89,6 +93,7 @@ pub fn table(text: &str) {
 
 /// Prints lines of data, each of which may hold what others chose.
 pub fn lines<S: AsRef<str>>(lines: impl IntoIterator<Item = S>) {
+    progress::clear();
     let mut out = std::io::stdout().lock();
     let mut lines = lines.into_iter();
     let written = lines.try_for_each(|line| writeln!(out, "{}", visible(line.as_ref())));
@@ -97,11 +102,13 @@ pub fn lines<S: AsRef<str>>(lines: impl IntoIterator<Item = S>) {
 
 /// Prints one line to stderr.
 pub fn tell(text: &str) {
+    progress::clear();
     let _ = writeln!(std::io::stderr().lock(), "{}", visible(text));
 }
 
 /// Asks on stderr; the answer is read on the same line.
 pub fn ask(question: &str) {
+    progress::clear();
     let mut err = std::io::stderr().lock();
     let _ = write!(err, "{question}").and_then(|()| err.flush());
 }
@@ -109,6 +116,7 @@ pub fn ask(question: &str) {
 /// Prints a failure: what was asked and what is so, details, what to type next. One without a
 /// message has been told by Docker already.
 pub fn failure(failure: &Failure) {
+    progress::clear();
     let _ = std::io::stderr().lock().write_all(failure_text(failure).as_bytes());
 }
 

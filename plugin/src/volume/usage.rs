@@ -1,14 +1,12 @@
 //! How full something is: by the blocks of its filesystem, not by the lengths of files.
 
-use std::collections::BTreeSet;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use gpuctl_ledger::config::plain_io_error;
 use gpuctl_ledger::model::ByteSize;
 use nix::sys::statvfs::statvfs;
 
 use crate::engine::api::Failure;
+use crate::tree::{self, Stop};
 
 /// How full a volume is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,38 +28,15 @@ pub(crate) fn free(path: &Path) -> std::io::Result<(u64, u64)> {
 }
 
 /// What a tree takes on its disk: its blocks, a file with several names once, nothing beyond its own
-/// filesystem.
+/// filesystem. It may be deeper than any path, and be written to meanwhile.
 ///
 /// # Errors
 /// The system's, with the path.
 pub(crate) fn of_tree(root: &Path) -> Result<ByteSize, Failure> {
-    let unread = |path: &Path, e: &std::io::Error| {
-        Failure::new(format!("{} cannot be read: {}", path.display(), plain_io_error(e)))
-    };
-    let top = std::fs::symlink_metadata(root).map_err(|e| unread(root, &e))?;
-    let mut blocks = top.blocks();
-    let (mut left, mut seen) = (vec![root.to_owned()], BTreeSet::new());
-    while let Some(folder) = left.pop() {
-        for entry in std::fs::read_dir(&folder).map_err(|e| unread(&folder, &e))? {
-            let entry = entry.map_err(|e| unread(&folder, &e))?;
-            let meta = match entry.metadata() {
-                Ok(meta) => meta,
-                // Removed since it was listed.
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
-                Err(e) => return Err(unread(&entry.path(), &e)),
-            };
-            if meta.dev() != top.dev()
-                || (meta.nlink() > 1 && !meta.is_dir() && !seen.insert(meta.ino()))
-            {
-                continue;
-            }
-            blocks += meta.blocks();
-            if meta.is_dir() {
-                left.push(entry.path());
-            }
-        }
-    }
-    Ok(ByteSize(blocks.saturating_mul(512)))
+    let size = tree::measure(root, &Stop::new()).map_err(|why| {
+        Failure::new(format!("how full {} is cannot be told: {why}", root.display()))
+    })?;
+    Ok(ByteSize(size.allocated))
 }
 
 #[cfg(test)]

@@ -19,13 +19,15 @@ use crate::table::{Aim, Row};
 const ROOM: u64 = 7 << 30;
 
 /// What is in a layer.
-struct Content {
-    what: &'static str,
+pub(crate) struct Content {
+    /// In words.
+    pub(crate) what: &'static str,
     /// Makes it, in the container's root folder.
-    script: &'static str,
+    pub(crate) script: &'static str,
 }
 
-const CONTENTS: [Content; 2] = [
+/// The layers that are measured.
+pub(crate) const CONTENTS: [Content; 2] = [
     Content {
         what: "1 GB in 8 files",
         script: "for n in $(seq 8); do dd if=/dev/urandom of=f$n bs=1M count=128 2>/dev/null; done",
@@ -39,11 +41,12 @@ const CONTENTS: [Content; 2] = [
 ];
 
 /// An image of 1 GB: some large files, and as many small ones as a small distribution has.
-const IMAGE: &str =
+pub(crate) const IMAGE: &str =
     "for n in $(seq 8); do dd if=/dev/urandom of=i$n bs=1M count=120 2>/dev/null; done
     mkdir usr; cd usr; for n in $(seq 3000); do head -c 20000 ../i1 >$n; done";
 
-fn sh(script: &str, folder: &Path) -> Command {
+/// A shell script, in a folder.
+pub(crate) fn sh(script: &str, folder: &Path) -> Command {
     let mut sh = Command::new("sh");
     sh.args(["-c", script]).current_dir(folder);
     sh

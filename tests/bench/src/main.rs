@@ -2,6 +2,7 @@
 //! `tests/bench/run` builds what it needs and starts it.
 
 mod bundle;
+mod changes;
 mod cycle;
 mod layers;
 mod listing;
@@ -21,8 +22,7 @@ use gpuctl_sim::{Result, command};
 use gpuctl_tests::{Node, Options};
 use table::{Row, render};
 
-const USAGE: &str =
-    "usage: gpuctl-bench [--quick | --smoke] [--only cycle|ps|scale|memory|volumes|layers]...";
+const USAGE: &str = "usage: gpuctl-bench [--quick | --smoke] [--only cycle|ps|scale|memory|volumes|layers|changes]...";
 
 /// What is to be measured, and how often.
 #[derive(Debug, PartialEq, Eq)]
@@ -59,7 +59,9 @@ impl Plan {
                 "--smoke" => plan.rounds = Rounds::Smoke,
                 "--only" => {
                     let part = words.next().map(String::as_str).unwrap_or_default();
-                    if !["cycle", "ps", "scale", "memory", "volumes", "layers"].contains(&part) {
+                    if !["cycle", "ps", "scale", "memory", "volumes", "layers", "changes"]
+                        .contains(&part)
+                    {
                         return Err(USAGE.into());
                     }
                     plan.only.push(part.to_owned());
@@ -108,14 +110,19 @@ fn run(plan: &Plan) -> Result<()> {
     nix::sys::prctl::set_child_subreaper(true).map_err(|e| e.to_string())?;
     say(&about());
     let (rounds, smoke) = (plan.rounds, plan.rounds == Rounds::Smoke);
-    // Layers need no Engine.
-    let (mut rows, parts) = match plan.only.iter().all(|part| part == "layers") {
+    // Layers need no Engine, changes have their own.
+    let (mut rows, parts) = match plan.only.iter().all(|part| part == "layers" || part == "changes")
+    {
         true if !plan.only.is_empty() => Default::default(),
         _ => on_a_node(plan)?,
     };
     if plan.wants("layers") {
         say("measuring layers");
         rows.extend(layers::measure(rounds.of(5, 3), smoke)?);
+    }
+    if plan.wants("changes") {
+        say("measuring changes");
+        rows.extend(changes::measure(rounds.of(5, 3), smoke)?);
     }
     say(&format!("\n{}", render("Times in ms: median (90th percentile)", &rows)));
     if !parts.is_empty() {

@@ -40,7 +40,7 @@ for name in systemd dbus; do
     mount --rbind "/run/$name" "$root/run/$name"
 done
 mkdir -p "$root$place" "$root/mnt"
-mount --bind "$place" "$root$place"
+mount --rbind "$place" "$root$place"
 cd "$root"
 pivot_root . mnt
 umount -l /mnt

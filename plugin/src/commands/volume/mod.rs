@@ -61,7 +61,17 @@ fn look(session: &Session, request: VolumeRequest) -> Result<VolumeAnswer, Failu
 
 /// Has something changed.
 fn change(session: &Session, request: VolumeRequest) -> Result<VolumeAnswer, Failure> {
-    answer(session.change(Request::Volume(request), &mut session.terminal())?)
+    change_with(session, request, false)
+}
+
+/// Has something changed; quiet, what goes on is not shown.
+fn change_with(
+    session: &Session,
+    request: VolumeRequest,
+    quiet: bool,
+) -> Result<VolumeAnswer, Failure> {
+    let mut terminal = session.terminal().quiet(quiet);
+    answer(session.change(Request::Volume(request), &mut terminal)?)
 }
 
 fn answer(answer: Answer) -> Result<VolumeAnswer, Failure> {
@@ -73,9 +83,16 @@ fn answer(answer: Answer) -> Result<VolumeAnswer, Failure> {
 
 /// Shows what was made, or the plan of it.
 fn made(answer: VolumeAnswer) -> Result<u8, Failure> {
+    made_with(answer, false)
+}
+
+/// As [`made`]; quiet, only the name of what was made.
+fn made_with(answer: VolumeAnswer, quiet: bool) -> Result<u8, Failure> {
     match answer {
         VolumeAnswer::Made { docker_name, summary } => {
-            ui::tell(&summary);
+            if !quiet {
+                ui::tell(&summary);
+            }
             ui::lines([docker_name]);
         }
         VolumeAnswer::Plan(steps) => ui::lines(steps),

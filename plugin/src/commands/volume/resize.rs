@@ -2,7 +2,7 @@
 
 use gpuctl_ledger::model::ByteSize;
 
-use super::{Session, change, made};
+use super::{Session, change_with, made_with};
 use crate::engine::api::ResizeHow;
 use crate::engine::api::{Failure, VolumeRequest};
 
@@ -28,6 +28,9 @@ pub(super) struct Args {
     /// Take the room on the host's disk at once
     #[arg(long, conflicts_with = "in_place")]
     allocate: bool,
+    /// Show warnings and errors only, and no progress
+    #[arg(short, long)]
+    quiet: bool,
 }
 
 pub(super) fn resize(session: &Session, args: Args) -> Result<u8, Failure> {
@@ -38,5 +41,6 @@ pub(super) fn resize(session: &Session, args: Args) -> Result<u8, Failure> {
         no_verify: args.no_verify,
         allocate: args.allocate,
     };
-    made(change(session, VolumeRequest::Resize { name: args.name, size: args.size, how })?)
+    let request = VolumeRequest::Resize { name: args.name, size: args.size, how };
+    made_with(change_with(session, request, args.quiet)?, args.quiet)
 }

@@ -2,7 +2,7 @@
 
 use gpuctl_ledger::model::Version;
 
-use super::{Session, change, made};
+use super::{Session, change_with, made_with};
 use crate::engine::api::ResizeHow;
 use crate::engine::api::{Failure, VolumeRequest};
 
@@ -19,11 +19,15 @@ pub(super) struct Args {
     /// Compare the copy without reading all of it once more
     #[arg(long)]
     no_verify: bool,
+    /// Show warnings and errors only, and no progress
+    #[arg(short, long)]
+    quiet: bool,
 }
 
 pub(super) fn rollback(session: &Session, args: Args) -> Result<u8, Failure> {
     let how =
         ResizeHow { dry_run: args.dry_run, no_verify: args.no_verify, ..ResizeHow::default() };
     let version = args.version.map(Version);
-    made(change(session, VolumeRequest::Rollback { name: args.name, version, how })?)
+    let request = VolumeRequest::Rollback { name: args.name, version, how };
+    made_with(change_with(session, request, args.quiet)?, args.quiet)
 }

@@ -1,14 +1,12 @@
 //! What a replace will do, in words: what `--dry-run` prints.
 
-use gpuctl_ledger::model::{ByteSize, DockerName};
+use gpuctl_ledger::model::DockerName;
 
 use super::Prepared;
 use crate::change::Kept;
 use crate::engine::api::How;
+use crate::engine::layers;
 use crate::engine::names::Found;
-
-/// A disk that nobody would call fast, in bytes a second.
-const SLOW_DISK: u64 = 100 << 20;
 
 impl Prepared {
     /// One step a line, in order.
@@ -41,13 +39,12 @@ impl Prepared {
                 steps.push(format!("with its anonymous volumes, named: {}", volumes.join(", ")));
             }
         }
-        if data.upper.is_some() {
-            let size = self.bytes.map(|bytes| {
-                let seconds = bytes.div_ceil(SLOW_DISK).max(1);
-                format!(", {}: some {seconds} s where the filesystem has to copy", ByteSize(bytes))
-            });
-            steps.push(format!("carry {}{}", self.files, size.unwrap_or_default()));
-        }
+        steps.push(match &self.files {
+            Ok((words, fit)) => {
+                format!("carry {words}, and compare: {}", layers::announced(fit))
+            }
+            Err(none) => none.clone(),
+        });
         if data.was_running {
             steps.push(format!(
                 "start {new_name}; where its image says how, wait until it is healthy"

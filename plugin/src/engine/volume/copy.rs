@@ -4,36 +4,56 @@ use std::path::Path;
 
 use super::super::api::{Event, Failure, Front};
 use super::super::asker::Asker;
-use super::compare;
+use super::super::layers;
 use crate::client::signals;
-use crate::tree::{self, TreeError, Watch as _};
+use crate::tree::{self, Compare, Differences, TreeError, Watch as _};
 use crate::volume::GivenUp;
+
+/// So many places in which a copy differs are told.
+const TOLD: usize = 10;
 
 /// Does something that may be given up.
 pub(super) fn watched<T>(front: &mut dyn Front, act: impl FnOnce(GivenUp<'_>) -> T) -> T {
-    let asker = Asker::new(front);
+    let asker = Asker::silent(front);
     act(&|| asker.stopped())
 }
 
-/// Copies a tree into an empty folder and compares the two.
+/// Copies a tree into an empty folder and compares the two: every name with its kind, mode, owner, size,
+/// times, attributes and links, and every byte, unless that is not wanted.
 ///
 /// # Errors
 /// [`Failure`]; what was copied until then is the caller's to remove.
-pub(in crate::engine) fn copy(
+pub(super) fn copy(
     from: &Path,
     to: &Path,
-    no_verify: bool,
+    (name, no_verify): (&str, bool),
     front: &mut dyn Front,
 ) -> Result<(), Failure> {
-    let asker = Asker::new(front);
-    let report = tree::copy(from, to, &tree::Options::default(), &asker).map_err(failed)?;
-    compare::compare(from, to, !no_verify, &asker)?;
-    if report.sockets_count > 0 {
-        let first = report.sockets.first().map(|s| s.display().to_string()).unwrap_or_default();
-        let text = format!("{} sockets were not copied: {first} ...", report.sockets_count);
+    let size = tree::measure(from, &Asker::of(front, name, None)).map_err(failed)?;
+    let asker = Asker::of(front, name, Some(size));
+    let (report, syncing) =
+        tree::begin(from, to, &tree::Options::default(), &asker).map_err(failed)?;
+    // While it goes to the disk.
+    let how = Compare { content: !no_verify, ..Compare::default() };
+    let found = tree::compare(from, to, &how, &asker).map_err(failed)?;
+    syncing.wait(&asker).map_err(failed)?;
+    if !found.is_empty() {
+        return Err(differs(&found));
+    }
+    if let Some(text) = layers::sockets(&report) {
         asker.tell(Event::Warning { text });
     }
     Ok(())
+}
+
+fn differs(found: &Differences) -> Failure {
+    let message = format!(
+        "the copy is not what it is a copy of, in {} places: nothing was changed",
+        found.count
+    );
+    Failure::new(message)
+        .details(found.lines.iter().take(TOLD).cloned().collect())
+        .hint("somebody may be writing to the volume, or the disk is broken")
 }
 
 fn failed(why: TreeError) -> Failure {

@@ -128,7 +128,7 @@ fn fill(
     if let Some(from) = new.from {
         journal.step(ctx, "copy", &data, Batch::new())?;
         let (source, target) = (observe::content(ctx, from)?, backend.content(&data.spec)?);
-        copy::copy(&source, &target, new.no_verify, front)?;
+        copy::copy(&source, &target, (&from.docker_name, new.no_verify), front)?;
         backend.sync(&data.spec)?;
         let writers = observe::writers(&observe::users(ctx, &from.docker_name)?);
         if !writers.is_empty() {

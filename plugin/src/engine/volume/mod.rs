@@ -2,8 +2,7 @@
 //! docs/adr/0016.
 
 mod adopt;
-mod compare;
-pub(super) mod copy;
+mod copy;
 mod create;
 mod find;
 mod in_place;
