@@ -84,13 +84,28 @@ pub(super) fn led(seen: &Observed, config: &Config, json: &DaemonJson) -> Vec<(S
     led
 }
 
+/// A way around.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Hole {
+    /// In one line.
+    pub(super) text: String,
+    /// What closes it, where something does.
+    pub(super) closes: Option<String>,
+}
+
+impl Hole {
+    fn new(text: String, closes: Option<&str>) -> Self {
+        Self { text, closes: closes.map(str::to_owned) }
+    }
+}
+
 /// What stays open at a level, a line each. `json` is daemon.json as it will be.
 pub(super) fn holes(
     seen: &Observed,
     config: &Config,
     json: &DaemonJson,
     level: Level,
-) -> Vec<String> {
+) -> Vec<Hole> {
     let mut holes = Vec::new();
     let strict = level == Level::Strict;
     let mut passing = vec![STOCK.to_owned()];
@@ -104,22 +119,23 @@ pub(super) fn holes(
                     passing.push(name.clone());
                 }
             }
-            Leads::Other(what) => holes.push(format!(
-                "runtime {name} ({what}) starts containers that gpuctl never sees: take it out of {} if nobody needs it",
-                seen.places.daemon_json.display()
-            )),
+            Leads::Other(what) => {
+                let text = format!(
+                    "runtime {name} ({what}) starts containers that gpuctl never sees: take it out of {} if nobody needs it",
+                    seen.places.daemon_json.display()
+                );
+                holes.push(Hole::new(text, None));
+            }
         }
     }
     if strict {
         return holes;
     }
-    holes.insert(
-        0,
-        format!(
-            "docker run --runtime {} and --runtime io.containerd.runc.v2 pass by: docker gpuctl setup --strict closes that",
-            passing.join(", --runtime ")
-        ),
+    let text = format!(
+        "docker run --runtime {} and --runtime io.containerd.runc.v2 pass by: docker gpuctl setup --strict closes that",
+        passing.join(", --runtime ")
     );
+    holes.insert(0, Hole::new(text, Some("docker gpuctl setup --strict")));
     let foreign: Vec<&str> = seen
         .containers
         .iter()
@@ -127,10 +143,13 @@ pub(super) fn holes(
         .map(|c| c.name.as_str())
         .collect();
     if !foreign.is_empty() {
-        holes.push(format!(
+        let text = format!(
             "made before, with another runtime, and passing by until made anew: {}",
             some(&foreign)
-        ));
+        );
+        let closes = "docker gpuctl setup --strict catches them at their next start, and then \
+                      docker gpuctl adopt takes one in";
+        holes.push(Hole::new(text, Some(closes)));
     }
     holes
 }
