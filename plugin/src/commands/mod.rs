@@ -9,9 +9,11 @@ mod diff;
 mod doctor;
 mod events;
 mod exec;
+mod filters;
 mod gpus;
 mod history;
 mod inspect;
+mod list_args;
 mod logs;
 mod man;
 mod pass;
@@ -186,7 +188,8 @@ fn usage(error: &clap::Error) -> Failure {
     Failure::new(message).details(details).hint("docker gpuctl --help").code(USAGE)
 }
 
-/// Names and one-line descriptions of the commands, for completion.
+/// Names and one-line descriptions of the commands.
+#[cfg(test)]
 fn names() -> Vec<(String, String)> {
     Words::command()
         .get_subcommands()
