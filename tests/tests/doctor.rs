@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use gpuctl_sim::engine;
-use gpuctl_tests::node::run;
+use gpuctl_tests::node::{run, wait_for};
 use gpuctl_tests::served::{DAEMON, Served};
 use gpuctl_tests::{Node, Options, Output, engine_runs_here, programs};
 use nix::mount::{MsFlags, mount};
@@ -257,8 +257,11 @@ fn the_driver_its_spec_and_its_toolkit_are_looked_at() {
     assert_eq!(asleep.verdict, "warning", "{asleep:?}");
     assert!(asleep.detail.starts_with("off for GPU 0, 1:"), "{asleep:?}");
     assert!(asleep.fix.contains("nvidia-persistenced"), "{asleep:?}");
-    assert_eq!(bad(&doctor(&node, &["--fix"]), "inventory").verdict, "fixed");
+    // It has been written down by now: starts of containers go by it.
+    doctor(&node, &["--fix"]);
     assert!(doctor(&node, &[]).iter().all(|line| line.name != "inventory"));
+    fs::remove_file(node.config().paths.inventory()).unwrap();
+    assert_eq!(bad(&doctor(&node, &[]), "inventory").verdict, "fixed");
 }
 
 #[test]
@@ -300,7 +303,10 @@ fn what_the_ledger_knows_is_held_against_the_clock_the_node_and_docker() {
     let all = ["run", "-d", "--name", "big", "--gpus", "5", "--restart", "always"];
     node.docker_ok(&[&all[..], &["busybox", "sleep", "100000"]].concat());
     node.docker_ok(&["stop", "-t", "0", "big"]);
-    node.gpuctl_ok(&["scale", "train", "--gpus", "4"]);
+    // What was stopped by hand keeps its GPUs for three seconds.
+    let limit = std::time::Duration::from_secs(20);
+    let scale = ["scale", "train", "--gpus", "4"];
+    wait_for("big's GPUs", limit, || node.gpuctl(&scale).code == 0);
     assert_eq!(node.docker(&["start", "big"]).code, 1);
     let lines = doctor(&node, &[]);
     let line = bad(&lines, "restarts");
@@ -338,6 +344,10 @@ fn without_engine_or_ledger_the_rest_is_said_all_the_same() {
     let file = node.place().sqlite();
     let bytes = fs::read(&file).unwrap();
     fs::write(&file, &bytes[..100]).unwrap();
+    // What was not in the file yet goes with it.
+    for beside in ["db-wal", "db-shm"] {
+        let _ = fs::remove_file(file.with_extension(beside));
+    }
     node.start_service();
     // Root's own look, and the service's for others.
     let asked = served.ask(DAEMON, &["doctor", "--format", "json"]);
@@ -362,5 +372,4 @@ fn docker_run_that_passes_by_is_told() {
     let line = bad(&lines, "enforcement");
     assert_eq!((line.verdict.as_str(), line.fix.as_str()), ("warning", "docker gpuctl setup"));
     assert_eq!(bad(&lines, "level").verdict, "warning");
-    assert_eq!(bad(&lines, "hole").fix, "");
 }

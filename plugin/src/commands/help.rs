@@ -71,7 +71,10 @@ const EXAMPLES: [(&str, &[&str]); 27] = [
     ("diff", &["docker gpuctl diff train", "docker gpuctl diff train 2 5"]),
     (
         "inspect",
-        &["docker gpuctl inspect train", "docker gpuctl inspect -f '{{json .Config.Env}}' train"],
+        &[
+            "docker gpuctl inspect train",
+            "docker gpuctl inspect -f '{{json .Docker.Config.Env}}' train",
+        ],
     ),
     ("clone", &["docker gpuctl clone train twin --gpus 1"]),
     ("snapshot", &["docker gpuctl snapshot train"]),

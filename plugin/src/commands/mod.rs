@@ -12,6 +12,7 @@ mod exec;
 mod filters;
 mod gpus;
 mod help;
+mod hints;
 mod history;
 mod inspect;
 mod list_args;
@@ -23,6 +24,7 @@ mod pause;
 mod ports;
 mod prune;
 mod ps;
+mod quick;
 mod rename;
 mod restart;
 mod rm;
@@ -137,6 +139,11 @@ pub fn main(globals: Globals, words: &[String]) -> u8 {
             }
         }
     }
+}
+
+/// Answers the Docker CLI, which asks for a hint after a command of its own.
+pub fn hint(data: &str) {
+    hints::answer(data);
 }
 
 fn parsed(globals: Globals, words: &[String]) -> Result<u8, Failure> {

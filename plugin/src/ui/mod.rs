@@ -9,6 +9,8 @@ mod human;
 mod list;
 mod lists;
 mod prune;
+#[cfg(test)]
+mod schema_tests;
 mod screen;
 mod table;
 mod template;

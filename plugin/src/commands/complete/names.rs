@@ -1,8 +1,5 @@
 //! Names of what there is, asked of engine, service and Docker with a limit of time.
 
-use std::sync::mpsc;
-use std::time::Duration;
-
 use gpuctl_ledger::audit::Decision;
 
 use super::Proposal;
@@ -10,24 +7,9 @@ use super::place::{Kind, State};
 use crate::client::argv::Globals;
 use crate::client::flags::FlagTable;
 use crate::commands::Session;
+use crate::commands::quick::{LIMIT, asked, in_time};
 use crate::docker::Docker;
 use crate::engine::api::{Answer, GpuRow, PsRow, Request};
-
-/// How long somebody who pressed a key waits.
-const LIMIT: Duration = Duration::from_millis(1500);
-
-/// Runs `ask` and waits no longer than the limit; what comes later is nobody's.
-fn in_time<T: Send + 'static>(ask: impl FnOnce() -> Option<T> + Send + 'static) -> Option<T> {
-    let (tell, told) = mpsc::sync_channel(1);
-    std::thread::spawn(move || {
-        let _ = tell.send(ask());
-    });
-    told.recv_timeout(LIMIT).ok().flatten()
-}
-
-fn asked(request: Request) -> Option<Answer> {
-    in_time(move || Session::open(&Globals::default()).ok()?.look(request).ok())
-}
 
 /// The names of a kind, for what is `typed` so far.
 pub(super) fn of(kind: &Kind, typed: &str) -> Vec<Proposal> {
