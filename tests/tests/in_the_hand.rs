@@ -86,30 +86,25 @@ fn lists_are_filtered_and_printed_as_asked() {
     let node = Node::start(Options::default());
     managed(&node, "train", "2");
     managed(&node, "tool", "1");
-    node.docker_ok(&[&["run", "-d", "--name", "bare", "--gpus", "1"], &LONG[..]].concat());
+    managed(&node, "none", "0");
     node.gpuctl_ok(&["stop", "tool"]);
     let ps = |words: &[&str]| node.gpuctl_ok(&[&["ps"], words].concat());
     let names = ["--format", "{{.Name}}"];
-    assert_eq!(ps(&names), "bare\ntrain");
-    assert_eq!(ps(&[&["-f", "managed=true"], &names[..]].concat()), "train");
-    assert_eq!(
-        ps(&[&["-f", "status=exited"], &names[..]].concat()),
-        "tool",
-        "without -a, as docker"
-    );
-    assert_eq!(ps(&[&["-f", "name=tra", "-f", "name=bar"], &names[..]].concat()), "bare\ntrain");
-    assert_eq!(ps(&[&["-f", "name=tra", "-f", "status=exited"], &names[..]].concat()), "");
-    assert_eq!(
-        ps(&[&["-f", "ancestor=busybox", "-f", "managed=false"], &names[..]].concat()),
-        "bare"
-    );
+    let of = |filters: &[&str]| ps(&[filters, &names[..]].concat());
+    assert_eq!(of(&[]), "none\ntrain");
+    assert_eq!(of(&["-f", "managed=false"]), "");
+    assert_eq!(of(&["-f", "status=exited"]), "tool", "without -a, as docker");
+    assert_eq!(of(&["-f", "name=tra", "-f", "name=non"]), "none\ntrain");
+    assert_eq!(of(&["-f", "name=tra", "-f", "status=exited"]), "");
+    assert_eq!(of(&["-f", "ancestor=busybox", "-f", "gpu=1"]), "train");
+    assert_eq!(of(&["-a", "-f", "owner=root"]), "none\ntool\ntrain");
     let table = ps(&["--format", "table {{.Name}}\\t{{upper .State}}\\t{{.Version}}"]);
-    assert_eq!(table, "NAME    STATE     VERSION\nbare    RUNNING   -\ntrain   RUNNING   0");
+    assert_eq!(table, "NAME    STATE     VERSION\nnone    RUNNING   0\ntrain   RUNNING   0");
     assert_eq!(ps(&["-f", "name=train", "--format", "{{json .Held}} {{.Asked}}"]), "[0,1] 2");
-    assert_eq!(ps(&["-q", "--no-trunc"]), node.id("train-0"));
+    assert_eq!(ps(&["-q", "--no-trunc", "-f", "name=train"]), node.id("train-0"));
     let gpus = node.gpuctl_ok(&["gpus", "-f", "holder=train", "--format", "{{.GPU}}={{.Holder}}"]);
     assert_eq!(gpus, "0=train-0\n1=train-0");
-    assert_eq!(node.gpuctl_ok(&["gpus", "-q", "-f", "free=true"]).lines().count(), 5);
+    assert_eq!(node.gpuctl_ok(&["gpus", "-q", "-f", "free=true"]).lines().count(), 6);
     let history = ["history", "train", "--format", "{{.Version}}: {{.Image}}"];
     assert_eq!(node.gpuctl_ok(&history), "0 *: busybox");
     let inspect = ["inspect", "-f", "{{.Name}} {{.Docker.State.Running}}", "train"];

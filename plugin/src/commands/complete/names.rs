@@ -44,9 +44,17 @@ fn containers(state: State) -> Vec<Proposal> {
     managed.map(|row| (row.name.to_string(), row.status)).collect()
 }
 
+/// What docker made: all that there is, without what is managed by its name in Docker.
 fn foreign() -> Vec<Proposal> {
-    let rows = rows().into_iter().filter(|row| row.version.is_none());
-    rows.map(|row| (row.name.to_string(), row.status)).collect()
+    let all = in_time(|| {
+        let session = Session::open(&Globals::default()).ok()?;
+        Docker::connect(&session.config().docker.host, LIMIT).ok()?.list(true).ok()
+    });
+    let in_docker = |row: PsRow| Some(format!("{}-{}", row.name, row.version?));
+    let managed: Vec<String> = rows().into_iter().filter_map(in_docker).collect();
+    let own = |row: crate::docker::Summary| Some((row.names.into_iter().next()?, row.status));
+    let all = all.unwrap_or_default().into_iter().filter_map(own);
+    all.filter(|(name, _)| !managed.contains(name)).collect()
 }
 
 fn versions(name: &str) -> Vec<Proposal> {

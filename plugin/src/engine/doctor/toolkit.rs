@@ -20,16 +20,23 @@ struct Fault {
     cve: &'static str,
     /// The first version without it.
     mended: Version,
-    /// The first version without it where GPUs come by CDI; NVIDIA says of those before that they have it
-    /// there too. `None`: CDI never had it.
-    mended_in_cdi: Option<Version>,
+    /// By which way of giving GPUs it is open, in a version.
+    by: fn(Version) -> &'static str,
 }
+
+/// The hook that NVIDIA's runtime has for every container was first there in this version; before it only CDI
+/// had hooks of that kind.
+const HOOKED: Version = (1, 17, 5);
 
 /// Newest last.
 const FAULTS: [Fault; 3] = [
-    Fault { cve: "CVE-2024-0132", mended: (1, 16, 2), mended_in_cdi: None },
-    Fault { cve: "CVE-2025-23359", mended: (1, 17, 4), mended_in_cdi: None },
-    Fault { cve: "CVE-2025-23266", mended: (1, 17, 8), mended_in_cdi: Some((1, 17, 5)) },
+    Fault { cve: "CVE-2024-0132", mended: (1, 16, 2), by: |_| " (not by CDI)" },
+    Fault { cve: "CVE-2025-23359", mended: (1, 17, 4), by: |_| " (not by CDI)" },
+    Fault {
+        cve: "CVE-2025-23266",
+        mended: (1, 17, 8),
+        by: |version| if version < HOOKED { " (only by CDI)" } else { "" },
+    },
 ];
 
 pub(super) fn checks(found: &Toolkit, config: &Config, checks: &mut Checks) {
@@ -82,14 +89,7 @@ fn judge(read: Version, checks: &mut Checks) {
             format!("nvidia-container-toolkit {}, with no fault that is known here", shown(read));
         return checks.ok(NAME, text);
     };
-    let cves: Vec<String> = open
-        .iter()
-        .map(|fault| match fault.mended_in_cdi {
-            None => format!("{} (not by CDI)", fault.cve),
-            Some(mended) if read >= mended => format!("{} (not by CDI)", fault.cve),
-            Some(_) => fault.cve.to_owned(),
-        })
-        .collect();
+    let cves: Vec<String> = open.iter().map(|f| format!("{}{}", f.cve, (f.by)(read))).collect();
     let text = format!(
         "nvidia-container-toolkit {} lets a container out onto the host: {}",
         shown(read),
@@ -129,9 +129,9 @@ mod tests {
         assert_eq!(judged((1, 17, 8)).verdict, Verdict::Ok);
         let bad = judged((1, 17, 6));
         assert_eq!(bad.verdict, Verdict::Problem);
-        assert!(bad.detail.contains("CVE-2025-23266 (not by CDI)"), "{bad:?}");
+        assert!(bad.detail.ends_with("host: CVE-2025-23266"), "{bad:?}");
         assert!(bad.fix.unwrap().contains("to 1.17.8 or later"));
-        assert!(!judged((1, 17, 4)).detail.contains("CVE-2025-23266 (not"));
+        assert!(judged((1, 17, 4)).detail.ends_with("host: CVE-2025-23266 (only by CDI)"));
     }
 
     #[test]

@@ -45,7 +45,8 @@ pub static CONTAINERS: List<PsRow> = List {
         Column::new("Owner", "OWNER", "owner", |r: &PsRow, _| or_dash(r.owner.as_deref())),
         Column::new("Since", "SINCE", "since", |r: &PsRow, v| {
             r.since.map_or_else(|| NOTHING.to_owned(), |s| ago(s, v))
-        }),
+        })
+        .may_cut(),
         Column::new("Status", "STATUS", "status", |r: &PsRow, _| r.status.clone())
             .may_cut()
             .tinted(|r| r.refused.as_ref().map(|_| Tint::Doubtful)),

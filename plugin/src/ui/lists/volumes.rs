@@ -32,7 +32,7 @@ pub static VOLUMES: List<VolumeRow> = List {
             .tinted(|r| r.fault.as_ref().map(|_| Tint::Bad)),
         Column::new("Backend", "BACKEND", "backend", |r: &VolumeRow, _| r.backend.to_string()),
         Column::new("Owner", "OWNER", "owner", |r: &VolumeRow, _| or_dash(r.owner.as_deref())),
-        Column::new("Since", "SINCE", "since", |r: &VolumeRow, v| ago(r.since, v)),
+        Column::new("Since", "SINCE", "since", |r: &VolumeRow, v| ago(r.since, v)).may_cut(),
         Column::new("Containers", "CONTAINERS", "containers", |r: &VolumeRow, _| {
             or_dash(Some(&r.containers.join(",")))
         })
