@@ -234,7 +234,7 @@ fn a_docker_cli_that_is_told_to_shows_our_hints() {
     fs::write(config.join("config.json"), json).expect("written");
     let got = run("$DOCKER run -d --name web --gpus 2 busybox sleep 100000");
     assert!(got.code == 0 && got.stdout.contains("What's next:"), "{got}");
-    assert!(got.stdout.contains("web holds GPU 1,2") || got.stdout.contains("more"), "{got}");
+    assert!(got.stdout.contains("web holds GPU 1,2; "), "{got}");
     let got = run("$DOCKER run --rm --gpus 8 busybox true");
     assert_eq!(got.code, 125, "{got}");
     assert!(
@@ -243,7 +243,7 @@ fn a_docker_cli_that_is_told_to_shows_our_hints() {
     );
     let got = run("$DOCKER run --rm busybox true");
     assert!(got.code == 0 && !got.stdout.contains("What's next"), "{got}");
-    // What got its GPUs long ago is not named.
+    // Who has run for longer is not named.
     node.docker_ok(&["stop", "-t", "0", "web"]);
     std::thread::sleep(Duration::from_secs(21));
     let got = run("$DOCKER start web");

@@ -3,17 +3,17 @@
 
 use std::collections::BTreeMap;
 
-use gpuctl_ledger::model::Timestamp;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::quick;
-use crate::docker::gpuctl_part;
+use super::{Session, quick};
+use crate::client::argv::Globals;
+use crate::docker::{Docker, gpuctl_part};
 use crate::engine::api::{Answer, GpuRow, Request};
 use crate::ui;
 
-/// What was granted so short a time ago was granted to this command, in milliseconds.
-const JUST_NOW_MS: u64 = 20_000;
+/// What has run for fewer seconds was started by this command.
+const JUST_NOW: u64 = 20;
 /// What an Engine says that finds nobody to give out GPUs.
 const NOBODY: [&str; 3] =
     ["could not select device driver", "CDI spec not found", "CDI device injection failed"];
@@ -37,17 +37,50 @@ struct Ended {
 /// Answers the Docker CLI; nothing, where there is nothing to say.
 pub(super) fn answer(data: &str) {
     let Ok(ended) = serde_json::from_str::<Ended>(data) else { return };
-    let line = line(&ended, || match quick::asked(Request::Gpus) {
-        Some(Answer::Gpus(rows)) => rows,
-        _ => Vec::new(),
-    });
+    let line = line(&ended, || Seen { started: started(), gpus: gpus() });
     if let Some(line) = line.filter(|line| !line.contains(BRACES)) {
         ui::print(&json!({"Type": 0, "Template": ui::visible(&line)}).to_string());
     }
 }
 
-/// What to type next, if anything. `gpus` is asked only where it counts.
-fn line(ended: &Ended, gpus: impl FnOnce() -> Vec<GpuRow>) -> Option<String> {
+/// What there is on the node.
+struct Seen {
+    /// Containers that run, and for how many seconds, of those that were started just now.
+    started: Vec<(String, u64)>,
+    /// The GPUs and their holders.
+    gpus: Vec<GpuRow>,
+}
+
+fn gpus() -> Vec<GpuRow> {
+    match quick::asked(Request::Gpus) {
+        Some(Answer::Gpus(rows)) => rows,
+        _ => Vec::new(),
+    }
+}
+
+fn started() -> Vec<(String, u64)> {
+    let rows = quick::in_time(|| {
+        let session = Session::open(&Globals::default()).ok()?;
+        Docker::connect(&session.config().docker.host, quick::LIMIT).ok()?.list(false).ok()
+    });
+    let row =
+        |row: crate::docker::Summary| Some((row.names.into_iter().next()?, age(&row.status)?));
+    rows.unwrap_or_default().into_iter().filter_map(row).collect()
+}
+
+/// For how many seconds a container has run, if only for a few: `Up 3 seconds`.
+fn age(status: &str) -> Option<u64> {
+    let up = status.strip_prefix("Up ")?;
+    if up.starts_with("Less than a second") {
+        return Some(0);
+    }
+    let (number, unit) = up.split_once(' ')?;
+    let seconds = number.parse().ok().filter(|_| unit.starts_with("second"))?;
+    (seconds < JUST_NOW).then_some(seconds)
+}
+
+/// What to type next, if anything. The node is `seen` only where that counts.
+fn line(ended: &Ended, seen: impl FnOnce() -> Seen) -> Option<String> {
     let error = &ended.command_error;
     if !error.is_empty() {
         let ours = gpuctl_part(error).is_some() || error.contains("gpuctl: ");
@@ -63,21 +96,24 @@ fn line(ended: &Ended, gpus: impl FnOnce() -> Vec<GpuRow>) -> Option<String> {
     if makes && !asks {
         return None;
     }
-    told(&granted(&gpus(), Timestamp::now()))
+    let mut granted = granted(seen());
+    if makes {
+        // It made one container: what others got shortly before is not its own.
+        granted.truncate(1);
+    }
+    told(&granted)
 }
 
-/// Containers that have got GPUs just now and that docker made, and those GPUs.
-fn granted(rows: &[GpuRow], now: Timestamp) -> Vec<(String, Vec<String>)> {
-    let mut found: Vec<(String, Vec<String>)> = Vec::new();
-    for row in rows {
-        let new = row.since.is_some_and(|since| now.millis_since(since) < JUST_NOW_MS);
-        let Some(holder) = row.holder.as_ref().filter(|_| new) else { continue };
-        match found.iter_mut().find(|(name, _)| name == holder) {
-            Some((_, gpus)) => gpus.push(row.place().to_string()),
-            None => found.push((holder.clone(), vec![row.place().to_string()])),
-        }
-    }
-    found
+/// Containers that were started just now and hold GPUs, the last first, and those GPUs.
+fn granted(seen: Seen) -> Vec<(String, Vec<String>)> {
+    let Seen { mut started, gpus } = seen;
+    started.sort_by_key(|(_, age)| *age);
+    let with_gpus = started.into_iter().map(|(name, _)| {
+        let held = gpus.iter().filter(|row| row.holder.as_deref() == Some(&name));
+        let places = held.map(|row| row.place().to_string()).collect();
+        (name, places)
+    });
+    with_gpus.filter(|(_, gpus): &(String, Vec<String>)| !gpus.is_empty()).collect()
 }
 
 fn told(granted: &[(String, Vec<String>)]) -> Option<String> {
@@ -108,7 +144,7 @@ mod tests {
         serde_json::from_value(data).unwrap()
     }
 
-    fn row(index: u32, holder: Option<&str>, since: Timestamp) -> GpuRow {
+    fn row(index: u32, holder: &str) -> GpuRow {
         GpuRow {
             index,
             mig: None,
@@ -118,9 +154,9 @@ mod tests {
             memory_total: 0,
             memory_used: None,
             utilisation: None,
-            holder: holder.map(str::to_owned),
+            holder: Some(holder.to_owned()),
             owner: None,
-            since: Some(since),
+            since: None,
             state: None,
             processes: vec![],
             health: "ok".into(),
@@ -128,18 +164,14 @@ mod tests {
         }
     }
 
-    fn now() -> Vec<GpuRow> {
-        let now = Timestamp::now();
-        vec![
-            row(0, Some("web"), now),
-            row(3, Some("web"), now),
-            row(5, Some("old"), Timestamp::EPOCH),
-        ]
+    fn seen(started: &[(&str, u64)]) -> Seen {
+        let started = started.iter().map(|(name, age)| ((*name).to_owned(), *age)).collect();
+        Seen { started, gpus: vec![row(0, "web"), row(3, "web"), row(5, "old"), row(6, "db")] }
     }
 
     #[test]
     fn a_refusal_names_the_command_that_shows_why() {
-        let never = || -> Vec<GpuRow> { panic!("nobody needs to be asked") };
+        let never = || -> Seen { panic!("nobody needs to be asked") };
         let refusal = "docker: Error response from daemon: failed to create task: OCI runtime create failed: gpuctl: 2 GPUs asked for, 0 free; hint: x";
         let line = |ended: Ended| super::line(&ended, never);
         assert!(line(ended("run", &["gpus"], refusal)).unwrap().ends_with("→ docker gpuctl gpus"));
@@ -152,28 +184,44 @@ mod tests {
     }
 
     #[test]
-    fn what_was_granted_just_now_is_named() {
-        let said = line(&ended("run", &["gpus", "detach"], ""), now).unwrap();
-        assert!(
-            said.starts_with("web holds GPU 0,3; ") && said.contains("docker gpuctl adopt web"),
-            "{said}"
-        );
-        assert!(line(&ended("compose up", &["d"], ""), now).is_some());
-        assert!(line(&ended("start", &[], ""), now).is_some());
-        assert!(line(&ended("container run", &["gpus"], ""), now).is_some());
-        assert_eq!(line(&ended("start", &[], ""), Vec::new), None);
-        let old = || vec![row(5, Some("old"), Timestamp::EPOCH)];
-        assert_eq!(line(&ended("start", &[], ""), old), None, "it has them for long");
-        let two = || {
-            let mut rows = now();
-            rows.push(row(6, Some("db"), Timestamp::now()));
-            rows
+    fn what_was_started_just_now_and_holds_gpus_is_named() {
+        let line = |command: &str, flags: &[&str], started: &[(&str, u64)]| {
+            super::line(&ended(command, flags, ""), || seen(started))
         };
-        let said = line(&ended("compose up", &[], ""), two).unwrap();
-        assert!(
-            said.ends_with("and another container holds GPUs too → docker gpuctl ps"),
-            "{said}"
+        let web = [("plain", 0), ("web", 0)];
+        let said = line("run", &["gpus", "detach"], &web).unwrap();
+        let whole = "web holds GPU 0,3; to change that while it keeps its files → docker gpuctl adopt web, then docker gpuctl scale";
+        assert_eq!(said, whole);
+        for (command, flags) in
+            [("compose up", &["d"][..]), ("start", &[]), ("container run", &["gpus"])]
+        {
+            assert!(line(command, flags, &web).is_some(), "{command}");
+        }
+        assert_eq!(line("start", &[], &[("plain", 1)]), None, "it has no GPUs");
+        // run made only the newest, compose both.
+        let both = [("db", 5), ("web", 0)];
+        assert!(line("run", &["gpus"], &both).unwrap().starts_with("web holds GPU 0,3; "));
+        let said = line("compose up", &[], &both).unwrap();
+        assert_eq!(
+            said,
+            "web holds GPU 0,3, and another container holds GPUs too → docker gpuctl ps"
         );
+    }
+
+    #[test]
+    fn only_what_runs_for_seconds_was_started_just_now() {
+        assert_eq!(age("Up Less than a second"), Some(0));
+        assert_eq!(age("Up 1 second"), Some(1));
+        assert_eq!(age("Up 19 seconds"), Some(19));
+        for old in [
+            "Up 20 seconds",
+            "Up 2 minutes",
+            "Up About a minute",
+            "Exited (0) 1 second ago",
+            "Created",
+        ] {
+            assert_eq!(age(old), None, "{old}");
+        }
     }
 
     #[test]

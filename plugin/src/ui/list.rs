@@ -46,7 +46,18 @@ pub struct Column<R: 'static> {
     /// Whether it stands in the table where no template says otherwise.
     pub shown: bool,
     /// Whether a screen that is too narrow cuts it.
-    pub cut: bool,
+    pub cut: Cut,
+}
+
+/// Whether a screen that is too narrow cuts a column.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cut {
+    /// What is to be typed must be whole.
+    Never,
+    /// Before others.
+    First,
+    /// When cutting others is not enough.
+    Last,
 }
 
 impl<R> Column<R> {
@@ -57,7 +68,7 @@ impl<R> Column<R> {
         key: &'static str,
         cell: fn(&R, &View) -> String,
     ) -> Self {
-        Self { field, header, key, cell, tint: |_| None, shown: true, cut: false }
+        Self { field, header, key, cell, tint: |_| None, shown: true, cut: Cut::Never }
     }
 
     /// Only in templates.
@@ -70,7 +81,14 @@ impl<R> Column<R> {
     /// May be cut.
     #[must_use]
     pub const fn may_cut(mut self) -> Self {
-        self.cut = true;
+        self.cut = Cut::First;
+        self
+    }
+
+    /// May be cut when nothing else can.
+    #[must_use]
+    pub const fn may_cut_last(mut self) -> Self {
+        self.cut = Cut::Last;
         self
     }
 
@@ -184,8 +202,11 @@ impl<R> List<R> {
         let header: Vec<&str> = columns.iter().map(|c| c.header).collect();
         let mut table = Table::new(&header);
         for (at, column) in columns.iter().enumerate() {
-            if column.cut && !view.whole {
-                table.may_cut(at);
+            match column.cut {
+                _ if view.whole => {}
+                Cut::Never => {}
+                Cut::First => table.may_cut(at),
+                Cut::Last => table.may_cut_last(at),
             }
         }
         for row in rows {

@@ -24,7 +24,7 @@ use crate::engine::api::Failure;
 pub use doctor::summary;
 pub use format::Format;
 pub use human::{ago, mebibytes};
-pub use list::{Column, Filter, List, View};
+pub use list::{Column, Cut, Filter, List, View};
 pub use lists::{
     BACKENDS, CHECKS, CONTAINERS, DECISIONS, DIFFERENCES, GPUS, PORTS, Told, VERSIONS,
     VOLUME_VERSIONS, VOLUMES,

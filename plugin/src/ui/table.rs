@@ -7,7 +7,7 @@ use super::screen::{Screen, Tint};
 /// Between columns.
 const GAP: usize = 3;
 /// What is left of a cell that is cut, at the least.
-const LEAST: usize = 8;
+const LEAST: usize = 6;
 
 /// Columns with a header in capitals, as wide as their widest cell.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -16,6 +16,8 @@ pub struct Table {
     rows: Vec<Vec<String>>,
     /// Columns whose cells may be cut where the screen is too narrow.
     cut: Vec<usize>,
+    /// And those that are only when that is not enough.
+    cut_last: Vec<usize>,
     /// Colours by row and column.
     tints: Vec<(usize, usize, Tint)>,
     headless: bool,
@@ -36,6 +38,11 @@ impl Table {
     /// Lets a column's cells be cut.
     pub fn may_cut(&mut self, column: usize) {
         self.cut.push(column);
+    }
+
+    /// Lets a column's cells be cut, when cutting the others is not enough.
+    pub fn may_cut_last(&mut self, column: usize) {
+        self.cut_last.push(column);
     }
 
     /// Prints no header.
@@ -65,7 +72,10 @@ impl Table {
         loop {
             let over = (widths.iter().sum::<usize>() + gaps).saturating_sub(screen);
             let wide = |c: &usize| widths.get(*c).copied().unwrap_or(0);
-            let cut = self.cut.iter().copied().filter(|c| wide(c) > LEAST).max_by_key(wide);
+            let widest_of = |columns: &[usize]| {
+                columns.iter().copied().filter(|c| wide(c) > LEAST).max_by_key(wide)
+            };
+            let cut = widest_of(&self.cut).or_else(|| widest_of(&self.cut_last));
             let Some(column) = cut.filter(|_| over > 0) else { return widths };
             if let Some(width) = widths.get_mut(column) {
                 *width -= 1;

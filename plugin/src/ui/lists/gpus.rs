@@ -35,13 +35,14 @@ fn is_free(row: &GpuRow) -> bool {
 pub static GPUS: List<GpuRow> = List {
     columns: &[
         Column::new("GPU", "GPU", "", |r: &GpuRow, _| r.place().to_string()),
-        Column::new("UUID", "UUID", "uuid", uuid),
+        Column::new("UUID", "UUID", "uuid", uuid).may_cut_last(),
         Column::new("Model", "MODEL", "model", |r: &GpuRow, _| r.model.clone()).may_cut(),
         Column::new("Memory", "MEMORY", "", |r: &GpuRow, _| memory(r)),
         Column::new("Util", "UTIL", "utilisation", |r: &GpuRow, _| {
             r.utilisation.map_or_else(|| NOTHING.to_owned(), |u| format!("{u}%"))
         }),
-        Column::new("Holder", "HOLDER", "holder", |r: &GpuRow, _| or_dash(r.holder.as_deref())),
+        Column::new("Holder", "HOLDER", "holder", |r: &GpuRow, _| or_dash(r.holder.as_deref()))
+            .may_cut_last(),
         Column::new("Processes", "PROCESSES", "processes", |r: &GpuRow, _| {
             or_dash(Some(&joined(&r.processes)))
         })
