@@ -77,12 +77,12 @@ impl Template {
             Some(rest) if rest.starts_with([' ', '{']) => (true, rest.trim_start_matches(' ')),
             _ => (false, text),
         };
-        let text = text.replace("\\t", "\t").replace("\\n", "\n");
+        let plain = |text: &str| Part::Text(text.replace("\\t", "\t").replace("\\n", "\n"));
         let mut parts = Vec::new();
-        let mut rest = text.as_str();
+        let mut rest = text;
         while let Some((before, after)) = rest.split_once("{{") {
             if !before.is_empty() {
-                parts.push(Part::Text(before.to_owned()));
+                parts.push(plain(before));
             }
             let end = end_of(after).ok_or_else(|| "a {{ has no }}".to_owned())?;
             let (inner, tail) = after.split_at(end);
@@ -90,7 +90,7 @@ impl Template {
             rest = tail.strip_prefix("}}").unwrap_or(tail);
         }
         if !rest.is_empty() {
-            parts.push(Part::Text(rest.to_owned()));
+            parts.push(plain(rest));
         }
         if !parts.iter().any(|part| matches!(part, Part::Value { .. })) {
             return Err(

@@ -1,6 +1,8 @@
 //! history.
 
-use super::{ago, has, is, object, or_dash};
+use serde_json::json;
+
+use super::{ago, has, is, or_dash};
 use crate::engine::api::{Files, HistoryRow};
 use crate::ui::list::{Column, Filter, List};
 
@@ -36,5 +38,11 @@ pub static VERSIONS: List<HistoryRow> = List {
         Filter { key: "current", about: "true, false", matches: |r, v| is(r.current, v) },
     ],
     name: |r, _| Some(r.version.to_string()),
-    object,
+    object: |r| {
+        json!({
+            "version": r.version, "current": r.current, "at": r.at, "by": r.by, "why": r.why,
+            "gpus": r.gpus.to_string(), "image": r.image, "how": r.how, "changes": r.changes,
+            "files": r.files,
+        })
+    },
 };
