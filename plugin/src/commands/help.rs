@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use clap::Command;
+use clap::{Arg, ArgAction, Command};
 
 use super::filters;
 use crate::ui;
@@ -132,17 +132,36 @@ fn dress(command: Command, path: &str) -> Command {
     let bin =
         if path.is_empty() { "docker gpuctl".to_owned() } else { format!("docker gpuctl {path}") };
     let names: Vec<String> = command.get_subcommands().map(|c| c.get_name().to_owned()).collect();
-    let aliases = aliases(&command, &bin);
+    let more = [rest_of_about(&command), aliases(&command, &bin)];
+    let more: Vec<String> = more.into_iter().filter(|text| !text.is_empty()).collect();
     let mut command = command
-        .help_template("Usage:  {usage}\n\n{about}\n{before-help}\n{all-args}{after-help}")
+        .help_template("Usage:  {usage}\n\n{about}\n\n{before-help}{all-args}{after-help}")
         .max_term_width(WIDEST)
-        .before_help(aliases)
-        .after_help(after(path));
+        .after_help(after(path))
+        // --help is as long as -h: Docker's is.
+        .disable_help_flag(true)
+        .arg(
+            Arg::new("help")
+                .short('h')
+                .long("help")
+                .action(ArgAction::HelpShort)
+                .help("Print help"),
+        );
+    if !more.is_empty() {
+        command = command.before_help(more.join("\n\n"));
+    }
     for name in names {
         let inner = if path.is_empty() { name.clone() } else { format!("{path} {name}") };
         command = command.mut_subcommand(name, |sub| dress(sub, &inner));
     }
     command
+}
+
+/// What is said of a command beyond its first line.
+fn rest_of_about(command: &Command) -> String {
+    let long = command.get_long_about().map(ToString::to_string).unwrap_or_default();
+    let first = command.get_about().map(ToString::to_string).unwrap_or_default();
+    long.strip_prefix(&first).unwrap_or_default().trim().to_owned()
 }
 
 /// Docker's section of that name; nothing where there are none.
@@ -153,7 +172,7 @@ fn aliases(command: &Command, bin: &str) -> String {
     }
     let before = bin.rsplit_once(' ').map_or(bin, |(before, _)| before);
     let all: Vec<String> = others.map(|alias| format!("{before} {alias}")).collect();
-    format!("\nAliases:\n  {bin}, {}\n", all.join(", "))
+    format!("Aliases:\n  {bin}, {}", all.join(", "))
 }
 
 /// Filters and examples.
@@ -175,6 +194,47 @@ fn after(path: &str) -> String {
         }
     }
     text
+}
+
+/// Help that clap made, with names of values as Docker writes them: `--filter filter`, `NAME`.
+pub(super) fn as_dockers(text: &str) -> String {
+    let line = |line: &str| {
+        let is_usage = line.starts_with("Usage:");
+        let is_flag = line.trim_start().starts_with('-');
+        if !(is_usage || is_flag || line.starts_with("  <") || line.starts_with("  [")) {
+            return line.to_owned();
+        }
+        let mut shown = String::new();
+        let mut rest = line;
+        while let Some((before, name, after)) = value(rest) {
+            shown.push_str(before);
+            match is_flag {
+                true => shown.push_str(&name.to_lowercase()),
+                false => shown.push_str(name),
+            }
+            // What comes after stays where it is, but in the line of usage.
+            rest = after;
+            if !is_usage {
+                let dots = rest.strip_prefix("...").map_or("", |_| "...");
+                shown.push_str(dots);
+                shown.push_str("  ");
+                rest = rest.get(dots.len()..).unwrap_or_default();
+            }
+        }
+        shown.push_str(rest);
+        shown.trim_end().to_owned()
+    };
+    let mut lines: Vec<String> = text.lines().map(line).collect();
+    lines.push(String::new());
+    lines.join("\n")
+}
+
+/// The first `<NAME>` of a line: what is before it, its name, what is after.
+fn value(line: &str) -> Option<(&str, &str, &str)> {
+    let (before, rest) = line.split_once('<')?;
+    let (name, after) = rest.split_once('>')?;
+    let plain = |c: char| c.is_ascii_uppercase() || "_=:@".contains(c);
+    (!name.is_empty() && name.chars().all(plain)).then_some((before, name, after))
 }
 
 /// What `docker gpuctl` says by itself.
@@ -274,14 +334,19 @@ mod tests {
         root.build();
         let help = |name: &str| {
             let command = root.find_subcommand(name).expect(name);
-            command.clone().render_help().to_string()
+            as_dockers(&command.clone().render_help().to_string())
         };
         let ps = help("ps");
-        assert!(ps.starts_with("Usage:  docker gpuctl ps [OPTIONS]\n\nList containers"), "{ps}");
+        let head = "Usage:  docker gpuctl ps [OPTIONS]\n\nList containers with their GPUs\n\nOptions:\n  -a, --all ";
+        assert!(ps.starts_with(head), "{ps}");
+        assert!(ps.contains("\n  -f, --filter filter    Filter output"), "{ps}");
         assert!(ps.contains("\nFilters:\n  name") && ps.contains("\nExamples:\n  docker"), "{ps}");
         let update = help("update");
-        let aliases = "\nAliases:\n  docker gpuctl update, docker gpuctl patch\n";
-        assert!(update.contains(aliases), "{update}");
+        assert!(update.starts_with("Usage:  docker gpuctl update [OPTIONS] NAME\n"), "{update}");
+        let aliases =
+            "\n\nAliases:\n  docker gpuctl update, docker gpuctl patch\n\nArguments:\n  NAME ";
+        assert!(update.contains(aliases) && update.contains("The cheapest way"), "{update}");
+        assert!(help("stop").contains("stop [OPTIONS] NAMES...\n"), "{}", help("stop"));
         assert!(help("unpause").contains("docker gpuctl unpause, docker gpuctl continue"));
     }
 }

@@ -163,7 +163,7 @@ fn parsed(globals: Globals, words: &[String]) -> Result<u8, Failure> {
         }
         Err(error) if error.use_stderr() => return Err(usage(&error, words)),
         Err(error) => {
-            ui::print(&error.render().to_string());
+            ui::print(&help::as_dockers(&error.render().to_string()));
             return Ok(0);
         }
     };
@@ -210,7 +210,18 @@ fn usage(error: &clap::Error, words: &[String]) -> Failure {
     let message = first.strip_prefix("error: ").unwrap_or(first).to_owned();
     let extra =
         |l: &&str| !l.starts_with("For more information") && !l.trim_start().starts_with("tip:");
-    let details = lines.filter(extra).map(|l| l.trim_start().to_owned()).collect();
+    let wrong_flag = || {
+        let word = error.get(ContextKind::InvalidArg);
+        matches!(word, Some(ContextValue::String(word)) if word.starts_with('-'))
+    };
+    // How it is written is no news to who has only slipped.
+    let slipped = match error.kind() {
+        ErrorKind::InvalidSubcommand => true,
+        ErrorKind::UnknownArgument => wrong_flag(),
+        _ => false,
+    };
+    let lines = lines.filter(extra).filter(|_| !slipped);
+    let details = lines.map(|l| help::as_dockers(l.trim_start()).trim_end().to_owned()).collect();
     let path = path(words);
     let help =
         if path.is_empty() { "docker gpuctl".to_owned() } else { format!("docker gpuctl {path}") };
