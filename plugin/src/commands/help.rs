@@ -229,6 +229,18 @@ pub(super) fn as_dockers(text: &str) -> String {
     lines.join("\n")
 }
 
+/// One line of clap's about wrong usage, with names as in [`as_dockers`].
+pub(super) fn plain(line: &str) -> String {
+    let mut shown = String::new();
+    let mut rest = line.trim();
+    while let Some((before, name, after)) = value(rest) {
+        shown.push_str(before);
+        shown.push_str(name);
+        rest = after;
+    }
+    shown + rest
+}
+
 /// The first `<NAME>` of a line: what is before it, its name, what is after.
 fn value(line: &str) -> Option<(&str, &str, &str)> {
     let (before, rest) = line.split_once('<')?;

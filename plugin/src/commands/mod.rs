@@ -221,7 +221,7 @@ fn usage(error: &clap::Error, words: &[String]) -> Failure {
         _ => false,
     };
     let lines = lines.filter(extra).filter(|_| !slipped);
-    let details = lines.map(|l| help::as_dockers(l.trim_start()).trim_end().to_owned()).collect();
+    let details = lines.map(help::plain).collect();
     let path = path(words);
     let help =
         if path.is_empty() { "docker gpuctl".to_owned() } else { format!("docker gpuctl {path}") };
@@ -414,6 +414,6 @@ mod tests {
         let failure = usage(&error, &words);
         assert_eq!(failure.hint.as_deref(), Some("docker gpuctl scale --help"));
         assert!(!failure.message.starts_with("error:"), "{failure:?}");
-        assert!(failure.details.iter().any(|d| d.contains("--gpus")), "{failure:?}");
+        assert!(failure.details.iter().any(|d| d == "--gpus N"), "{failure:?}");
     }
 }

@@ -88,7 +88,7 @@ pub(super) fn doctor(ctx: &Context, fix: bool, user: Option<String>) -> Result<A
     Ok(Answer::Doctor(checks.0))
 }
 
-/// As [`doctor`], where the ledger cannot be opened, for `why`: what does without it.
+/// What doctor says where the ledger cannot be opened, for `why`: all that does without it.
 pub fn doctor_without_ledger(config: &Config, path: &Path, fix: bool, why: Failure) -> Answer {
     let mut checks = Checks::default();
     let docker = engine(config, path, &mut checks);
