@@ -258,6 +258,10 @@ mod tests {
             assert!(fix.starts_with("nvidia-ctk cdi generate --output="), "{fix}");
         };
         one(&good, &newer, "of driver 550.54.14, and 560.28.03 runs");
+        // By whatever name, its node is it.
+        let mut other = good.clone();
+        other.specs[0].devices = ["a".to_owned(), "b".to_owned()].into();
+        assert_eq!(judged(&other, &inventory())[0].verdict, Verdict::Ok);
         let mut more = inventory();
         more.gpus[1].unit = gpuctl_ledger::model::Unit::new("GPU-d").unwrap();
         more.gpus[1].minor = 9;
