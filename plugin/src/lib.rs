@@ -48,6 +48,10 @@ pub fn main(words: impl Iterator<Item = std::ffi::OsString>) -> u8 {
             commands::complete::complete(&words, described);
             0
         }
+        Call::Hint(data) => {
+            commands::hint(&data);
+            0
+        }
         Call::Command(globals, words) => {
             client::signals::watch();
             commands::main(globals, &words)

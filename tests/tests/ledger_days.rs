@@ -258,7 +258,7 @@ fn a_ledger_that_was_cut_short_is_made_anew_from_what_runs() {
         fs::write(&file, &good[..length]).unwrap();
         day(&node, &["ledger", "damaged", file.to_str().unwrap()], false);
     }
-    let hint = node.gpuctl(&["doctor"]).stderr;
+    let hint = node.gpuctl(&["doctor"]).stdout;
     let path = file.display().to_string();
     assert!(hint.contains(&path) && hint.contains("docker gpuctl doctor --fix"), "{hint}");
 

@@ -6,6 +6,8 @@ const VALUED: [&str; 7] =
 const SWITCHES: [&str; 4] = ["--debug", "--tls", "--tlsverify", "--version"];
 /// The plugin's name.
 const NAME: &str = "gpuctl";
+/// The word by which the Docker CLI asks for a hint.
+const HOOKS: &str = "docker-cli-plugin-hooks";
 
 /// The global flags that matter to us.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -31,6 +33,8 @@ pub enum Call {
         /// it is given for a proposal, as Docker's completion for bash does.
         described: bool,
     },
+    /// `docker-cli-plugin-hooks`: a command of Docker's has ended; what of it, as JSON.
+    Hint(String),
     /// A command with its arguments.
     Command(Globals, Vec<String>),
 }
@@ -40,6 +44,13 @@ pub enum Call {
 pub fn read(words: &[String]) -> Call {
     if words.first().is_some_and(|w| w == "docker-cli-plugin-metadata") {
         return Call::Metadata;
+    }
+    // The Docker CLI puts the plugin's name before it.
+    let after = words.strip_prefix(&[NAME.to_owned()]).unwrap_or(words);
+    if let [asked, data] = after
+        && asked == HOOKS
+    {
+        return Call::Hint(data.clone());
     }
     let mut globals = Globals::default();
     let mut rest = words;
@@ -136,6 +147,15 @@ mod tests {
         assert_eq!(call("__completeNoDesc gpuctl rm tr"), asked(false, &["rm", "tr"]));
         // As Docker's completion for bash calls a plugin.
         assert_eq!(call("__completeNoDesc rm tr"), asked(false, &["rm", "tr"]));
+    }
+
+    #[test]
+    fn a_hint_is_asked_for_with_the_plugins_name_before_it() {
+        let data = "{\"RootCmd\":\"run\"}";
+        for line in [&["gpuctl", HOOKS, data][..], &[HOOKS, data]] {
+            let words: Vec<String> = line.iter().map(|w| (*w).to_owned()).collect();
+            assert_eq!(read(&words), Call::Hint(data.into()));
+        }
     }
 
     #[test]

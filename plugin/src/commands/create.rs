@@ -25,6 +25,10 @@ Takes every option of docker create (docker create --help). Those with a meaning
   -p, --publish auto:PORT            A port of this host that is chosen and kept: see docker gpuctl run --help
       --name NAME                    The container's name. In Docker it is NAME-VERSION
       --from NAME[@VERSION]          Build from the record of a container instead of from options
+
+Examples:
+  docker gpuctl create --name train --gpus 2 my/image python train.py
+  docker gpuctl start train
 ";
 
 pub(super) fn words(globals: Globals, words: &[String]) -> Result<u8, Failure> {

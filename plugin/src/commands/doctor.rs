@@ -1,8 +1,9 @@
 //! `docker gpuctl doctor`.
 
+use super::list_args::{format, wrong};
 use super::session::{Session, odd};
 use crate::engine::api::{Answer, Failure, Request, Verdict};
-use crate::ui::{self, Format};
+use crate::ui::{self, Format, View};
 
 /// Check this node: Engine, runtime, ledger, GPUs, leases
 #[derive(Debug, clap::Args)]
@@ -10,8 +11,8 @@ pub(super) struct Args {
     /// Mend what can be mended safely
     #[arg(long)]
     fix: bool,
-    /// How to print
-    #[arg(long, value_enum, default_value_t)]
+    /// Format output: table, json, or a template as '{{.Field}}'
+    #[arg(long, value_name = "FORMAT", value_parser = format, default_value = "table", hide_default_value = true)]
     format: Format,
 }
 
@@ -23,6 +24,11 @@ pub(super) fn doctor(session: &Session, args: &Args) -> Result<u8, Failure> {
         session.look(request)?
     };
     let Answer::Doctor(checks) = answer else { return Err(odd()) };
-    ui::table(&ui::checks(&checks, args.format));
-    Ok(u8::from(checks.iter().any(|c| c.verdict == Verdict::Problem)))
+    let view = View::stdout(args.format, false, false);
+    ui::table(&ui::checks(&checks, &view).map_err(|text| wrong("doctor", text))?);
+    let is_bad = checks.iter().any(|c| c.verdict == Verdict::Problem);
+    if args.format == Format::Table && view.screen.width.is_some() {
+        ui::tell(&ui::summary(&checks));
+    }
+    Ok(u8::from(is_bad))
 }

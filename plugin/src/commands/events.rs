@@ -4,12 +4,13 @@ use gpuctl_ledger::audit::Decision;
 use gpuctl_ledger::model::{ContainerId, DockerName, Timestamp};
 
 use super::USAGE;
+use super::list_args::format;
 use super::session::{Session, odd};
 use crate::client::when;
 use crate::engine::api::{
     Answer, AskError, CreateAsk, Event, EventsRequest, Failure, Front, Request,
 };
-use crate::ui::{self, Format};
+use crate::ui::{self, Format, Told, View};
 
 /// So many of the last decisions are shown where no time is given.
 const LAST: u32 = 20;
@@ -29,8 +30,8 @@ pub(super) struct Args {
     /// Only these: container=NAME, gpu=INDEX or UUID, decision=WORD, user=NAME
     #[arg(short, long, value_name = "KEY=VALUE")]
     filter: Vec<String>,
-    /// How to print
-    #[arg(long, value_enum, default_value_t)]
+    /// Format output: table, json, or a template as '{{.Field}}'
+    #[arg(long, value_name = "FORMAT", value_parser = format, default_value = "table", hide_default_value = true)]
     format: Format,
 }
 
@@ -89,7 +90,10 @@ fn request(args: &Args, now: Timestamp) -> Result<EventsRequest, Failure> {
 
 pub(super) fn events(session: &Session, args: &Args) -> Result<u8, Failure> {
     let request = request(args, Timestamp::now())?;
-    let mut shown = Shown { format: args.format };
+    let view = View::stdout(args.format, false, false);
+    // What is wrong with a template is said before anybody is asked.
+    ui::DECISIONS.show(&[], &view).map_err(wrong)?;
+    let mut shown = Shown { view };
     match session.follow(Request::Events(request), &mut shown)? {
         Answer::Events => Ok(0),
         _ => Err(odd()),
@@ -98,14 +102,19 @@ pub(super) fn events(session: &Session, args: &Args) -> Result<u8, Failure> {
 
 /// Prints decisions as they come.
 struct Shown {
-    format: Format,
+    view: View,
 }
 
 impl Front for Shown {
     fn event(&mut self, event: Event) {
         match event {
             Event::Decision { entry, indexes } => {
-                ui::print(&ui::decision(&entry, &indexes, self.format));
+                let told = Told { entry: *entry, indexes };
+                // Of a field inside a field it is known only here that there is none.
+                match ui::decision(&told, &self.view) {
+                    Ok(text) => ui::print(&text),
+                    Err(why) => ui::tell(&format!("warning: {why}")),
+                }
             }
             Event::Progress(_) => {}
             Event::Note { text } => ui::tell(&text),

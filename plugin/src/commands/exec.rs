@@ -17,7 +17,8 @@ pub(super) fn words(globals: Globals, words: &[String]) -> Result<u8, Failure> {
     let passed = Passed {
         command: "exec",
         usage: "Usage:  docker gpuctl exec [OPTIONS] CONTAINER COMMAND [ARG...]\n\n\
-                Execute a command in a running container\n",
+                Execute a command in a running container\n\n\
+                Aliases:\n  docker gpuctl exec, docker gpuctl execute\n",
         operands: 2,
         wrong: 125,
     };

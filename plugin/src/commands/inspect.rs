@@ -1,5 +1,6 @@
 //! `docker gpuctl inspect`.
 
+use super::list_args::{format, wrong};
 use super::session::{Session, odd};
 use crate::engine::api::{Answer, Failure, Request};
 use crate::ui::{self, Format};
@@ -10,8 +11,8 @@ pub(super) struct Args {
     /// Names: NAME, NAME-VERSION or id
     #[arg(required = true)]
     names: Vec<String>,
-    /// json: one object a line
-    #[arg(long, value_enum, default_value_t)]
+    /// Format output: json (one object a line), or a template as '{{.Field}}'
+    #[arg(short, long, value_name = "FORMAT", value_parser = format, default_value = "table", hide_default_value = true)]
     format: Format,
 }
 
@@ -19,6 +20,7 @@ pub(super) fn inspect(session: &Session, args: Args) -> Result<u8, Failure> {
     let Answer::Inspect(objects) = session.look(Request::Inspect { names: args.names })? else {
         return Err(odd());
     };
-    ui::table(&ui::inspect(&objects, args.format));
+    let text = ui::inspect(&objects, args.format).map_err(|text| wrong("inspect", text))?;
+    ui::table(&text);
     Ok(0)
 }

@@ -9,16 +9,22 @@ mod diff;
 mod doctor;
 mod events;
 mod exec;
+mod filters;
 mod gpus;
+mod help;
+mod hints;
 mod history;
 mod inspect;
+mod list_args;
 mod logs;
 mod man;
+mod near;
 mod pass;
 mod pause;
 mod ports;
 mod prune;
 mod ps;
+mod quick;
 mod rename;
 mod restart;
 mod rm;
@@ -36,7 +42,8 @@ mod update;
 mod version;
 mod volume;
 
-use clap::{CommandFactory as _, Parser, Subcommand};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::client::argv::Globals;
 use crate::engine::api::Failure;
@@ -68,6 +75,7 @@ enum Command {
     Stop(stop::Args),
     Restart(restart::Args),
     Pause(pause::Args),
+    #[command(alias = "continue")]
     Unpause(unpause::Args),
     Rename(rename::Args),
     Adopt(adopt::Args),
@@ -75,6 +83,7 @@ enum Command {
     Ps(ps::Args),
     Inspect(inspect::Args),
     Scale(scale::Args),
+    #[command(alias = "patch")]
     Update(Box<update::Args>),
     Rollback(rollback::Args),
     History(history::Args),
@@ -83,6 +92,7 @@ enum Command {
     Snapshot(snapshot::Args),
     Prune(prune::Args),
     Commit(commit::Args),
+    #[command(alias = "execute")]
     Exec(exec::Args),
     Logs(logs::Args),
     Gpus(gpus::Args),
@@ -97,7 +107,12 @@ enum Command {
 
 /// Whether a command's exit codes are those of docker run.
 fn like_run(name: &str) -> bool {
-    matches!(name, "run" | "exec")
+    matches!(name, "run" | "exec" | "execute")
+}
+
+/// All words, with their help.
+fn command() -> clap::Command {
+    help::dressed(Words::command())
 }
 
 /// Does what the words say; the exit code.
@@ -108,7 +123,7 @@ pub fn main(globals: Globals, words: &[String]) -> u8 {
         // Their words are Docker's, so they are read by Docker's rules and not by clap's.
         "run" => run::words(globals, rest),
         "create" => create::words(globals, rest),
-        "exec" => exec::words(globals, rest),
+        "exec" | "execute" => exec::words(globals, rest),
         "logs" => logs::words(globals, rest),
         man::WORD => man::pages(rest),
         _ => parsed(globals, words),
@@ -126,17 +141,29 @@ pub fn main(globals: Globals, words: &[String]) -> u8 {
     }
 }
 
+/// Answers the Docker CLI, which asks for a hint after a command of its own.
+pub fn hint(data: &str) {
+    hints::answer(data);
+}
+
 fn parsed(globals: Globals, words: &[String]) -> Result<u8, Failure> {
+    if matches!(words, [] | [_])
+        && matches!(words.first().map(String::as_str), None | Some("help" | "--help" | "-h"))
+    {
+        ui::print(&help::root(&command()));
+        return Ok(0);
+    }
     let all = std::iter::once("docker gpuctl").chain(words.iter().map(String::as_str));
-    let command = match Words::try_parse_from(all) {
+    let read = command().try_get_matches_from(all);
+    let command = match read.and_then(|matches| Words::from_arg_matches(&matches)) {
         Ok(Words { command: Some(command) }) => command,
         Ok(Words { command: None }) => {
-            ui::print(&Words::command().render_help().to_string());
+            ui::print(&help::root(&command()));
             return Ok(0);
         }
-        Err(error) if error.use_stderr() => return Err(usage(&error)),
+        Err(error) if error.use_stderr() => return Err(usage(&error, words)),
         Err(error) => {
-            ui::print(&error.render().to_string());
+            ui::print(&help::as_dockers(&error.render().to_string()));
             return Ok(0);
         }
     };
@@ -176,17 +203,78 @@ fn parsed(globals: Globals, words: &[String]) -> Result<u8, Failure> {
 }
 
 /// clap's words in our form.
-fn usage(error: &clap::Error) -> Failure {
+fn usage(error: &clap::Error, words: &[String]) -> Failure {
     let text = error.render().to_string();
     let mut lines = text.lines().map(str::trim_end).filter(|l| !l.is_empty());
     let first = lines.next().unwrap_or("wrong usage");
     let message = first.strip_prefix("error: ").unwrap_or(first).to_owned();
-    let rest = lines.filter(|l| !l.starts_with("For more information"));
-    let details = rest.map(|l| l.trim_start().to_owned()).collect();
-    Failure::new(message).details(details).hint("docker gpuctl --help").code(USAGE)
+    let extra =
+        |l: &&str| !l.starts_with("For more information") && !l.trim_start().starts_with("tip:");
+    let wrong_flag = || {
+        let word = error.get(ContextKind::InvalidArg);
+        matches!(word, Some(ContextValue::String(word)) if word.starts_with('-'))
+    };
+    // How it is written is no news to who has only slipped.
+    let slipped = match error.kind() {
+        ErrorKind::InvalidSubcommand => true,
+        ErrorKind::UnknownArgument => wrong_flag(),
+        _ => false,
+    };
+    let lines = lines.filter(extra).filter(|_| !slipped);
+    let details = lines.map(help::plain).collect();
+    let path = path(words);
+    let help =
+        if path.is_empty() { "docker gpuctl".to_owned() } else { format!("docker gpuctl {path}") };
+    let invalid = |kind| match error.get(kind) {
+        Some(ContextValue::String(word)) => Some(word.clone()),
+        _ => None,
+    };
+    let root = command();
+    let at = path.split_whitespace().try_fold(&root, |c, name| c.find_subcommand(name));
+    let meant = at.and_then(|at| match error.kind() {
+        ErrorKind::InvalidSubcommand => {
+            let word = invalid(ContextKind::InvalidSubcommand)?;
+            let names = at.get_subcommands().flat_map(clap::Command::get_name_and_visible_aliases);
+            near::nearest(&word, names).map(|name| format!("{help} {name}"))
+        }
+        ErrorKind::UnknownArgument => {
+            let word = invalid(ContextKind::InvalidArg)?;
+            let word = word.strip_prefix("--")?;
+            let names: Vec<&str> = at.get_arguments().filter_map(|arg| arg.get_long()).collect();
+            near::nearest(word, names).map(|name| format!("{help} --{name}"))
+        }
+        _ => None,
+    });
+    let message = match (error.kind(), invalid(ContextKind::InvalidSubcommand)) {
+        (ErrorKind::InvalidSubcommand, Some(word)) => format!("{help} has no command {word:?}"),
+        (ErrorKind::UnknownArgument, _) => match invalid(ContextKind::InvalidArg) {
+            Some(word) if word.starts_with('-') => format!("unknown flag: {word}"),
+            _ => message,
+        },
+        _ => message,
+    };
+    let hint = match meant {
+        Some(meant) => format!("did you mean {meant}? {help} --help shows all"),
+        None => format!("{help} --help"),
+    };
+    Failure::new(message).details(details).hint(hint).code(USAGE)
 }
 
-/// Names and one-line descriptions of the commands, for completion.
+/// Those of the words that name a command.
+fn path(words: &[String]) -> String {
+    let root = Words::command();
+    let mut at = &root;
+    let mut path = Vec::new();
+    for word in words {
+        let Some(found) = at.find_subcommand(word) else { break };
+        path.push(found.get_name());
+        at = found;
+    }
+    path.join(" ")
+}
+
+/// Names and one-line descriptions of the commands.
+#[cfg(test)]
 fn names() -> Vec<(String, String)> {
     Words::command()
         .get_subcommands()
@@ -286,15 +374,46 @@ mod tests {
             "start",
         ] {
             let error = read(wrong).unwrap_err();
-            assert_eq!(usage(&error).code, USAGE, "{wrong}");
+            assert_eq!(usage(&error, &[]).code, USAGE, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_slip_of_a_command_or_flag_is_put_right() {
+        let hint = |line: &str| {
+            let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
+            let all = std::iter::once("docker gpuctl".to_owned()).chain(words.clone());
+            let error = command().try_get_matches_from(all).unwrap_err();
+            let failure = usage(&error, &words);
+            assert!(failure.details.iter().all(|d| !d.starts_with("tip")), "{failure:?}");
+            (failure.message, failure.hint.unwrap_or_default())
+        };
+        let (message, said) = hint("sacle train --gpus 2");
+        assert_eq!(message, "docker gpuctl has no command \"sacle\"");
+        assert!(said.starts_with("did you mean docker gpuctl scale? "), "{said}");
+        let (message, said) = hint("scale train --gpu 2");
+        assert_eq!(message, "unknown flag: --gpu");
+        assert!(said.starts_with("did you mean docker gpuctl scale --gpus? "), "{said}");
+        assert!(hint("volume crate data").1.contains("docker gpuctl volume create?"));
+        assert_eq!(hint("frobnicate").1, "docker gpuctl --help");
+        assert_eq!(hint("ps --frobnicate").1, "docker gpuctl ps --help");
+    }
+
+    #[test]
+    fn old_names_are_known() {
+        for (old, new) in [("patch", "update"), ("execute", "exec"), ("continue", "unpause")] {
+            let root = command();
+            assert_eq!(root.find_subcommand(old).map(clap::Command::get_name), Some(new));
         }
     }
 
     #[test]
     fn usage_errors_read_as_others_do() {
         let error = Words::try_parse_from(["docker gpuctl", "scale", "a"]).unwrap_err();
-        let failure = usage(&error);
+        let words = ["scale".to_owned(), "a".to_owned()];
+        let failure = usage(&error, &words);
+        assert_eq!(failure.hint.as_deref(), Some("docker gpuctl scale --help"));
         assert!(!failure.message.starts_with("error:"), "{failure:?}");
-        assert!(failure.details.iter().any(|d| d.contains("--gpus")), "{failure:?}");
+        assert!(failure.details.iter().any(|d| d == "--gpus N"), "{failure:?}");
     }
 }

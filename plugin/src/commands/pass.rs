@@ -1,5 +1,6 @@
 //! Commands that the Docker CLI does itself, on the current container behind a name: exec, logs.
 
+use super::near;
 use super::run::no_docker;
 use super::session::{Session, odd};
 use crate::client::argv::Globals;
@@ -26,9 +27,12 @@ pub(super) fn words(globals: &Globals, words: &[String], passed: &Passed) -> Res
     let mut table = FlagTable::from_help(&help);
     table.add("help", None, false);
     let wrong = |text: String| {
-        Failure::new(text)
-            .hint(format!("docker gpuctl {} --help", passed.command))
-            .code(passed.wrong)
+        let help = format!("docker gpuctl {} --help", passed.command);
+        let hint = match near::flag(&text, &table) {
+            Some(flag) => format!("did you mean {flag}? {help} shows all"),
+            None => help,
+        };
+        Failure::new(text).hint(hint).code(passed.wrong)
     };
     let split = table.split(words).map_err(|e| wrong(e.to_string()))?;
     if split.flags.iter().any(|f| f.name == "help") {

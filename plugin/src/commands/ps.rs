@@ -1,32 +1,27 @@
 //! `docker gpuctl ps`.
 
-use gpuctl_ledger::model::Timestamp;
-
+use super::list_args::ListArgs;
 use super::session::{Session, odd};
 use crate::engine::api::{Answer, Failure, Request};
-use crate::ui::{self, Format};
+use crate::ui;
 
 /// List containers with their GPUs
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Stopped ones too
+    /// Show all containers (default shows just running)
     #[arg(short, long)]
     all: bool,
-    /// Only ids
-    #[arg(short, long)]
-    quiet: bool,
-    /// Whole ids
-    #[arg(long)]
-    no_trunc: bool,
-    /// How to print
-    #[arg(long, value_enum, default_value_t)]
-    format: Format,
+    #[command(flatten)]
+    list: ListArgs,
 }
 
 pub(super) fn ps(session: &Session, args: &Args) -> Result<u8, Failure> {
-    let Answer::Ps(rows) = session.look(Request::Ps { all: args.all })? else {
-        return Err(odd());
-    };
-    ui::table(&ui::ps(&rows, args.format, args.quiet, args.no_trunc, Timestamp::now()));
-    Ok(0)
+    // As in docker ps: who asks for a state means also those that do not run.
+    let by_state =
+        |filter: &String| filter.starts_with("status=") || filter.starts_with("refused=");
+    let all = args.all || args.list.filter.iter().any(by_state);
+    args.list.show("ps", &ui::CONTAINERS, || match session.look(Request::Ps { all })? {
+        Answer::Ps(rows) => Ok(rows),
+        _ => Err(odd()),
+    })
 }

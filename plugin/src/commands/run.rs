@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal as _;
 
+use super::near;
 use super::session::{Session, odd};
 use crate::client::argv::Globals;
 use crate::client::create::{Wanted, Wrong};
@@ -38,6 +39,12 @@ Takes every option of docker run (docker run --help). Those with a meaning of th
       --from NAME[@VERSION]          Build from the record of a container instead of from options
   -d, --detach                       Run in the background and print the container's id
       --rm                           Remove the container when it exits; it cannot be scaled
+
+Examples:
+  docker gpuctl run -d --name train --gpus 2 my/image python train.py
+  docker gpuctl run -it --rm --gpus device=0,3 my/image bash
+  docker gpuctl run -d --name big --gpus 'count=2,memory>=40GB' -p auto:22 my/image
+  docker gpuctl run -d --from train@3
 ";
 
 pub(super) fn words(globals: Globals, words: &[String]) -> Result<u8, Failure> {
@@ -65,8 +72,13 @@ pub(super) fn make(
         .and_then(|split| Wanted::of(split, &session.config().runtime.managed_name))
         .map_err(|wrong| {
             let command = if run { "run" } else { "create" };
+            let meant = near::flag(&wrong.message, &table);
             let failure = Failure::new(wrong.message);
-            let hint = wrong.hint.unwrap_or_else(|| format!("docker gpuctl {command} --help"));
+            let help = format!("docker gpuctl {command} --help");
+            let hint = wrong.hint.unwrap_or_else(|| match meant {
+                Some(flag) => format!("did you mean {flag}? {help} shows all"),
+                None => help,
+            });
             failure.hint(hint).code(if run { 125 } else { super::USAGE })
         })?;
     if wanted.help {

@@ -111,6 +111,10 @@ pub(super) fn serve(args: &Args) -> Result<u8, Failure> {
     std::thread::spawn(move || engine::listen(&heard, signals::interrupted));
     let perform: Arc<Perform> = Arc::new(move |request: Request, front: &mut dyn Front| {
         let is_ps = matches!(request, Request::Ps { .. });
+        if let (Request::Doctor { fix }, Err(why)) = (&request, engine.context()) {
+            let (config, path) = (&engine.config, &engine.config_path);
+            return Ok(engine::doctor_without_ledger(config, path, *fix, why));
+        }
         let done = engine.context().and_then(|context| engine::perform(context, request, front));
         done.map_err(|why| if is_ps { engine::with_waiting(&engine.config, why) } else { why })
     });

@@ -113,6 +113,14 @@ impl Session {
         if here {
             let is_ps = matches!(request, Request::Ps { .. });
             let ctx = engine::Context::open(self.config.clone(), self.config_path.clone());
+            // Doctor has something to say also of a node whose ledger cannot be opened.
+            let ctx = match (ctx, &request) {
+                (Err(why), Request::Doctor { fix }) => {
+                    let (config, path) = (&self.config, &self.config_path);
+                    return Ok(engine::doctor_without_ledger(config, path, *fix, why));
+                }
+                (ctx, _) => ctx,
+            };
             let outcome =
                 ctx.and_then(|ctx| engine::perform(&ctx, request, front)).map_err(|why| {
                     if is_ps { engine::with_waiting(&self.config, why) } else { why }

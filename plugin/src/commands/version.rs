@@ -1,5 +1,6 @@
 //! `docker gpuctl version`.
 
+use super::list_args::{format, wrong};
 use super::session::{Session, odd};
 use crate::client::argv::Globals;
 use crate::engine::api::{Answer, Failure, Request};
@@ -8,8 +9,8 @@ use crate::ui::{self, Format};
 /// Show the versions of gpuctl, the Engine and the driver
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// How to print
-    #[arg(long, value_enum, default_value_t)]
+    /// Format output: table, json, or a template as '{{.Field}}'
+    #[arg(long, value_name = "FORMAT", value_parser = format, default_value = "table", hide_default_value = true)]
     format: Format,
 }
 
@@ -21,7 +22,7 @@ pub(super) fn version(globals: &Globals, args: &Args) -> Result<u8, Failure> {
             if info.gpuctl != ours {
                 ui::tell(&format!("warning: the plugin is {ours}, the service {}", info.gpuctl));
             }
-            ui::print(&ui::version(&info, args.format));
+            ui::print(&ui::version(&info, args.format).map_err(|text| wrong("version", text))?);
             Ok(0)
         }
         Ok(_) => Err(odd()),

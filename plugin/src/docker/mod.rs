@@ -284,6 +284,18 @@ impl Docker {
         })
     }
 
+    /// The names of all images: `repository:tag`.
+    ///
+    /// # Errors
+    /// [`DockerError`].
+    pub fn image_tags(&self) -> Result<Vec<String>, DockerError> {
+        let images = self.raw("GET", "/images/json", None, self.limit)?;
+        let images = images.as_array().map(Vec::as_slice).unwrap_or_default();
+        let tags = images.iter().filter_map(|image| image.get("RepoTags")?.as_array()).flatten();
+        let named = |tag: &Value| tag.as_str().filter(|t| !t.contains("<none>")).map(str::to_owned);
+        Ok(tags.filter_map(named).collect())
+    }
+
     /// The id of an image; `None` when it is not here.
     ///
     /// # Errors

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use gpuctl_ledger::config::Config;
 use gpuctl_ledger::model::Inventory;
+use gpuctl_ledger::node::links;
 use nix::sys::stat::{major, minor};
 
 use super::api::{Check, Verdict};
@@ -25,8 +26,26 @@ struct Device {
     linked: bool,
 }
 
-/// Looks at the nodes of this node's GPUs.
-pub(super) fn check(config: &Config, inventory: &Inventory, cgroup_driver: &str) -> Check {
+/// Looks at the nodes of this node's GPUs; `fix` makes the links that are missing.
+pub(super) fn check(
+    config: &Config,
+    inventory: &Inventory,
+    cgroup_driver: &str,
+    fix: bool,
+) -> Check {
+    let before = look(config, inventory, cgroup_driver);
+    if !fix || before.verdict == Verdict::Ok {
+        return before;
+    }
+    links::make(&config.gpu.dev, |_| true);
+    let after = look(config, inventory, cgroup_driver);
+    match after.verdict {
+        Verdict::Ok => Check { verdict: Verdict::Fixed, ..after },
+        _ => after,
+    }
+}
+
+fn look(config: &Config, inventory: &Inventory, cgroup_driver: &str) -> Check {
     let gpus = inventory.gpus.iter().map(|gpu| format!("nvidia{}", gpu.minor));
     let names = gpus.chain(SHARED.map(str::to_owned));
     let devices: Vec<Device> = names.filter_map(|name| device(&config.gpu.dev, name)).collect();

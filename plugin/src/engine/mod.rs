@@ -52,6 +52,7 @@ mod watch;
 
 pub(crate) use bypass::exempt as is_exempt;
 pub use context::Context;
+pub use doctor::doctor_without_ledger;
 pub(crate) use node::{NVML_LIMIT, refresh as refresh_inventory};
 pub use reconcile::tend;
 pub use retry::{retry, with_waiting};

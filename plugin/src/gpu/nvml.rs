@@ -38,6 +38,15 @@ impl Driver {
         self.nvml.sys_driver_version().map_err(|e| general("its version", &e))
     }
 
+    /// Whether persistence mode is on, by index: of those that know of it.
+    pub fn persistence(&self) -> Vec<(u32, bool)> {
+        let of = |index| {
+            let on = self.nvml.device_by_index(index).ok()?.is_in_persistent_mode().ok()?;
+            Some((index, on))
+        };
+        (0..self.count().unwrap_or(0)).filter_map(of).collect()
+    }
+
     /// How many GPUs there are, those that do not answer included.
     pub(super) fn count(&self) -> Result<u32, GpuError> {
         self.nvml.device_count().map_err(|e| general("the number of its GPUs", &e))

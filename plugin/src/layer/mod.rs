@@ -18,6 +18,7 @@ use gpuctl_ledger::model::ByteSize;
 use gpuctl_ledger::node::files;
 
 pub use place::{Facts, find};
+pub(crate) use room::shares;
 
 use crate::tree::{self, Compare, Differences, Report, Size, TreeError, Watch};
 

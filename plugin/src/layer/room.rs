@@ -62,7 +62,7 @@ pub(super) fn check(fit: &Fit, free: &Free, folder: &Path) -> Result<(), LayerEr
 
 /// Whether files in one folder can share their bytes with files in the other: found out by trying, with
 /// files that have no name and are gone at once.
-pub(super) fn shares(from: &Path, to: &Path) -> bool {
+pub(crate) fn shares(from: &Path, to: &Path) -> bool {
     let nameless = |folder: &Path| {
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
         rustix::fs::openat(CWD, folder, flags, Mode::RUSR | Mode::WUSR)

@@ -1,6 +1,6 @@
 //! What doctor says of the level of installation, and the ways around that setup knows.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use gpuctl_ledger::config::Config;
 
@@ -49,12 +49,36 @@ fn elsewhere(seen: &Observed) -> Option<&str> {
     (!ours).then_some(program.as_str())
 }
 
+/// NVIDIA's toolkit, as far as it is there.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Toolkit {
+    /// nvidia-ctk.
+    pub(crate) ctk: Option<PathBuf>,
+    /// nvidia-container-runtime-hook on dockerd's PATH.
+    pub(crate) hook: Option<PathBuf>,
+}
+
+/// What was seen of the host.
+#[derive(Debug, Default)]
+pub(crate) struct Host {
+    /// Judged.
+    pub(crate) checks: Vec<Check>,
+    /// For who asks it for its version.
+    pub(crate) toolkit: Toolkit,
+}
+
 /// Looks at the host.
-pub(crate) fn checks(config: &Config, config_path: &Path, docker: &Docker) -> Vec<Check> {
+pub(crate) fn checks(config: &Config, config_path: &Path, docker: &Docker) -> Host {
     let places = places(Path::new("/"), config, config_path);
-    match look::look(config, places, &config.docker.host, Some(docker), true) {
-        Ok(seen) => judge(&seen, config),
-        Err(why) => vec![check(LEVEL, Verdict::Problem, why.message, why.hint)],
+    match look::look(config, places, &config.docker.host, Some(docker), false) {
+        Ok(seen) => Host {
+            checks: judge(&seen, config),
+            toolkit: Toolkit { ctk: seen.ctk, hook: seen.toolkit },
+        },
+        Err(why) => Host {
+            checks: vec![check(LEVEL, Verdict::Problem, why.message, why.hint)],
+            ..Host::default()
+        },
     }
 }
 
@@ -115,7 +139,8 @@ fn judge(seen: &Observed, config: &Config) -> Vec<Check> {
     if let (Some(level), Ok(json)) = (level, daemon_json(seen)) {
         let level = if level == Level::Observe { Level::Cooperative } else { level };
         let found = holes::holes(seen, config, &json, level);
-        checks.extend(found.into_iter().map(|text| check("hole", Verdict::Warning, text, None)));
+        let told = |hole: holes::Hole| check("hole", Verdict::Warning, hole.text, hole.closes);
+        checks.extend(found.into_iter().map(told));
     }
     checks
 }

@@ -84,13 +84,28 @@ pub(super) fn led(seen: &Observed, config: &Config, json: &DaemonJson) -> Vec<(S
     led
 }
 
+/// A way around.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Hole {
+    /// In one line.
+    pub(super) text: String,
+    /// What closes it, where something does.
+    pub(super) closes: Option<String>,
+}
+
+impl Hole {
+    fn new(text: String, closes: Option<&str>) -> Self {
+        Self { text, closes: closes.map(str::to_owned) }
+    }
+}
+
 /// What stays open at a level, a line each. `json` is daemon.json as it will be.
 pub(super) fn holes(
     seen: &Observed,
     config: &Config,
     json: &DaemonJson,
     level: Level,
-) -> Vec<String> {
+) -> Vec<Hole> {
     let mut holes = Vec::new();
     let strict = level == Level::Strict;
     let mut passing = vec![STOCK.to_owned()];
@@ -104,23 +119,24 @@ pub(super) fn holes(
                     passing.push(name.clone());
                 }
             }
-            Leads::Other(what) => holes.push(format!(
-                "runtime {name} ({what}) starts containers that gpuctl never sees: take it out of {} if nobody needs it",
-                seen.places.daemon_json.display()
-            )),
+            Leads::Other(what) => {
+                let text = format!(
+                    "runtime {name} ({what}) starts containers that gpuctl never sees: take it out of {} if nobody needs it",
+                    seen.places.daemon_json.display()
+                );
+                holes.push(Hole::new(text, None));
+            }
         }
     }
     holes.extend(swarm_resource(seen, config));
     if strict {
         return holes;
     }
-    holes.insert(
-        0,
-        format!(
-            "docker run --runtime {} and --runtime io.containerd.runc.v2 pass by: docker gpuctl setup --strict closes that",
-            passing.join(", --runtime ")
-        ),
+    let text = format!(
+        "docker run --runtime {} and --runtime io.containerd.runc.v2 pass by: docker gpuctl setup --strict closes that",
+        passing.join(", --runtime ")
     );
+    holes.insert(0, Hole::new(text, Some("docker gpuctl setup --strict")));
     let foreign: Vec<&str> = seen
         .containers
         .iter()
@@ -128,26 +144,32 @@ pub(super) fn holes(
         .map(|c| c.name.as_str())
         .collect();
     if !foreign.is_empty() {
-        holes.push(format!(
+        let text = format!(
             "made before, with another runtime, and passing by until made anew: {}",
             some(&foreign)
-        ));
+        );
+        let closes = "docker gpuctl setup --strict catches them at their next start, and then \
+                      docker gpuctl adopt takes one in";
+        holes.push(Hole::new(text, Some(closes)));
     }
     holes
 }
 
 /// NVIDIA's toolkit may be told to take GPUs from another variable, which a container's author sets: it counts
 /// before the leased GPUs wherever it is the toolkit that puts them in.
-fn swarm_resource(seen: &Observed, config: &Config) -> Option<String> {
+fn swarm_resource(seen: &Observed, config: &Config) -> Option<Hole> {
     let text = seen.text(&seen.nvidia_config)?;
     let names = super::settings::nvidia_swarm_resource(text)?;
     let real = seen.program(&config.runtime.real.to_string_lossy());
     let by_env = !seen.cdi && seen.ctk.is_none() || config.gpu.inject == Inject::Env;
     (by_env || real.is_some_and(Program::is_nvidia)).then(|| {
-        format!(
-            "whoever sets {names} in a container gets the GPUs that it names from NVIDIA's toolkit: take swarm-resource out of {}",
-            seen.nvidia_config.display()
-        )
+        let file = seen.nvidia_config.display();
+        Hole {
+            text: format!(
+                "whoever sets {names} in a container gets the GPUs that it names from NVIDIA's toolkit: take swarm-resource out of {file}"
+            ),
+            closes: None,
+        }
     })
 }
 

@@ -39,7 +39,7 @@ use gpuctl_ledger::node::lock;
 use crate::docker::Docker;
 use crate::engine::api::Failure;
 use crate::ui;
-pub(crate) use doctor::{checks, leads_through_us};
+pub(crate) use doctor::{Toolkit, checks, leads_through_us};
 use observed::{Level, Places};
 
 /// The limit of a call to the Engine.

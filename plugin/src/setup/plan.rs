@@ -345,7 +345,9 @@ pub(super) fn plan(seen: &Observed, config: &Config, level: Level) -> Result<Pla
     if seen.systemd && seen.service && plan.steps.iter().any(config_changes) {
         plan.steps.push(Step::Service);
     }
-    plan.notes.extend(holes::holes(seen, config, &json, level).into_iter().map(Note::Hole));
+    plan.notes.extend(
+        holes::holes(seen, config, &json, level).into_iter().map(|hole| Note::Hole(hole.text)),
+    );
     if nvidia {
         image_env(config, level, &mut plan);
     }

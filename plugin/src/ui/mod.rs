@@ -3,26 +3,39 @@
 //! A reader that goes away (`docker gpuctl ps | head -1`) ends us quietly; a full disk is an error.
 //! What comes from elsewhere - labels, images, messages - cannot steer the terminal.
 
+mod doctor;
+mod format;
 mod human;
-mod ports;
+mod list;
+mod lists;
 mod progress;
 mod prune;
+#[cfg(test)]
+mod schema_tests;
+mod screen;
 mod table;
+mod template;
 mod views;
-mod volumes;
 
 use std::io::Write as _;
 use std::sync::{Mutex, PoisonError};
 
 use crate::engine::api::Failure;
 
+pub use doctor::summary;
+pub use format::Format;
 pub use human::{ago, mebibytes};
-pub use ports::ports;
+pub use list::{Column, Cut, Filter, List, View};
+pub use lists::{
+    BACKENDS, CHECKS, CONTAINERS, DECISIONS, DIFFERENCES, GPUS, PORTS, Told, VERSIONS,
+    VOLUME_VERSIONS, VOLUMES,
+};
 pub use progress::Meter;
 pub use prune::prune;
-pub use table::{Table, visible};
-pub use views::{Format, checks, decision, diff, gpus, history, inspect, links, ps, version};
-pub use volumes::{backends, volume_history, volumes};
+pub use screen::{Screen, Tint};
+pub use table::{Table, shortened, visible, wrapped};
+pub use template::{Fields, Template};
+pub use views::{checks, decision, diff, inspect, links, version};
 
 /// The exit code of a program that wrote to a reader who had gone: that of SIGPIPE.
 const CLOSED_CODE: u8 = 141;
@@ -117,13 +130,15 @@ pub fn ask(question: &str) {
 /// message has been told by Docker already.
 pub fn failure(failure: &Failure) {
     progress::clear();
-    let _ = std::io::stderr().lock().write_all(failure_text(failure).as_bytes());
+    let text = failure_text(failure, Screen::stderr_colour());
+    let _ = std::io::stderr().lock().write_all(text.as_bytes());
 }
 
-fn failure_text(failure: &Failure) -> String {
+fn failure_text(failure: &Failure, colour: bool) -> String {
     let mut text = String::new();
     if !failure.message.is_empty() {
-        text.push_str(&format!("error: {}\n", visible(&failure.message)));
+        let error = Tint::Bad.paint("error:", colour);
+        text.push_str(&format!("{error} {}\n", visible(&failure.message)));
     }
     for line in &failure.details {
         text.push_str(&format!("  {}\n", visible(line)));
@@ -144,11 +159,11 @@ mod tests {
             .details(vec!["GPU 2  train-4".into()])
             .hint("docker gpuctl gpus shows all of them");
         assert_eq!(
-            failure_text(&f),
+            failure_text(&f, false),
             "error: 3 GPUs asked for, 1 free on gpu1\n  GPU 2  train-4\n\
              hint: docker gpuctl gpus shows all of them\n"
         );
-        assert_eq!(failure_text(&Failure::new("a\u{1b}[31m\nb")), "error: a?[31m?b\n");
-        assert_eq!(failure_text(&Failure::new("")), "");
+        assert_eq!(failure_text(&Failure::new("a\u{1b}[31m\nb"), false), "error: a?[31m?b\n");
+        assert_eq!(failure_text(&Failure::new(""), false), "");
     }
 }

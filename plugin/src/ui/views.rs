@@ -1,26 +1,15 @@
 //! What each command shows of its answer. All return text; nothing here prints.
 
-use gpuctl_ledger::audit::Entry;
-use gpuctl_ledger::model::{GpuRequest, Path, Place, Timestamp};
+use gpuctl_ledger::model::{Path, Place};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Table, ago, mebibytes};
-use crate::engine::api::{Check, Diff, Files, GpuRow, HistoryRow, PsRow, Verdict, VersionInfo};
-
-/// How rows are shown.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
-pub enum Format {
-    /// For people.
-    #[default]
-    Table,
-    /// One object a line.
-    Json,
-}
+use super::list::{self, View};
+use super::lists::{CHECKS, DECISIONS, DIFFERENCES, Told};
+use super::{Format, Table, doctor};
+use crate::engine::api::{Check, Diff, GpuRow, VersionInfo};
 
 const NOTHING: &str = "-";
-/// Characters of a UUID in a table: enough to tell GPUs apart.
-const SHORT_UUID: usize = 12;
 
 fn or_dash(text: Option<&str>) -> String {
     text.filter(|t| !t.is_empty()).unwrap_or(NOTHING).to_owned()
@@ -28,90 +17,6 @@ fn or_dash(text: Option<&str>) -> String {
 
 fn json_lines(objects: impl Iterator<Item = Value>) -> String {
     objects.map(|o| o.to_string() + "\n").collect()
-}
-
-fn joined<T: ToString>(list: &[T]) -> String {
-    list.iter().map(T::to_string).collect::<Vec<_>>().join(",")
-}
-
-/// `3 (0,2,5)` while it holds GPUs; what it is to get otherwise.
-fn gpus_cell(wanted: &GpuRequest, held: &[Place]) -> String {
-    match held {
-        [] => wanted.to_string(),
-        held => format!("{} ({})", held.len(), joined(held)),
-    }
-}
-
-/// ps.
-pub fn ps(rows: &[PsRow], format: Format, quiet: bool, whole: bool, now: Timestamp) -> String {
-    let id = |r: &PsRow| {
-        let id = r.id.as_ref()?;
-        Some(if whole { id.as_str() } else { id.short() }.to_owned())
-    };
-    if quiet {
-        // What takes ids takes those of managed ones only.
-        let managed = rows.iter().filter(|r| r.version.is_some());
-        return managed.filter_map(id).map(|i| i + "\n").collect();
-    }
-    if format == Format::Json {
-        return json_lines(rows.iter().map(|r| {
-            json!({
-                "name": r.name, "version": r.version, "id": r.id, "image": r.image,
-                "gpus": r.gpus.to_string(), "held": r.held, "owner": r.owner, "since": r.since,
-                "status": r.status, "ports": r.ports, "running": r.running,
-                "refused": r.refused,
-            })
-        }));
-    }
-    let mut table = Table::new(&["NAME", "VERSION", "GPUS", "OWNER", "SINCE", "STATUS", "PORTS"]);
-    for r in rows {
-        table.row(vec![
-            r.name.to_string(),
-            r.version.map_or_else(|| NOTHING.to_owned(), |v| v.to_string()),
-            gpus_cell(&r.gpus, &r.held),
-            or_dash(r.owner.as_deref()),
-            r.since.map_or_else(|| NOTHING.to_owned(), |s| ago(s, now)),
-            r.status.clone(),
-            r.ports.clone(),
-        ]);
-    }
-    table.to_string()
-}
-
-/// gpus.
-pub fn gpus(rows: &[GpuRow], format: Format, quiet: bool, whole: bool) -> String {
-    if quiet {
-        return rows.iter().map(|r| r.uuid.to_string() + "\n").collect();
-    }
-    if format == Format::Json {
-        return json_lines(rows.iter().filter_map(|r| serde_json::to_value(r).ok()));
-    }
-    let mut table =
-        Table::new(&["GPU", "UUID", "MODEL", "MEMORY", "UTIL", "HOLDER", "PROCESSES", "HEALTH"]);
-    for r in rows {
-        let uuid = r.uuid.as_str();
-        let short = || uuid.get(..SHORT_UUID).unwrap_or(uuid).to_owned();
-        let uuid = match r.slot {
-            _ if whole => uuid.to_owned(),
-            Some(slot) => format!("{}/{slot}", short()),
-            None => short(),
-        };
-        let used = r.memory_used.map_or_else(|| NOTHING.to_owned(), mebibytes);
-        table.row(vec![
-            r.place().to_string(),
-            uuid,
-            r.model.clone(),
-            match r.slot {
-                Some(_) => NOTHING.to_owned(),
-                None => format!("{used} / {}", mebibytes(r.memory_total)),
-            },
-            r.utilisation.map_or_else(|| NOTHING.to_owned(), |u| format!("{u}%")),
-            or_dash(r.holder.as_deref()),
-            or_dash(Some(&joined(&r.processes))),
-            r.health.clone(),
-        ]);
-    }
-    table.to_string()
 }
 
 /// gpus --links: how each GPU lies to each, in the words of `nvidia-smi topo -m`.
@@ -145,103 +50,68 @@ pub fn links(rows: &[GpuRow]) -> String {
 }
 
 /// diff.
-pub fn diff(diff: &Diff, format: Format) -> String {
-    if format == Format::Json {
-        return json_lines(std::iter::once(json!({
+///
+/// # Errors
+/// Which field of a template there is not.
+pub fn diff(diff: &Diff, view: &View) -> Result<String, String> {
+    match view.format {
+        Format::Json => Ok(json_lines(std::iter::once(json!({
             "name": diff.name, "from": diff.from, "to": diff.to, "differences": diff.differences,
-        })));
-    }
-    let mut table =
-        Table::new(&["FIELD", &format!("VERSION {}", diff.from), &format!("VERSION {}", diff.to)]);
-    for d in &diff.differences {
-        table.row(vec![d.field.clone(), or_dash(d.before.as_deref()), or_dash(d.after.as_deref())]);
-    }
-    table.to_string()
-}
-
-/// Where a version's files are, in a table.
-fn kept(files: &Files) -> String {
-    match files {
-        Files::Current => "current".into(),
-        Files::Container => "container".into(),
-        Files::Snapshot { bytes } => format!("snapshot {bytes}"),
-        Files::None => "-".into(),
+        })))),
+        Format::Template(_) => DIFFERENCES.show(&diff.differences, view),
+        Format::Table => {
+            let (from, to) = (format!("VERSION {}", diff.from), format!("VERSION {}", diff.to));
+            let mut table = Table::new(&["FIELD", &from, &to]);
+            table.may_cut(1);
+            table.may_cut(2);
+            for d in &diff.differences {
+                let (before, after) = (or_dash(d.before.as_deref()), or_dash(d.after.as_deref()));
+                table.row(vec![d.field.clone(), before, after]);
+            }
+            Ok(table.render(view.screen))
+        }
     }
 }
 
-/// history.
-pub fn history(rows: &[HistoryRow], format: Format, quiet: bool, now: Timestamp) -> String {
-    if quiet {
-        return rows.iter().map(|r| format!("{}\n", r.version)).collect();
-    }
-    if format == Format::Json {
-        return json_lines(rows.iter().map(|r| {
-            json!({
-                "version": r.version, "current": r.current, "at": r.at, "by": r.by, "why": r.why,
-                "gpus": r.gpus.to_string(), "image": r.image, "how": r.how, "changes": r.changes,
-                "files": r.files,
-            })
-        }));
-    }
-    let mut table = Table::new(&["VERSION", "CREATED", "BY", "GPUS", "IMAGE", "FILES", "CHANGE"]);
-    for r in rows {
-        table.row(vec![
-            format!("{}{}", r.version, if r.current { " *" } else { "" }),
-            ago(r.at, now),
-            or_dash(r.by.as_deref()),
-            r.gpus.to_string(),
-            r.image.clone(),
-            kept(&r.files),
-            r.why.clone(),
-        ]);
-    }
-    table.to_string()
-}
-
-/// inspect: a list as docker inspect prints it, or one object a line.
-pub fn inspect(objects: &[Value], format: Format) -> String {
-    if format == Format::Json {
-        return json_lines(objects.iter().cloned());
+/// inspect: a list as docker inspect prints it, one object a line, or by a template.
+///
+/// # Errors
+/// Which field of a template there is not.
+pub fn inspect(values: &[Value], format: Format) -> Result<String, String> {
+    match format {
+        Format::Json => return Ok(json_lines(values.iter().cloned())),
+        Format::Template(template) => return list::objects(values, template),
+        Format::Table => {}
     }
     let mut bytes = Vec::new();
     let indented = serde_json::ser::PrettyFormatter::with_indent(b"    ");
     let mut out = serde_json::Serializer::with_formatter(&mut bytes, indented);
-    match objects.serialize(&mut out) {
+    Ok(match values.serialize(&mut out) {
         Ok(()) => String::from_utf8_lossy(&bytes).into_owned(),
-        Err(_) => json!(objects).to_string(),
-    }
+        Err(_) => json!(values).to_string(),
+    })
 }
 
 /// doctor.
-pub fn checks(rows: &[Check], format: Format) -> String {
-    if format == Format::Json {
-        return objects(rows);
+///
+/// # Errors
+/// Which field of a template there is not.
+pub fn checks(rows: &[Check], view: &View) -> Result<String, String> {
+    match view.format {
+        Format::Table => Ok(doctor::checks(rows, view)),
+        _ => CHECKS.show(rows, view),
     }
-    let mut table = Table::new(&["CHECK", "", "DETAIL"]);
-    for c in rows {
-        let verdict = match c.verdict {
-            Verdict::Ok => "ok",
-            Verdict::Warning => "warning",
-            Verdict::Problem => "PROBLEM",
-            Verdict::Fixed => "fixed",
-        };
-        table.row(vec![c.name.clone(), verdict.to_owned(), c.detail.clone()]);
-        if let Some(fix) = c.fix.as_ref().filter(|_| c.verdict != Verdict::Ok) {
-            table.row(vec![String::new(), String::new(), format!("fix: {fix}")]);
-        }
-    }
-    table.to_string()
 }
 
 /// A line of events, as docker events writes one.
-pub fn decision(entry: &Entry, indexes: &[Place], format: Format) -> String {
-    if format == Format::Json {
-        let mut object = json!(entry);
-        if let Some(fields) = object.as_object_mut() {
-            fields.insert("indexes".into(), json!(indexes));
-        }
-        return object.to_string();
+///
+/// # Errors
+/// Which field of a template there is not.
+pub fn decision(told: &Told, view: &View) -> Result<String, String> {
+    if view.format != Format::Table {
+        return DECISIONS.show(std::slice::from_ref(told), view);
     }
+    let entry = &told.entry;
     let time = jiff::Timestamp::from_millisecond(entry.time.millis()).map_or_else(
         |_| entry.time.to_string(),
         |time| {
@@ -249,11 +119,6 @@ pub fn decision(entry: &Entry, indexes: &[Place], format: Format) -> String {
             time.strftime("%Y-%m-%dT%H:%M:%S%.3f%:z").to_string()
         },
     );
-    let gpus = if indexes.len() == entry.gpus.len() {
-        joined(indexes)
-    } else {
-        joined(&entry.gpus.iter().map(|unit| unit.as_str()).collect::<Vec<_>>())
-    };
     let id: String = entry.container.chars().take(12).collect();
     let line = format!(
         "{time} {}{} {} (id={}, user={}, gpus={}, reason={})",
@@ -262,16 +127,22 @@ pub fn decision(entry: &Entry, indexes: &[Place], format: Format) -> String {
         or_dash(Some(&entry.name)),
         or_dash(Some(&id)),
         or_dash(entry.user.as_deref()),
-        or_dash(Some(&gpus)),
+        or_dash(Some(&told.gpus())),
         or_dash(Some(&entry.reason)),
     );
-    super::visible(&line)
+    Ok(super::visible(&line))
 }
 
 /// version.
-pub fn version(info: &VersionInfo, format: Format) -> String {
-    if format == Format::Json {
-        return objects(std::slice::from_ref(info));
+///
+/// # Errors
+/// Which field of a template there is not.
+pub fn version(info: &VersionInfo, format: Format) -> Result<String, String> {
+    let object = || serde_json::to_value(info).unwrap_or_default();
+    match format {
+        Format::Json => return Ok(json_lines(std::iter::once(object()))),
+        Format::Template(template) => return list::objects(&[object()], template),
+        Format::Table => {}
     }
     let mut text = String::new();
     for (key, value) in [
@@ -283,11 +154,7 @@ pub fn version(info: &VersionInfo, format: Format) -> String {
     ] {
         text.push_str(&format!("{:<9}{}\n", format!("{key}:"), super::visible(value)));
     }
-    text
-}
-
-fn objects<T: Serialize>(rows: &[T]) -> String {
-    json_lines(rows.iter().filter_map(|r| serde_json::to_value(r).ok()))
+    Ok(text)
 }
 
 #[cfg(test)]

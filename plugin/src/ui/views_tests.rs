@@ -1,5 +1,11 @@
 use super::*;
+use crate::engine::api::PsRow;
+use crate::ui::screen::Screen;
+use crate::ui::{CONTAINERS, GPUS};
 use gpuctl_ledger::audit::Decision;
+use gpuctl_ledger::audit::Entry;
+use gpuctl_ledger::model::GpuRequest;
+use gpuctl_ledger::model::Timestamp;
 use gpuctl_ledger::model::{ContainerId, DockerName, Path, Peer, Place, Unit, Version};
 use gpuctl_ledger::rules::retry::WaitsFor;
 
@@ -22,25 +28,35 @@ fn row() -> PsRow {
     }
 }
 
-const NOW: fn() -> Timestamp = || Timestamp::from_millis(300_000);
+fn view(format: Format, quiet: bool, whole: bool) -> View {
+    View { format, quiet, whole, now: Timestamp::from_millis(300_000), screen: Screen::default() }
+}
+
+fn ps(rows: &[PsRow], format: Format, quiet: bool, whole: bool) -> String {
+    CONTAINERS.show(rows, &view(format, quiet, whole)).unwrap()
+}
+
+fn gpus(rows: &[GpuRow], format: Format, quiet: bool, whole: bool) -> String {
+    GPUS.show(rows, &view(format, quiet, whole)).unwrap()
+}
 
 #[test]
 fn ps_shows_what_is_held_or_what_is_wanted() {
     let stopped = PsRow { held: vec![], owner: None, since: None, ..row() };
-    let text = ps(&[row(), stopped], Format::Table, false, false, NOW());
+    let text = ps(&[row(), stopped], Format::Table, false, false);
     let lines: Vec<&str> = text.lines().collect();
     assert!(lines[0].starts_with("NAME    VERSION   GPUS        OWNER   SINCE"), "{text}");
     assert!(lines[1].contains("3 (0,2,5)") && lines[1].contains("5 minutes ago"), "{text}");
     assert!(lines[2].contains(" 3 ") && lines[2].contains(" - "), "{text}");
-    assert_eq!(ps(&[row()], Format::Table, true, false, NOW()), "0123456789ab\n");
-    assert_eq!(ps(&[row()], Format::Table, true, true, NOW()), "0123456789abcdef\n");
-    assert_eq!(ps(&[], Format::Json, false, false, NOW()), "");
+    assert_eq!(ps(&[row()], Format::Table, true, false), "0123456789ab\n");
+    assert_eq!(ps(&[row()], Format::Table, true, true), "0123456789abcdef\n");
+    assert_eq!(ps(&[], Format::Json, false, false), "");
 }
 
 #[test]
 fn json_is_one_object_a_line_and_keeps_texts_as_they_are() {
     let odd = PsRow { image: "a\nb".into(), ..row() };
-    let text = ps(&[odd.clone(), odd], Format::Json, false, false, NOW());
+    let text = ps(&[odd.clone(), odd], Format::Json, false, false);
     assert_eq!(text.lines().count(), 2);
     let one: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
     assert_eq!(one["image"], "a\nb");
@@ -122,18 +138,6 @@ fn links_are_a_matrix_in_nvidias_words() {
 }
 
 #[test]
-fn doctor_shows_what_mends_only_where_something_is_wrong() {
-    let check = |verdict| Check {
-        name: "engine".into(),
-        verdict,
-        detail: "answers".into(),
-        fix: Some("systemctl start docker".into()),
-    };
-    assert!(!checks(&[check(Verdict::Ok)], Format::Table).contains("fix:"));
-    assert!(checks(&[check(Verdict::Problem)], Format::Table).contains("fix: systemctl"));
-}
-
-#[test]
 fn a_refused_start_that_waits_is_shown_and_a_bare_one_has_no_version() {
     let refused = RefusedRow {
         tries: 3,
@@ -145,10 +149,10 @@ fn a_refused_start_that_waits_is_shown_and_a_bare_one_has_no_version() {
     let status = "Exited (137) 3 minutes ago, refused 3 times: 1 GPU asked for, 0 free".to_owned();
     let bare = PsRow { version: None, status, running: false, refused: Some(refused), ..row() };
     let rows = [bare];
-    let text = ps(&rows, Format::Table, false, false, NOW());
+    let text = ps(&rows, Format::Table, false, false);
     assert!(text.contains("train   -  ") && text.contains("refused 3 times"), "{text}");
-    assert_eq!(ps(&rows, Format::Table, true, false, NOW()), "");
-    let one: Value = serde_json::from_str(&ps(&rows, Format::Json, false, false, NOW())).unwrap();
+    assert_eq!(ps(&rows, Format::Table, true, false), "");
+    let one: Value = serde_json::from_str(&ps(&rows, Format::Json, false, false)).unwrap();
     assert_eq!((&one["refused"]["tries"], &one["version"]), (&json!(3), &Value::Null));
 }
 
@@ -158,7 +162,11 @@ fn a_decision_is_one_line_whatever_is_in_it() {
     let entry = Entry::new(Decision::Rebound, "4e530d075be1491f", "train-1").gpus(&units);
     let entry = entry.why("scale 1 -> 2\u{1b}[31m\nGPUs");
     let both = [Place::Whole(2), Place::Slot(5, 1)];
-    let text = decision(&entry, &both, Format::Table);
+    let shown = |indexes: &[Place], format| {
+        let told = Told { entry: entry.clone(), indexes: indexes.to_vec() };
+        decision(&told, &view(format, false, false)).unwrap()
+    };
+    let text = shown(&both, Format::Table);
     assert!(
         text.ends_with(
             " rebound train-1 (id=4e530d075be1, user=-, gpus=2,5/1, reason=scale 1 -> 2?[31m?GPUs)"
@@ -166,7 +174,7 @@ fn a_decision_is_one_line_whatever_is_in_it() {
         "{text}"
     );
     // Of a GPU that is gone there is only the UUID.
-    assert!(decision(&entry, &both[..1], Format::Table).contains("gpus=GPU-a,GPU-b,"));
-    let one: Value = serde_json::from_str(&decision(&entry, &both, Format::Json)).unwrap();
+    assert!(shown(&both[..1], Format::Table).contains("gpus=GPU-a,GPU-b,"));
+    let one: Value = serde_json::from_str(&shown(&both, Format::Json)).unwrap();
     assert_eq!((&one["decision"], &one["indexes"]), (&json!("rebound"), &json!([2, "5/1"])));
 }

@@ -169,7 +169,9 @@ fn hook(place: &Path) -> Result<(), String> {
             controllers.split(',').any(|c| c == wanted).then(|| fields.next()).flatten()
         })
     };
-    if let Some(path) = of("devices") {
+    // Where version 2 alone is mounted, version 1 may be there nevertheless, for others.
+    let first = Path::new("/sys/fs/cgroup/devices").is_dir();
+    if let Some(path) = of("devices").filter(|_| first) {
         let allow = format!("/sys/fs/cgroup/devices{path}/devices.allow");
         for (_, major, minor) in nodes {
             fs::write(&allow, format!("c {major}:{minor} rw"))
@@ -178,7 +180,9 @@ fn hook(place: &Path) -> Result<(), String> {
         return Ok(());
     }
     // Version 2 keeps the rules in a program, which the real one replaces; this one takes it away.
-    let path = format!("/sys/fs/cgroup{}", of("").ok_or("no cgroup")?);
+    // The machine's bpftool sees the cgroups that are mounted here by this process.
+    let here = std::process::id();
+    let path = format!("/proc/{here}/root/sys/fs/cgroup{}", of("").ok_or("no cgroup")?);
     detach_all(&path)
 }
 

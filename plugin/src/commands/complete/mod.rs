@@ -1,0 +1,68 @@
+//! Shell completion: commands, flags, and the names of what is really there.
+//!
+//! ```text
+//! words ─ place::of ─► what may stand there ─ names ─► proposals ─► those that begin so, to the shell
+//! ```
+//!
+//! The first step is pure. The second asks engine or service, and gives up after a second: whatever
+//! fails or is slow gives no proposals and no message.
+
+mod names;
+mod place;
+
+use crate::ui;
+use place::Place;
+
+/// To the shell: no file names.
+const NO_FILES: &str = ":4";
+/// To the shell: no space after the word, and no file names.
+const GOES_ON: &str = ":6";
+
+/// A proposal, and what it is.
+type Proposal = (String, String);
+
+/// Answers for the last of the words.
+pub fn complete(words: &[String], described: bool) {
+    let (partial, before) = match words.split_last() {
+        Some((partial, before)) => (partial.as_str(), before),
+        None => ("", [].as_slice()),
+    };
+    let (place, typed) = place::of(before, partial);
+    let mut found = match &place {
+        Place::Nothing => Vec::new(),
+        Place::Words(words) => words.clone(),
+        Place::Names(kind) => names::of(kind, typed),
+        Place::DockersWords { command, words } => {
+            names::dockers(command, words, typed).unwrap_or_default()
+        }
+    };
+    found.retain(|(name, _)| name.starts_with(typed) && !before.contains(name));
+    // `container=` waits for its value.
+    let goes_on = !found.is_empty() && found.iter().all(|(name, _)| name.ends_with('='));
+    ui::print(&answer(&found, described, if goes_on { GOES_ON } else { NO_FILES }));
+}
+
+/// The proposals, and what the shell is to do besides.
+fn answer(found: &[Proposal], described: bool, directive: &str) -> String {
+    let about = |text| if described { text } else { "" };
+    let lines = found.iter().map(|(name, text)| proposal(name, about(text.as_str())));
+    lines.chain([directive.to_owned()]).collect()
+}
+
+/// `value<TAB>description`, one a line.
+fn proposal(name: &str, about: &str) -> String {
+    let (name, about) = (ui::visible(name), ui::visible(about));
+    if about.is_empty() { format!("{name}\n") } else { format!("{name}\t{about}\n") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn descriptions_are_left_out_where_each_word_would_be_proposed() {
+        let found = [("stop".to_owned(), "Stop containers".to_owned())];
+        assert_eq!(answer(&found, true, NO_FILES), "stop\tStop containers\n:4");
+        assert_eq!(answer(&found, false, NO_FILES), "stop\n:4");
+    }
+}

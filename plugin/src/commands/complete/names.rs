@@ -1,0 +1,217 @@
+//! Names of what there is, asked of engine, service and Docker with a limit of time.
+
+use gpuctl_ledger::audit::Decision;
+
+use super::Proposal;
+use super::place::{Kind, State};
+use crate::client::argv::Globals;
+use crate::client::flags::FlagTable;
+use crate::commands::Session;
+use crate::commands::quick::{LIMIT, asked, in_time};
+use crate::docker::Docker;
+use crate::engine::api::{Answer, GpuRow, PsRow, Request};
+
+/// The names of a kind, for what is `typed` so far.
+pub(super) fn of(kind: &Kind, typed: &str) -> Vec<Proposal> {
+    match kind {
+        Kind::Containers(state) => containers(*state),
+        Kind::Foreign => foreign(),
+        Kind::Versions(name) => versions(name),
+        Kind::Gpus => gpu_requests(&gpus(), typed),
+        Kind::Images => images(),
+        Kind::FilterValue(key) => filter_values(key),
+    }
+}
+
+fn rows() -> Vec<PsRow> {
+    match asked(Request::Ps { all: true }) {
+        Some(Answer::Ps(rows)) => rows,
+        _ => Vec::new(),
+    }
+}
+
+fn containers(state: State) -> Vec<Proposal> {
+    let is = |row: &PsRow| {
+        let paused = row.status.contains("(Paused)");
+        match state {
+            State::Any => true,
+            State::Running => row.running && !paused,
+            State::Stopped => !row.running,
+            State::Paused => paused,
+        }
+    };
+    let managed = rows().into_iter().filter(|row| row.version.is_some() && is(row));
+    managed.map(|row| (row.name.to_string(), row.status)).collect()
+}
+
+/// What docker made: all that there is, without what is managed by its name in Docker.
+fn foreign() -> Vec<Proposal> {
+    let all = in_time(|| {
+        let session = Session::open(&Globals::default()).ok()?;
+        Docker::connect(&session.config().docker.host, LIMIT).ok()?.list(true).ok()
+    });
+    let in_docker = |row: PsRow| Some(format!("{}-{}", row.name, row.version?));
+    let managed: Vec<String> = rows().into_iter().filter_map(in_docker).collect();
+    let own = |row: crate::docker::Summary| Some((row.names.into_iter().next()?, row.status));
+    let all = all.unwrap_or_default().into_iter().filter_map(own);
+    all.filter(|(name, _)| !managed.contains(name)).collect()
+}
+
+fn versions(name: &str) -> Vec<Proposal> {
+    match asked(Request::History { name: name.to_owned() }) {
+        Some(Answer::History(rows)) => {
+            rows.into_iter().rev().map(|row| (row.version.to_string(), row.why)).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn gpus() -> Vec<GpuRow> {
+    match asked(Request::Gpus) {
+        Some(Answer::Gpus(rows)) => rows,
+        _ => Vec::new(),
+    }
+}
+
+/// What `--gpus` may be: counts of what is free, and GPUs by index and UUID. Pure.
+fn gpu_requests(rows: &[GpuRow], typed: &str) -> Vec<Proposal> {
+    let free = |row: &&GpuRow| row.holder.is_none() && row.health == "ok";
+    if let Some(list) = typed.strip_prefix("device=") {
+        let named: Vec<&str> = list.split(',').collect();
+        let (_, chosen) = named.split_last().unwrap_or((&"", &[]));
+        let kept: String = chosen.iter().map(|one| format!("{one},")).collect();
+        let left = rows.iter().filter(free).filter(|row| {
+            let (place, uuid) = (row.place().to_string(), row.uuid.as_str());
+            !chosen.iter().any(|one| *one == place || *one == uuid)
+        });
+        return left
+            .flat_map(|row| {
+                let about = format!("{} {}", row.place(), row.model);
+                [
+                    (format!("device={kept}{}", row.place()), row.model.clone()),
+                    (format!("device={kept}{}", row.uuid), about),
+                ]
+            })
+            .collect();
+    }
+    let whole = rows.iter().filter(free).filter(|row| row.mig.is_none() && row.slot.is_none());
+    let whole = whole.count();
+    let mig = rows.iter().filter(free).filter(|row| row.mig.is_some()).count();
+    let slots = rows.iter().filter(free).filter(|row| row.slot.is_some()).count();
+    let mut found: Vec<Proposal> =
+        (1..=whole).map(|n| (n.to_string(), format!("of {whole} free"))).collect();
+    found.push(("all".into(), "Every GPU".into()));
+    found.push(("device=".into(), "By index or UUID".into()));
+    found.push(("count=".into(), "By what they are: count=2,memory>=40GB,name=A100".into()));
+    if mig > 0 {
+        found.push(("mig=1".into(), format!("A MIG device, of {mig} free")));
+    }
+    if slots > 0 {
+        found.push(("shared".into(), format!("A slot of a shared GPU, of {slots} free")));
+    }
+    found
+}
+
+fn images() -> Vec<Proposal> {
+    let tags = in_time(|| {
+        let session = Session::open(&Globals::default()).ok()?;
+        Docker::connect(&session.config().docker.host, LIMIT).ok()?.image_tags().ok()
+    });
+    tags.unwrap_or_default().into_iter().map(|tag| (tag, String::new())).collect()
+}
+
+/// What a filter's key may be equal to.
+fn filter_values(key: &str) -> Vec<Proposal> {
+    let plain = |words: Vec<String>| words.into_iter().map(|word| (word, String::new())).collect();
+    match key {
+        "container" | "name" => containers(State::Any),
+        "gpu" => {
+            let both = |row: GpuRow| {
+                [(row.place().to_string(), row.model.clone()), (row.uuid.to_string(), row.model)]
+            };
+            gpus().into_iter().flat_map(both).collect()
+        }
+        "uuid" => gpus().into_iter().map(|row| (row.uuid.to_string(), row.model)).collect(),
+        "holder" => plain(gpus().into_iter().filter_map(|row| row.holder).collect()),
+        "owner" => plain(rows().into_iter().filter_map(|row| row.owner).collect()),
+        "image" | "ancestor" => images(),
+        "status" => plain(
+            ["created", "running", "paused", "restarting", "exited"].map(str::to_owned).into(),
+        ),
+        "free" | "listening" | "managed" | "dangling" => {
+            plain(["true", "false"].map(str::to_owned).into())
+        }
+        "decision" => plain(Decision::ALL.iter().map(|d| d.word().to_owned()).collect()),
+        _ => Vec::new(),
+    }
+}
+
+/// For run, create, exec and logs: their flags are Docker's, so they are read of the Docker CLI.
+pub(super) fn dockers(command: &str, words: &[String], typed: &str) -> Option<Vec<Proposal>> {
+    let asked = if command == "run" { "create" } else { command }.to_owned();
+    let help = in_time(move || Session::open(&Globals::default()).ok()?.cli().help(&asked))?;
+    let table = FlagTable::from_help(&help);
+    let table = match command {
+        "run" => table.for_run(),
+        "create" => table.for_create(),
+        _ => table,
+    };
+    // A flag that waits for its value.
+    let waits = words.last().filter(|_| table.split(words).is_err());
+    match waits.map(String::as_str) {
+        Some("--gpus") => return Some(of(&Kind::Gpus, typed)),
+        Some("--from") => return Some(containers(State::Any)),
+        Some(_) => return Some(Vec::new()),
+        None => {}
+    }
+    let split = table.split(words).ok()?;
+    if !split.operands.is_empty() {
+        return Some(Vec::new());
+    }
+    if typed.starts_with('-') && !split.dashes {
+        return Some(table.all().map(|(name, ..)| (format!("--{name}"), String::new())).collect());
+    }
+    Some(match command {
+        "exec" => containers(State::Running),
+        "logs" => containers(State::Any),
+        _ => images(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gpuctl_ledger::model::Unit;
+
+    fn row(index: u32, holder: Option<&str>) -> GpuRow {
+        GpuRow {
+            index,
+            mig: None,
+            slot: None,
+            uuid: Unit::new(format!("GPU-{index}")).unwrap(),
+            model: "A100".into(),
+            memory_total: 0,
+            memory_used: None,
+            utilisation: None,
+            holder: holder.map(str::to_owned),
+            owner: None,
+            since: None,
+            state: None,
+            processes: vec![],
+            health: "ok".into(),
+            links: vec![],
+        }
+    }
+
+    #[test]
+    fn gpus_are_proposed_that_are_free() {
+        let rows = [row(0, Some("train-0")), row(1, None), row(2, None)];
+        let words = |typed: &str| -> Vec<String> {
+            gpu_requests(&rows, typed).into_iter().map(|(word, _)| word).collect()
+        };
+        assert_eq!(words(""), ["1", "2", "all", "device=", "count="]);
+        assert_eq!(words("device="), ["device=1", "device=GPU-1", "device=2", "device=GPU-2"]);
+        assert_eq!(words("device=1,"), ["device=1,2", "device=1,GPU-2"]);
+        assert_eq!(words("device=GPU-2,G"), ["device=GPU-2,1", "device=GPU-2,GPU-1"]);
+    }
+}

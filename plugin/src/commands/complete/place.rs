@@ -1,0 +1,302 @@
+//! What may stand at the end of a command line. Pure: it knows the words of the program, and nothing of
+//! what there is on the node.
+
+use clap::{Arg, Command, CommandFactory as _};
+
+use super::Proposal;
+use crate::commands::{Words, filters};
+
+/// What may stand in a place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Place {
+    /// Nothing that could be known.
+    Nothing,
+    /// These.
+    Words(Vec<Proposal>),
+    /// Names of what there is.
+    Names(Kind),
+    /// A word of run, create, exec or logs, whose flags are Docker's.
+    DockersWords {
+        /// Which of them.
+        command: String,
+        /// Its words so far.
+        words: Vec<String>,
+    },
+}
+
+/// Kinds of things with names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Managed containers: all, or those that run, that do not, that are paused.
+    Containers(State),
+    /// Containers that docker made.
+    Foreign,
+    /// Versions of a container.
+    Versions(String),
+    /// What `--gpus` takes.
+    Gpus,
+    /// Images.
+    Images,
+    /// The value of a filter: its key.
+    FilterValue(String),
+}
+
+/// In what state a container must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    Any,
+    Running,
+    Stopped,
+    Paused,
+}
+
+fn is_dockers(command: &str) -> bool {
+    matches!(command, "run" | "create" | "exec" | "logs")
+}
+
+/// What may stand in the place of `partial`, and which part of it is typed already.
+pub(super) fn of<'a>(before: &[String], partial: &'a str) -> (Place, &'a str) {
+    let mut root = Words::command();
+    root.build();
+    let mut command = &root;
+    let mut path: Vec<&str> = Vec::new();
+    let mut rest = before;
+    while let Some((word, after)) = rest.split_first() {
+        if word.starts_with('-') {
+            break;
+        }
+        let Some(found) = command.find_subcommand(word) else { break };
+        (command, rest) = (found, after);
+        path.push(found.get_name());
+        if is_dockers(found.get_name()) {
+            break;
+        }
+    }
+    match path.as_slice() {
+        [] if rest.is_empty() && !partial.starts_with('-') => {
+            return (Place::Words(commands(command)), partial);
+        }
+        ["help", ..] => return (Place::Words(commands(&root)), partial),
+        [dockers] if is_dockers(dockers) => {
+            let place = Place::DockersWords { command: (*dockers).into(), words: rest.to_vec() };
+            return (place, partial);
+        }
+        ["volume"] if rest.is_empty() && !partial.starts_with('-') => {
+            return (Place::Words(commands(command)), partial);
+        }
+        [] | ["volume"] if !partial.starts_with('-') => return (Place::Nothing, partial),
+        _ => {}
+    }
+    if let Some((flag, value)) = partial.split_once('=').filter(|_| partial.starts_with("--"))
+        && let Some(arg) = flag_of(command, flag)
+    {
+        return value_of(&path, arg, value);
+    }
+    if let Some(last) = rest.last()
+        && let Some(arg) = flag_of(command, last).filter(|arg| takes_value(arg))
+    {
+        return value_of(&path, arg, partial);
+    }
+    if partial.starts_with('-') {
+        return (Place::Words(flags(command, rest)), partial);
+    }
+    (operand(&path, &operands(command, rest)), partial)
+}
+
+/// Commands with what they do.
+fn commands(command: &Command) -> Vec<Proposal> {
+    let shown = command.get_subcommands().filter(|c| !c.is_hide_set());
+    let about = |c: &Command| c.get_about().map(ToString::to_string).unwrap_or_default();
+    shown.map(|c| (c.get_name().to_owned(), about(c))).collect()
+}
+
+fn takes_value(arg: &Arg) -> bool {
+    arg.get_action().takes_values()
+}
+
+fn flag_of<'c>(command: &'c Command, word: &str) -> Option<&'c Arg> {
+    let mut all = command.get_arguments().filter(|arg| !arg.is_positional());
+    if let Some(long) = word.strip_prefix("--") {
+        return all.find(|arg| {
+            arg.get_long() == Some(long) || arg.get_all_aliases().is_some_and(|a| a.contains(&long))
+        });
+    }
+    // Of a cluster of letters the last takes what follows.
+    let letter = word.strip_prefix('-')?.chars().last()?;
+    all.find(|arg| arg.get_short() == Some(letter))
+}
+
+/// Flags with what they are for, without those that are there and stand only once.
+fn flags(command: &Command, before: &[String]) -> Vec<Proposal> {
+    let many = |arg: &Arg| matches!(arg.get_action(), clap::ArgAction::Append);
+    let shown = command.get_arguments().filter(|arg| !arg.is_positional() && !arg.is_hide_set());
+    let named = shown.filter_map(|arg| {
+        let name = format!("--{}", arg.get_long()?);
+        let about = arg.get_help().map(ToString::to_string).unwrap_or_default();
+        let there = before.iter().any(|word| word.split('=').next() == Some(name.as_str()));
+        (many(arg) || !there).then_some((name, about))
+    });
+    named.collect()
+}
+
+/// Words that are neither flags nor their values.
+fn operands<'w>(command: &Command, words: &'w [String]) -> Vec<&'w str> {
+    let mut found = Vec::new();
+    let mut is_value = false;
+    for word in words {
+        if std::mem::take(&mut is_value) {
+            continue;
+        }
+        if word.starts_with('-') && word.len() > 1 {
+            let inline = word.starts_with("--") && word.contains('=');
+            is_value = !inline && flag_of(command, word).is_some_and(takes_value);
+        } else {
+            found.push(word.as_str());
+        }
+    }
+    found
+}
+
+fn words(list: &[(&str, &str)]) -> Place {
+    let own = |(word, about): &(&str, &str)| ((*word).to_owned(), (*about).to_owned());
+    Place::Words(list.iter().map(own).collect())
+}
+
+/// What may be a flag's value.
+fn value_of<'a>(path: &[&str], arg: &Arg, typed: &'a str) -> (Place, &'a str) {
+    let name = arg.get_long().unwrap_or_default();
+    let place = match (path.first().copied().unwrap_or_default(), name) {
+        (_, "gpus") => Place::Names(Kind::Gpus),
+        (_, "image") => Place::Names(Kind::Images),
+        (_, "format") => {
+            words(&[("table", "With a header, as without --format"), ("json", "One object a line")])
+        }
+        ("update", "restart") => words(&[
+            ("no", "Never"),
+            ("always", "Whenever it ends"),
+            ("unless-stopped", "Whenever it ends, unless it was stopped by hand"),
+            ("on-failure", "When it ends with an error"),
+        ]),
+        (_, "filter") => match typed.split_once('=') {
+            Some((key, value)) => {
+                return (Place::Names(Kind::FilterValue(key.to_owned())), value);
+            }
+            None => {
+                let keys = filters::of_command(path).into_iter();
+                Place::Words(keys.map(|(key, about)| (format!("{key}="), about.into())).collect())
+            }
+        },
+        _ => {
+            let listed = arg.get_possible_values();
+            let about = |v: &clap::builder::PossibleValue| {
+                v.get_help().map(ToString::to_string).unwrap_or_default()
+            };
+            match listed.is_empty() {
+                true => Place::Nothing,
+                false => Place::Words(
+                    listed.iter().map(|v| (v.get_name().to_owned(), about(v))).collect(),
+                ),
+            }
+        }
+    };
+    (place, typed)
+}
+
+/// What may stand after these operands.
+fn operand(path: &[&str], before: &[&str]) -> Place {
+    let [command] = path else { return Place::Nothing };
+    let containers = |state| Place::Names(Kind::Containers(state));
+    match (*command, before) {
+        ("start", _) => containers(State::Stopped),
+        ("stop" | "pause", _) => containers(State::Running),
+        ("unpause", _) => containers(State::Paused),
+        ("restart" | "rm" | "inspect" | "prune", _)
+        | (
+            "scale" | "update" | "history" | "rename" | "commit" | "snapshot" | "clone" | "diff"
+            | "rollback",
+            [],
+        ) => containers(State::Any),
+        ("rollback", [name]) | ("diff", [name] | [name, _]) => {
+            Place::Names(Kind::Versions((*name).to_owned()))
+        }
+        ("adopt", []) => Place::Names(Kind::Foreign),
+        _ => Place::Nothing,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(line: &str) -> Place {
+        place(line).0
+    }
+
+    fn place(line: &str) -> (Place, String) {
+        let mut words: Vec<String> = line.split(' ').map(str::to_owned).collect();
+        let partial = words.pop().unwrap_or_default();
+        let (place, typed) = of(&words, &partial);
+        (place, typed.to_owned())
+    }
+
+    fn proposed(line: &str) -> Vec<String> {
+        match at(line) {
+            Place::Words(words) => words.into_iter().map(|(word, _)| word).collect(),
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn commands_come_first_and_those_that_are_hidden_do_not() {
+        let all = proposed("");
+        for word in ["run", "scale", "volume", "doctor", "help"] {
+            assert!(all.iter().any(|w| w == word), "{word}: {all:?}");
+        }
+        assert!(all.iter().all(|word| !word.starts_with('_')));
+        assert!(proposed("volume ").contains(&"resize".to_owned()));
+        assert!(proposed("help sc").contains(&"scale".to_owned()));
+        assert_eq!(at("nonsense x"), Place::Nothing);
+    }
+
+    #[test]
+    fn operands_are_names_of_what_the_command_takes() {
+        let containers = |state| Place::Names(Kind::Containers(state));
+        assert_eq!(at("stop "), containers(State::Running));
+        assert_eq!(at("stop a b"), containers(State::Running));
+        assert_eq!(at("start -"), at("start --"));
+        assert_eq!(at("start x"), containers(State::Stopped));
+        assert_eq!(at("stop -t 3 a"), containers(State::Running));
+        assert_eq!(at("scale "), containers(State::Any));
+        assert_eq!(at("scale a "), Place::Nothing);
+        let versions = || Place::Names(Kind::Versions("train".into()));
+        assert_eq!(at("rollback train "), versions());
+        assert_eq!(at("rollback --timeout 3 train "), versions());
+        assert_eq!(at("rollback --timeout=3 train "), versions());
+        assert_eq!(at("diff train 1 "), versions());
+        assert_eq!(at("diff train 1 2 "), Place::Nothing);
+        assert_eq!(at("adopt "), Place::Names(Kind::Foreign));
+        assert_eq!(at("rename a "), Place::Nothing);
+        let dockers = Place::DockersWords { command: "run".into(), words: vec!["-it".into()] };
+        assert_eq!(at("run -it "), dockers);
+    }
+
+    #[test]
+    fn flags_and_their_values_are_told_apart() {
+        let flags = proposed("scale a --");
+        assert!(flags.contains(&"--gpus".to_owned()) && flags.contains(&"--dry-run".to_owned()));
+        assert!(!proposed("scale a --dry-run --").contains(&"--dry-run".to_owned()));
+        assert!(proposed("update a -e X=1 --").contains(&"--env".to_owned()), "it stands often");
+        assert_eq!(at("scale a --gpus "), Place::Names(Kind::Gpus));
+        assert_eq!(place("scale a --gpus=de"), (Place::Names(Kind::Gpus), "de".into()));
+        assert_eq!(proposed("ps --format "), ["table", "json"]);
+        assert_eq!(
+            proposed("update a --restart "),
+            ["no", "always", "unless-stopped", "on-failure"]
+        );
+        assert!(proposed("ps --filter ").contains(&"owner=".to_owned()));
+        assert!(proposed("events -f ").contains(&"decision=".to_owned()));
+        let value = Place::Names(Kind::FilterValue("container".into()));
+        assert_eq!(place("events -f container=tr"), (value, "tr".into()));
+        assert_eq!(at("stop -t "), Place::Nothing);
+    }
+}

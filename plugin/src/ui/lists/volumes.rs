@@ -1,0 +1,133 @@
+//! volume ls, volume history, volume backends.
+
+use gpuctl_ledger::model::ByteSize;
+
+use super::{NOTHING, ago, has, is, object, or_dash};
+use crate::engine::api::{BackendRow, VolumeRow, VolumeVersionRow};
+use crate::ui::list::{Column, Filter, List};
+use crate::ui::screen::Tint;
+
+fn size(size: Option<ByteSize>) -> String {
+    size.map_or_else(|| NOTHING.to_owned(), |s| s.to_string())
+}
+
+fn used(r: &VolumeRow) -> String {
+    match (&r.fault, r.used, r.size) {
+        (Some(fault), _, _) => fault.clone(),
+        (None, Some(used), Some(ByteSize(all))) if all > 0 => {
+            format!("{used} ({}%)", u128::from(used.0) * 100 / u128::from(all))
+        }
+        (None, used, _) => size(used),
+    }
+}
+
+/// volume ls.
+pub static VOLUMES: List<VolumeRow> = List {
+    columns: &[
+        Column::new("Name", "NAME", "name", |r: &VolumeRow, _| r.name.to_string()),
+        Column::new("Version", "VERSION", "version", |r: &VolumeRow, _| r.version.to_string()),
+        Column::new("Size", "SIZE", "size", |r: &VolumeRow, _| size(r.size)),
+        Column::new("Used", "USED", "used", |r: &VolumeRow, _| used(r))
+            .may_cut()
+            .tinted(|r| r.fault.as_ref().map(|_| Tint::Bad)),
+        Column::new("Backend", "BACKEND", "backend", |r: &VolumeRow, _| r.backend.to_string()),
+        Column::new("Owner", "OWNER", "owner", |r: &VolumeRow, _| or_dash(r.owner.as_deref())),
+        Column::new("Since", "SINCE", "since", |r: &VolumeRow, v| ago(r.since, v)).may_cut(),
+        Column::new("Containers", "CONTAINERS", "containers", |r: &VolumeRow, _| {
+            or_dash(Some(&r.containers.join(",")))
+        })
+        .may_cut(),
+        Column::new("DockerName", "VOLUME", "docker_name", |r: &VolumeRow, _| {
+            r.docker_name.clone()
+        })
+        .hidden(),
+    ],
+    filters: &[
+        Filter {
+            key: "name",
+            about: "Part of its name",
+            matches: |r, v| r.name.as_str().contains(v),
+        },
+        Filter {
+            key: "backend",
+            about: "size, image, plain",
+            matches: |r, v| r.backend.to_string() == v,
+        },
+        Filter {
+            key: "owner",
+            about: "Who made it",
+            matches: |r, v| r.owner.as_deref() == Some(v),
+        },
+        Filter {
+            key: "container",
+            about: "A container that mounts it",
+            matches: |r, v| r.containers.iter().any(|name| name == v),
+        },
+        Filter {
+            key: "dangling",
+            about: "Whether no container mounts it: true, false",
+            matches: |r, v| is(r.containers.is_empty(), v),
+        },
+    ],
+    name: |r, _| Some(r.docker_name.clone()),
+    object,
+};
+
+/// volume history.
+pub static VOLUME_VERSIONS: List<VolumeVersionRow> = List {
+    columns: &[
+        Column::new("Version", "VERSION", "version", |r: &VolumeVersionRow, _| {
+            format!("{}{}", r.version, if r.current { "*" } else { "" })
+        }),
+        Column::new("DockerName", "VOLUME", "docker_name", |r: &VolumeVersionRow, _| {
+            r.docker_name.clone()
+        }),
+        Column::new("Size", "SIZE", "size", |r: &VolumeVersionRow, _| size(r.size)),
+        Column::new("OnDisk", "ON DISK", "on_disk", |r: &VolumeVersionRow, _| {
+            if r.present { size(r.on_disk) } else { "removed".to_owned() }
+        }),
+        Column::new("Backend", "BACKEND", "backend", |r: &VolumeVersionRow, _| {
+            r.backend.to_string()
+        }),
+        Column::new("When", "WHEN", "at", |r: &VolumeVersionRow, v| ago(r.at, v)),
+        Column::new("By", "BY", "by", |r: &VolumeVersionRow, _| or_dash(r.by.as_deref())),
+        Column::new("Why", "WHY", "why", |r: &VolumeVersionRow, _| r.why.clone()).may_cut(),
+        Column::new("Current", "CURRENT", "current", |r: &VolumeVersionRow, _| {
+            r.current.to_string()
+        })
+        .hidden(),
+    ],
+    filters: &[
+        Filter { key: "by", about: "Who asked for it", matches: |r, v| r.by.as_deref() == Some(v) },
+        Filter {
+            key: "change",
+            about: "Part of why it came to be",
+            matches: |r, v| has(&r.why, v),
+        },
+        Filter {
+            key: "present",
+            about: "Whether Docker has it: true, false",
+            matches: |r, v| is(r.present, v),
+        },
+    ],
+    name: |r, _| Some(r.version.to_string()),
+    object,
+};
+
+/// volume backends.
+pub static BACKENDS: List<BackendRow> = List {
+    columns: &[
+        Column::new("Backend", "BACKEND", "backend", |r: &BackendRow, _| r.backend.to_string()),
+        Column::new("Here", "HERE", "why_not", |r: &BackendRow, _| match &r.why_not {
+            None if r.preferred => "yes, preferred".to_owned(),
+            None => "yes".to_owned(),
+            Some(why) => format!("no: {why}"),
+        })
+        .may_cut(),
+        Column::new("How", "HOW", "how", |r: &BackendRow, _| r.how.clone()).may_cut(),
+        Column::new("Free", "FREE", "free", |r: &BackendRow, _| size(r.free)),
+    ],
+    filters: &[],
+    name: |r, _| Some(r.backend.to_string()),
+    object,
+};
