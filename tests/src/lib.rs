@@ -18,6 +18,7 @@ pub mod programs;
 pub mod served;
 pub mod siege;
 pub mod state;
+pub mod terminal;
 #[path = "../../hook/fuzz/traps.rs"]
 pub mod traps;
 pub mod trees;

@@ -31,6 +31,7 @@ mod setup;
 mod snapshot;
 mod start;
 mod stop;
+mod top;
 mod unpause;
 mod update;
 mod version;
@@ -86,6 +87,7 @@ enum Command {
     Exec(exec::Args),
     Logs(logs::Args),
     Gpus(gpus::Args),
+    Top(top::Args),
     Ports(ports::Args),
     Events(events::Args),
     Volume(volume::Args),
@@ -98,6 +100,11 @@ enum Command {
 /// Whether a command's exit codes are those of docker run.
 fn like_run(name: &str) -> bool {
     matches!(name, "run" | "exec")
+}
+
+/// Whether a command draws on the whole terminal.
+pub fn draws(words: &[String]) -> bool {
+    words.first().is_some_and(|name| name == top::WORD)
 }
 
 /// Does what the words say; the exit code.
@@ -168,6 +175,7 @@ fn parsed(globals: Globals, words: &[String]) -> Result<u8, Failure> {
         Command::Diff(args) => diff::diff(&Session::open(&globals)?, args),
         Command::History(args) => history::history(&Session::open(&globals)?, args),
         Command::Gpus(args) => gpus::gpus(&Session::open(&globals)?, &args),
+        Command::Top(args) => top::top(Session::open(&globals)?, &args),
         Command::Events(args) => events::events(&Session::open(&globals)?, &args),
         Command::Volume(args) => volume::volume(&Session::open(&globals)?, args),
         Command::Doctor(args) => doctor::doctor(&Session::open(&globals)?, &args),
@@ -207,7 +215,7 @@ mod tests {
         for name in ["run", "create", "start", "stop", "restart", "rm", "ps", "inspect", "scale"] {
             assert!(names().iter().any(|(n, about)| n == name && !about.is_empty()), "{name}");
         }
-        assert_eq!(names().len(), 31);
+        assert_eq!(names().len(), 32);
     }
 
     #[test]
@@ -231,6 +239,8 @@ mod tests {
             "gpus -q --no-trunc",
             "doctor --fix",
             "events",
+            "top",
+            "top --interval 0.5",
             "events --since 10m --until 0s -f gpu=2 -f container=a -n 5 --format json",
             "setup",
             "setup --strict --dry-run",
@@ -279,6 +289,7 @@ mod tests {
             "volume resize data",
             "volume resize data 1GB --in-place --roll",
             "nope",
+            "top --interval 0",
             "pause",
             "rename a",
             "rename a b/c",

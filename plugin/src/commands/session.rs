@@ -1,6 +1,7 @@
 //! How a command reaches the engine: root does it here, others ask the service.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use gpuctl_ledger::config::Config;
 
@@ -103,7 +104,24 @@ impl Session {
         self.ask(request, front)
     }
 
+    /// As [`Session::look`], for who shows it to the user in his own way: the service gets so long.
+    ///
+    /// # Errors
+    /// As for look.
+    pub fn look_within(&self, request: Request, limit: Duration) -> Result<Answer, Failure> {
+        self.ask_within(request, &mut self.terminal(), Some(limit))
+    }
+
     fn ask(&self, request: Request, front: &mut dyn Front) -> Result<Answer, Failure> {
+        self.ask_within(request, front, None)
+    }
+
+    fn ask_within(
+        &self,
+        request: Request,
+        front: &mut dyn Front,
+        limit: Option<Duration>,
+    ) -> Result<Answer, Failure> {
         let via = std::env::var(VIA).unwrap_or_default();
         let here = match via.as_str() {
             "service" => false,
@@ -129,7 +147,10 @@ impl Session {
         let socket = socket.map_or_else(|| self.config.paths.socket.clone(), PathBuf::from);
         // What is shown to nobody need not go on.
         let over = || signals::interrupted() || ui::is_unwritten();
-        client::perform(&socket, request, front, &over)
+        match limit {
+            None => client::perform(&socket, request, front, &over),
+            Some(limit) => client::perform_within(&socket, request, front, limit),
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use serde_json::Value;
 mod change;
 mod front;
 mod more;
+mod top;
 mod volume;
 
 use crate::change::Difference;
@@ -21,6 +22,7 @@ pub use more::{
     AdoptRequest, AutoPort, CloneRequest, CommitRequest, MoreAnswer, MoreRequest, PortRow,
     PruneRequest, PruneRow,
 };
+pub use top::{OfWhom, TopProcess, TopRow, TopView};
 pub use volume::{
     BackendRow, PrunedRow, ResizeHow, VolumeAnswer, VolumeRequest, VolumeRow, VolumeVersionRow,
 };
@@ -81,6 +83,8 @@ pub enum Request {
     },
     /// gpus.
     Gpus,
+    /// top: one look.
+    Top,
     /// inspect: record, leases and Docker's own inspect of each.
     Inspect {
         /// As for start.
@@ -235,6 +239,8 @@ pub enum Answer {
     Ps(Vec<PsRow>),
     /// Of gpus.
     Gpus(Vec<GpuRow>),
+    /// Of top.
+    Top(TopView),
     /// Of inspect: one object a name.
     Inspect(Vec<Value>),
     /// Of history, oldest first.

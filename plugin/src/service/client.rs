@@ -37,6 +37,29 @@ pub fn perform(
     perform_ending(socket, request, front, interrupted, ENDING)
 }
 
+/// As [`perform`], of what changes nothing: after `limit` there is no answer.
+///
+/// # Errors
+/// As there, or that there was none in time.
+pub fn perform_within(
+    socket: &Path,
+    request: Request,
+    front: &mut dyn Front,
+    limit: Duration,
+) -> Result<Answer, Failure> {
+    let begun = Instant::now();
+    let over = || begun.elapsed() > limit;
+    let outcome = perform_ending(socket, request, front, &over, Duration::ZERO);
+    outcome.map_err(|failure| {
+        if !over() {
+            return failure;
+        }
+        let seconds = limit.as_secs();
+        Failure::new(format!("the gpuctl service gave no answer within {seconds} s"))
+            .hint("docker gpuctl doctor tells more")
+    })
+}
+
 /// As [`perform`]; after an interrupt it waits so long.
 pub(super) fn perform_ending(
     socket: &Path,
