@@ -1,6 +1,6 @@
 //! A real terminal: a tmux of its own with a shell in it, which is typed to and looked at.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -25,15 +25,31 @@ impl Terminal {
     /// # Panics
     /// When tmux does not start.
     pub fn open(node: &Node, user: Option<(u32, u32)>, width: u16, height: u16) -> Self {
+        let engine = node.site().engine();
+        let environment = engine.environment().map(|(name, value)| (name.to_owned(), value));
+        Self::with(&environment, engine.cli(), user, width, height)
+    }
+
+    /// A terminal in which `docker` is this program, with these variables.
+    ///
+    /// # Panics
+    /// When tmux does not start.
+    pub fn with(
+        environment: &[(String, String)],
+        docker: &Path,
+        user: Option<(u32, u32)>,
+        width: u16,
+        height: u16,
+    ) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let socket = folder.path().join("tmux");
         let terminal = Self { socket, _folder: folder };
-        let engine = node.site().engine();
         let mut start = terminal.tmux();
         // dash never sets a terminal's modes itself, as bash does for its line.
         start.args(["new-session", "-d", "-x", &width.to_string(), "-y", &height.to_string()]);
-        for (name, value) in engine.environment() {
-            start.arg("-e").arg(format!("{name}={value}"));
+        for (name, value) in environment {
+            // tmux gives its own PATH to what it starts, whatever it is told.
+            start.env(name, value).arg("-e").arg(format!("{name}={value}"));
         }
         start.args(["-e", "PS1=$ ", "-e", "ENV=", "-e", "LC_ALL=C.UTF-8"]);
         if let Some((uid, gid)) = user {
@@ -43,8 +59,8 @@ impl Terminal {
         start.args(["dash", "-i"]);
         let got = command::run(&mut start, LIMIT).expect("tmux starts");
         assert_eq!(got.code, 0, "{got}");
-        terminal.wait_for("$ ");
-        terminal.line(&format!("alias docker={}", engine.cli().display()));
+        terminal.wait_for("$");
+        terminal.line(&format!("alias docker={}", docker.display()));
         terminal
     }
 

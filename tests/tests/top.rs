@@ -90,6 +90,7 @@ fn top_shows_the_node_and_follows_it_at_any_size() {
     assert!(!text.contains("train-0") && text.contains("bare"), "{text}");
     screen.press("Escape");
     screen.wait_for("train-0");
+    std::thread::sleep(Duration::from_millis(300));
 
     // Other sizes: less, more, almost nothing, and back.
     screen.resize(40, 12);
@@ -150,7 +151,7 @@ fn a_user_stops_and_scales_with_keys_through_the_service() {
     screen.type_text("y");
     let text = screen.wait_for("4 of 8 held");
     assert!(text.contains("daemon"), "the owner: {text}");
-    screen.wait_for("train-1");
+    screen.wait_for("now train-1");
     let ps = node.gpuctl_ok(&["ps", "--format", "json"]);
     assert!(ps.contains(r#""gpus":"3""#) && ps.contains("train"), "{ps}");
 
@@ -223,18 +224,18 @@ fn the_terminal_is_as_it_was_however_top_ends() {
     let signal = |words: &str, signal| {
         kill(Pid::from_raw(screen.process(words)), signal).expect("it is there");
     };
-    // The plugin itself, then the CLI that started it.
-    for (words, by) in [
-        ("docker-gpuctl", Signal::SIGTERM),
-        ("docker-gpuctl", Signal::SIGINT),
-        ("docker-gpuctl", Signal::SIGHUP),
-        ("docker gpuctl top", Signal::SIGTERM),
-    ] {
+    for by in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
         let turn = open("");
         up();
-        signal(words, by);
-        ended(turn, &[130, 143]);
+        signal("docker-gpuctl gpuctl top", by);
+        ended(turn, &[130]);
     }
+    // The CLI that started it is killed: the shell goes on at once, and top leaves its terminal.
+    open("");
+    up();
+    signal("docker gpuctl top", Signal::SIGKILL);
+    wait_for("the terminal as it was", LIMIT, || screen.modes() == before);
+    screen.line("clear");
     // Something fails: in the loop, and in the thread that looks.
     for point in ["top:key", "top:look"] {
         let turn = open(&format!("GPUCTL_KILL_AT={point}"));
@@ -251,7 +252,7 @@ fn the_terminal_is_as_it_was_however_top_ends() {
         if resume.ends_with("fg") {
             screen.press("C-z");
         } else {
-            signal("docker-gpuctl", Signal::SIGTSTP);
+            signal("docker-gpuctl gpuctl top", Signal::SIGTSTP);
         }
         screen.wait_for("Stopped");
         assert_eq!(screen.modes(), before, "while it is put aside");
@@ -259,9 +260,9 @@ fn the_terminal_is_as_it_was_however_top_ends() {
         up();
     }
     // Stopped by force and called back: nothing could be put right before, all is drawn anew.
-    signal("docker-gpuctl", Signal::SIGSTOP);
+    signal("docker-gpuctl gpuctl top", Signal::SIGSTOP);
     std::thread::sleep(Duration::from_millis(200));
-    signal("docker-gpuctl", Signal::SIGCONT);
+    signal("docker-gpuctl gpuctl top", Signal::SIGCONT);
     up();
     screen.type_text("q");
     ended(99, &[0]);

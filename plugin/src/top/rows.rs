@@ -146,11 +146,16 @@ const COLUMNS: [(Column, u16, u8); 10] = [
     (Column::Owner, 9, 5),
     (Column::For, 4, 3),
     (Column::Health, 8, 1),
-    (Column::Model, 20, 6),
+    (Column::Model, 22, 6),
 ];
 /// What each of these gets besides, in this order, of the room that is left.
-const MORE: [(Column, u16); 4] =
-    [(Column::Holder, 12), (Column::Health, 12), (Column::Owner, 6), (Column::Health, 60)];
+const MORE: [(Column, u16); 5] = [
+    (Column::Holder, 12),
+    (Column::Health, 12),
+    (Column::Owner, 6),
+    (Column::Model, 14),
+    (Column::Health, 60),
+];
 
 /// The columns that fit, each with its width; one space stands between two.
 pub fn columns(width: u16) -> Vec<(Column, u16)> {

@@ -5,9 +5,12 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
 use crossterm::event::{Event, KeyEvent};
+use crossterm::execute;
+use crossterm::terminal::{Clear, ClearType};
 use gpuctl_ledger::model::Timestamp;
-use ratatui::Terminal;
 use ratatui::backend::CrosstermBackend;
+use ratatui::layout::Rect;
+use ratatui::{Terminal, TerminalOptions, Viewport};
 
 use super::draw::{STALE, draw};
 use super::screen;
@@ -106,9 +109,8 @@ struct Shown {
 
 impl Shown {
     fn new() -> Result<Self, Failure> {
-        let terminal = Terminal::new(CrosstermBackend::new(std::io::stdout()));
         let colour = std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-        Ok(Self { terminal: terminal.map_err(|e| unusable(&e))?, colour })
+        Ok(Self { terminal: empty().map_err(|e| unusable(&e))?, colour })
     }
 
     /// Only cells that are others than before are written.
@@ -126,9 +128,19 @@ impl Shown {
     }
 
     fn anew(&mut self, state: &mut State) -> Result<(), Failure> {
-        self.terminal.clear().map_err(|e| unusable(&e))?;
+        self.terminal = empty().map_err(|e| unusable(&e))?;
         self.draw(state)
     }
+}
+
+/// An empty screen, as large as the terminal is now. ratatui's own ways to clear and to follow the size
+/// ask the terminal where its cursor is, and the answer would come to the thread that reads the keys.
+fn empty() -> std::io::Result<Terminal<CrosstermBackend<std::io::Stdout>>> {
+    let (width, height) = crossterm::terminal::size()?;
+    execute!(std::io::stdout(), Clear(ClearType::All))?;
+    let viewport = Viewport::Fixed(Rect::new(0, 0, width, height));
+    let backend = CrosstermBackend::new(std::io::stdout());
+    Terminal::with_options(backend, TerminalOptions { viewport })
 }
 
 /// Takes turns of waiting and drawing until the user leaves.
@@ -141,6 +153,8 @@ fn turn(
 ) -> Result<u8, Failure> {
     // Whether the terminal is left to the shell.
     let mut away = false;
+    // The Docker CLI. One that is killed closes no socket before version 24.
+    let parent = nix::unistd::getppid();
     shown.draw(state)?;
     loop {
         let wait = if away { IN_BACKGROUND } else { GROWN_OLD };
@@ -150,9 +164,8 @@ fn turn(
                 fault("top:key");
                 state.key(key)
             }
-            Ok(Wake::Resized) => Effect::None,
+            Ok(Wake::Resized | Wake::Signal(Signal::SIGWINCH)) => Effect::Repaint,
             Ok(Wake::NoKeys) | Err(RecvTimeoutError::Disconnected) => Effect::Quit,
-            Ok(Wake::Signal(Signal::SIGWINCH)) => Effect::None,
             Ok(Wake::Signal(Signal::SIGTSTP)) => Effect::Suspend,
             Ok(Wake::Signal(Signal::SIGCONT)) => {
                 // Whoever stopped us without asking has left the terminal as we had it, or not.
@@ -183,6 +196,8 @@ fn turn(
         match effect {
             Effect::None => {}
             Effect::Quit => return Ok(0),
+            // In the background the terminal is not ours to write on.
+            Effect::Repaint if away => {}
             Effect::Repaint => shown.anew(state)?,
             Effect::Refresh => drop(look_now.send(())),
             Effect::Suspend if !screen::has_shell() => {
@@ -193,6 +208,9 @@ fn turn(
                 screen::suspend();
             }
             Effect::Act(act) => begin(node, act, wake),
+        }
+        if nix::unistd::getppid() != parent {
+            return Ok(INTERRUPTED_CODE);
         }
         if away && screen::in_foreground() {
             screen::take().map_err(|e| unusable(&e))?;

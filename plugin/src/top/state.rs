@@ -201,11 +201,19 @@ impl State {
                 _ => Effect::None,
             };
         }
+        if key.modifiers.contains(KeyModifiers::ALT) && key.code != KeyCode::Esc {
+            // Escape and a key so soon after it are told as one.
+            self.plain(KeyCode::Esc);
+        }
+        self.plain(key.code)
+    }
+
+    fn plain(&mut self, code: KeyCode) -> Effect {
         match std::mem::take(&mut self.mode) {
-            Mode::Normal => self.normal(key.code),
-            Mode::Filter => self.filtering(key.code),
-            Mode::Scale { name, wants, typed } => self.scaling(key.code, name, wants, typed),
-            Mode::Confirm { act, .. } => match key.code {
+            Mode::Normal => self.normal(code),
+            Mode::Filter => self.filtering(code),
+            Mode::Scale { name, wants, typed } => self.scaling(code, name, wants, typed),
+            Mode::Confirm { act, .. } => match code {
                 KeyCode::Char('y' | 'Y') => {
                     self.acting = Some(act.doing());
                     Effect::Act(act)
@@ -244,7 +252,10 @@ impl State {
             KeyCode::Char('o' | '>') | KeyCode::Right => self.order_by(self.sort.next()),
             KeyCode::Char('O' | '<') | KeyCode::Left => self.order_by(self.sort.before()),
             KeyCode::Char('r') => self.reverse = !self.reverse,
-            KeyCode::Char('/') => self.mode = Mode::Filter,
+            KeyCode::Char('/') => {
+                self.filter.clear();
+                self.mode = Mode::Filter;
+            }
             KeyCode::Char('p') => self.only_selected = !self.only_selected,
             KeyCode::Char('?' | 'h') | KeyCode::F(1) => self.mode = Mode::Help,
             KeyCode::Char(' ') => return Effect::Refresh,

@@ -7,6 +7,7 @@ use gpuctl_ledger::model::{ContainerName, GpuRequest, Timestamp, Unit};
 use proptest::prelude::*;
 use ratatui::backend::{CrosstermBackend, TestBackend};
 use ratatui::layout::Rect;
+use ratatui::style::Color;
 use ratatui::{Terminal, TerminalOptions, Viewport};
 
 use super::draw::draw;
@@ -114,6 +115,13 @@ fn q_and_control_c_leave_in_any_mode_but_q_is_a_letter_of_a_filter() {
     let mut state = state();
     assert_eq!(press(&mut state, "/q"), Effect::None);
     assert_eq!(state.filter, "q");
+    // Escape and a key in one: as the two.
+    let alt = |c| KeyEvent::new(KeyCode::Char(c), KeyModifiers::ALT);
+    assert_eq!(state.key(alt('/')), Effect::None);
+    assert_eq!((&state.mode, state.filter.as_str()), (&Mode::Filter, ""));
+    let mut asked = self::state();
+    press(&mut asked, "s");
+    assert_eq!(asked.key(alt('y')), Effect::None, "that is no yes");
     assert_eq!(control(&mut state, 'z'), Effect::Suspend);
     assert_eq!(control(&mut state, 'l'), Effect::Repaint);
     assert_eq!(state.mode, Mode::Filter);
@@ -358,6 +366,47 @@ fn nothing_that_others_chose_steers_the_terminal() {
     let text = drawn(&state, 200, 20);
     assert!(text.contains("a?[2Jb") && text.contains("x?y?"), "{text}");
     assert!(!text.contains(|c: char| c.is_control() && c != '\n'), "{text}");
+}
+
+#[test]
+fn without_colour_all_is_said_in_words() {
+    let mut state = state();
+    press(&mut state, "s");
+    state.tell("bad", true);
+    state.looked(Err(Failure::new("no answer")));
+    let coloured = |colour| {
+        let area = Rect::new(0, 0, 80, 24);
+        let mut buffer = ratatui::buffer::Buffer::empty(area);
+        draw(&mut buffer, area, &state, now(), colour);
+        let is_plain = |c: &ratatui::buffer::Cell| c.fg == Color::Reset && c.bg == Color::Reset;
+        !buffer.content.iter().all(is_plain)
+    };
+    assert!(coloured(true) && !coloured(false));
+}
+
+#[test]
+fn of_a_card_in_parts_the_parts_are_counted_and_slots_have_no_memory() {
+    let mut view = view();
+    for mig in 0..3 {
+        let mut part = row(7, (mig == 1).then_some(("train-1", true)));
+        part.gpu.mig = Some(mig);
+        part.gpu.uuid = Unit::new(format!("MIG-0000000{mig}-526e-9b3d-771c-e025d69da216")).unwrap();
+        view.rows.push(part);
+    }
+    let mut slot = row(6, Some(("bare", false)));
+    slot.gpu.slot = Some(0);
+    slot.gpu.uuid = Unit::new(format!("{}/0", slot.gpu.uuid)).unwrap();
+    view.rows.push(slot);
+    let mut state = State::default();
+    state.looked(Ok(view));
+    let text = drawn(&state, 100, 24);
+    // Six whole cards, three parts of one, a slot of another.
+    assert!(text.contains("5 of 10 held"), "{text}");
+    assert!(text.contains("7:1 ") && text.contains("6/0   60%  -  "), "{text}");
+    press(&mut state, "s");
+    assert!(
+        matches!(&state.mode, Mode::Confirm { question, .. } if question.contains("GPUs 0,1,7:1?"))
+    );
 }
 
 /// Bytes written for each of some states, one after the other.
