@@ -17,6 +17,7 @@ pub mod probe;
 pub mod programs;
 pub mod served;
 pub mod siege;
+pub mod sshd;
 pub mod state;
 pub mod terminal;
 #[path = "../../hook/fuzz/traps.rs"]

@@ -5,6 +5,7 @@ mod clone;
 mod commit;
 pub mod complete;
 mod create;
+mod dial;
 mod diff;
 mod doctor;
 mod events;
@@ -118,6 +119,7 @@ pub fn main(globals: Globals, words: &[String]) -> u8 {
         "exec" => exec::words(globals, rest),
         "logs" => logs::words(globals, rest),
         man::WORD => man::pages(rest),
+        dial::WORD => dial::dial(rest),
         _ => parsed(globals, words),
     };
     match outcome {

@@ -12,6 +12,7 @@ use gpuctl_ledger::model::{ContainerId, ContainerName, DockerName, GpuRequest};
 
 use super::client;
 use super::protocol::PROTOCOL;
+use super::reach::Service as Reach;
 use super::server::{Limits, Perform, serve};
 use crate::engine::api::{
     Answer, AskError, CreateAsk, CreateRequest, Event, Failure, Front, Request, StartMode,
@@ -24,6 +25,12 @@ struct Service {
     thread: Option<std::thread::JoinHandle<()>>,
     /// What the engine saw.
     seen: Receiver<String>,
+}
+
+impl Service {
+    fn at(&self) -> Reach {
+        Reach::Socket(self.socket.clone())
+    }
 }
 
 impl Drop for Service {
@@ -160,7 +167,7 @@ fn create(start: StartMode) -> Request {
 }
 
 fn ask(service: &Service, request: Request, front: &mut Script) -> Result<Answer, Failure> {
-    client::perform(&service.socket, request, front, &|| false)
+    client::perform(&service.at(), request, front, &|| false)
 }
 
 fn works(service: &Service) {
@@ -210,7 +217,7 @@ fn after_an_interrupt_it_is_told_what_became_of_the_operation() {
         let begun = Instant::now();
         let interrupted = move || begun.elapsed() > Duration::from_millis(50);
         let mut front = Script::default();
-        client::perform_ending(&service.socket, stop(), &mut front, &interrupted, ending)
+        client::perform_ending(&service.at(), stop(), &mut front, &interrupted, ending)
     };
     let done = Answer::Each { done: vec!["x".into()], failed: vec![] };
     assert_eq!(asked(Duration::from_secs(10)), Ok(done));
@@ -356,7 +363,7 @@ fn a_stop_lets_operations_finish_and_takes_no_more() {
     let socket = service.socket.clone();
     let asking = std::thread::spawn(move || {
         let stop = Request::Stop { names: vec!["x".into()], timeout: None };
-        client::perform(&socket, stop, &mut Script::default(), &|| false)
+        client::perform(&Reach::Socket(socket), stop, &mut Script::default(), &|| false)
     });
     std::thread::sleep(Duration::from_millis(100));
     service.stop.store(true, Ordering::SeqCst);
@@ -369,8 +376,13 @@ fn a_stop_lets_operations_finish_and_takes_no_more() {
 fn nobody_at_the_socket_is_said_with_what_to_type() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("none.sock");
-    let failure =
-        client::perform(&path, Request::Gpus, &mut Script::default(), &|| false).unwrap_err();
+    let failure = client::perform(
+        &Reach::Socket(path.clone()),
+        Request::Gpus,
+        &mut Script::default(),
+        &|| false,
+    )
+    .unwrap_err();
     assert!(failure.message.contains("no gpuctl service answers"), "{failure}");
     assert!(failure.hint.unwrap().contains("systemctl start gpuctl.socket"));
 }
