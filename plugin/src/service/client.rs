@@ -84,6 +84,7 @@ fn ask(
     ending: Duration,
 ) -> Result<Answer, Failure> {
     let (mut stream, mut line) = service.connect()?;
+    let host = line.as_ref().map(|line| line.host().to_owned());
     // Who joins us to another host's service knows why there is no answer.
     let mut ended = || line.as_mut().and_then(Line::why).unwrap_or_else(went_away);
     stream.set_write_timeout(Some(WRITE_LIMIT)).map_err(|_| ended())?;
@@ -115,10 +116,8 @@ fn ask(
             Err(NoLine::TooLong) => return Err(Failure::new("the service's answer is too long")),
             Err(_) => return Err(ended()),
         };
-        let message = serde_json::from_str(&line).map_err(|_| {
-            Failure::new("the service's answer is not understood")
-                .hint("install plugin and service of the same version, and restart the service")
-        })?;
+        let message =
+            serde_json::from_str(&line).map_err(|_| not_understood(host.as_deref(), &line))?;
         let reply = match message {
             FromServer::Ok(answer) => return Ok(answer),
             FromServer::Failed(failure) => return Err(failure),
@@ -165,6 +164,21 @@ pub(super) fn saying_busy<T>(stream: &UnixStream, every: Duration, act: impl FnO
         drop(done);
         outcome
     })
+}
+
+/// What came is no line of the service's.
+fn not_understood(host: Option<&str>, line: &str) -> Failure {
+    const SHOWN: usize = 200;
+    match host {
+        // A service's line is an object, whatever its version.
+        Some(host) if !line.starts_with('{') => {
+            let line: String = line.chars().take(SHOWN).collect();
+            Failure::new(format!("{host} says something before the gpuctl service can: {line}"))
+                .hint("a start-up file of the shell there prints to stdout: let it do so on terminals only")
+        }
+        _ => Failure::new("the service's answer is not understood")
+            .hint("install plugin and service of the same version, and restart the service"),
+    }
 }
 
 fn went_away() -> Failure {

@@ -106,6 +106,11 @@ impl Line {
         Ok((ours, Self { child: Some(child), said, why, host }))
     }
 
+    /// The host at the other end.
+    pub(super) fn host(&self) -> &str {
+        &self.host
+    }
+
     /// Why it has ended without an answer; `None` where it has not ended.
     pub(super) fn why(&mut self) -> Option<Failure> {
         let begun = Instant::now();

@@ -12,7 +12,7 @@ use gpuctl_ledger::model::{ContainerId, ContainerName, DockerName, GpuRequest};
 
 use super::client;
 use super::protocol::PROTOCOL;
-use super::reach::Service as Reach;
+use super::reach::{Dialling, Service as Reach};
 use super::server::{Limits, Perform, serve};
 use crate::engine::api::{
     Answer, AskError, CreateAsk, CreateRequest, Event, Failure, Front, Request, StartMode,
@@ -385,4 +385,46 @@ fn nobody_at_the_socket_is_said_with_what_to_type() {
     .unwrap_err();
     assert!(failure.message.contains("no gpuctl service answers"), "{failure}");
     assert!(failure.hint.unwrap().contains("systemctl start gpuctl.socket"));
+}
+
+/// Asks a service to which this shell script joins us.
+fn ask_far(program: &'static str, script: &'static str) -> Failure {
+    let far = Reach::Far(Box::new(move || {
+        let mut command = std::process::Command::new(program);
+        command.args(["-c", script]);
+        let why = |host: &str, code, said: &str| Failure::new(format!("{host}: {code}: {said}"));
+        Ok(Dialling { command, why, host: "far".into() })
+    }));
+    client::perform(&far, Request::Gpus, &mut Script::default(), &|| false).unwrap_err()
+}
+
+#[test]
+fn of_another_host_it_is_told_why_there_is_no_answer() {
+    let failure = ask_far("sh", "echo first >&2; echo last >&2; exit 3");
+    assert_eq!(failure.message, "far: 3: first\nlast");
+    let failure = ask_far("sh", "echo Welcome to far; cat >/dev/null");
+    assert!(failure.message.contains("Welcome to far"), "{failure}");
+    assert!(failure.hint.unwrap().contains("start-up file"));
+    let failure = ask_far("sh", r#"echo '{"answered":1}'; cat >/dev/null"#);
+    assert!(failure.message.contains("not understood"), "{failure}");
+    let failure = ask_far("/nowhere/ssh", "");
+    assert_eq!(failure.message, "/nowhere/ssh cannot be started, which is to reach far");
+    // It says much: the last of it counts, and nothing waits for us.
+    let failure = ask_far("sh", "yes | head -c 1000000 >&2; echo last >&2; exit 1");
+    assert!(failure.message.len() < 10_000 && failure.message.ends_with("last"), "{failure}");
+}
+
+#[test]
+fn a_far_service_that_says_nothing_is_left_in_time() {
+    let far = Reach::Far(Box::new(|| {
+        let mut command = std::process::Command::new("sh");
+        command.args(["-c", "cat >/dev/null; sleep 60"]);
+        Ok(Dialling { command, why: |_, _, _| Failure::new("ended"), host: "far".into() })
+    }));
+    let begun = Instant::now();
+    let limit = Duration::from_millis(300);
+    let failure =
+        client::perform_within(&far, Request::Top, &mut Script::default(), limit).unwrap_err();
+    assert!(failure.message.contains("no answer within"), "{failure}");
+    assert!(begun.elapsed() < Duration::from_secs(5));
 }

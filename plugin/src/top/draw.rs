@@ -12,8 +12,6 @@ use crate::ui::visible;
 
 /// Below this nothing useful fits.
 const LEAST: (u16, u16) = (24, 6);
-/// How old, in seconds, what is shown may be before that is said.
-pub const STALE: u64 = 10;
 /// Columns of the table of processes: GPU, pid, memory, whose; the rest is the program's name.
 const PROCESS: [(&str, u16); 4] = [("GPU", 5), ("PID", 8), ("MEMORY", 9), ("OF", 20)];
 /// What the keys do.
@@ -149,10 +147,10 @@ fn notice(state: &State, now: Timestamp) -> Option<String> {
             format!("{}{hint}", failure.message)
         }
         (None, None) => return Some("looking at the GPUs...".into()),
-        (None, Some(view)) => match (&view.silent, state.stale(now, STALE)) {
+        (None, Some(view)) => match (&view.silent, state.is_stale(now)) {
             (Some(why), _) => return Some(visible(why)),
-            (None, Some(_)) => "no answer".into(),
-            (None, None) => return None,
+            (None, true) => "no answer".into(),
+            (None, false) => return None,
         },
     };
     let old = old.map(|age| format!("; shown as {age} ago")).unwrap_or_default();

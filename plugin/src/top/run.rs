@@ -12,7 +12,7 @@ use ratatui::backend::CrosstermBackend;
 use ratatui::layout::Rect;
 use ratatui::{Terminal, TerminalOptions, Viewport};
 
-use super::draw::{STALE, draw};
+use super::draw::draw;
 use super::screen;
 use super::state::{Act, Effect, State};
 use crate::client::signals::{self, INTERRUPTED_CODE, Signal};
@@ -61,7 +61,7 @@ pub fn run(node: &Arc<dyn Node>, first: TopView, every: Duration) -> Result<u8, 
     signals::to_screen(Arc::new(move |signal| {
         let _ = tell.send(Wake::Signal(signal));
     }));
-    let mut state = State::default();
+    let mut state = State { every, ..State::default() };
     state.looked(Ok(first));
     let look_now = poll(node, every, &wake);
     let held = screen::Held;
@@ -189,7 +189,7 @@ fn turn(
             }
             Err(RecvTimeoutError::Timeout) => {
                 // Nothing but ages: they are drawn with the next look, unless none comes.
-                news = state.stale(Timestamp::now(), STALE).is_some();
+                news = state.is_stale(Timestamp::now());
                 Effect::None
             }
         };
@@ -215,6 +215,7 @@ fn turn(
         if away && screen::in_foreground() {
             screen::take().map_err(|e| unusable(&e))?;
             away = false;
+            let _ = look_now.send(());
             shown.anew(state)?;
         } else if !away {
             if !screen::is_taken() {

@@ -1,6 +1,7 @@
 //! What is on the screen, and what a key does to it. Pure: no terminal, no clock, no node.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use gpuctl_ledger::model::{GpuRequest, Timestamp, Unit};
@@ -11,6 +12,8 @@ use crate::ui::visible;
 
 /// The longest filter or number of GPUs that can be typed, in characters.
 const LONGEST: usize = 64;
+/// How long a look may take before it is said that none comes.
+const STALE: Duration = Duration::from_secs(10);
 /// How many messages are kept.
 const MESSAGES: usize = 6;
 
@@ -122,6 +125,8 @@ pub struct State {
     pub acting: Option<String>,
     /// How many rows fit on a page; the drawing says so.
     pub page: usize,
+    /// The time between two looks.
+    pub every: Duration,
 }
 
 impl State {
@@ -181,10 +186,10 @@ impl State {
         }
     }
 
-    /// How old what is shown is, in seconds, where that is more than `after`.
-    pub fn stale(&self, now: Timestamp, after: u64) -> Option<u64> {
-        let age = now.millis_since(self.view.as_ref()?.at) / 1000;
-        (age > after).then_some(age)
+    /// Whether what is shown is older than it is while answers come.
+    pub fn is_stale(&self, now: Timestamp) -> bool {
+        let after = STALE + self.every * 2;
+        self.view.as_ref().is_some_and(|v| u128::from(now.millis_since(v.at)) > after.as_millis())
     }
 
     /// A key was pressed.

@@ -347,6 +347,10 @@ fn questions_messages_and_faults_are_shown() {
     old.at = Timestamp::from_millis(NOW - 12_000);
     state.looked(Ok(old));
     assert!(drawn(&state, 80, 18).contains("no answer; shown as 12s ago"));
+    // Who looks once a minute expects none sooner.
+    state.every = Duration::from_secs(60);
+    assert!(!drawn(&state, 80, 18).contains("no answer"));
+    state.every = Duration::default();
     let mut silent = view();
     silent.silent = Some("the NVIDIA driver does not answer".into());
     state.looked(Ok(silent));
