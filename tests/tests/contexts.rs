@@ -304,6 +304,15 @@ fn a_context_over_tls_is_served_through_a_container_on_that_host() {
     let by_flags = |words: &[&str]| client(&[&flags, words].concat());
     assert_eq!(ok(by_flags(&["gpuctl", "gpus", "-q"])).lines().count(), 8);
     refused(&client(&["-H", &url, "gpuctl", "ps"]), &["cannot be used"]);
+    // By the environment, with the files' names as Docker has them.
+    for (from, to) in [("client.pem", "cert.pem"), ("client-key.pem", "key.pem")] {
+        std::fs::copy(at(from), at(to)).expect("a copy");
+    }
+    let mut docker = sshd::client(folder.path(), &["gpuctl", "gpus", "-q"]);
+    docker.env("DOCKER_HOST", &url).env("DOCKER_TLS_VERIFY", "1");
+    docker.env("DOCKER_CERT_PATH", folder.path());
+    let got = command::run(&mut docker, LIMIT).expect("docker starts");
+    assert_eq!(ok(got).lines().count(), 8);
 
     let far = |words: &[&str]| client(&[&["--context", "far", "gpuctl"], words].concat());
     let id =
