@@ -49,7 +49,7 @@ make_deb() {
 	Installed-Size: $(find "$root" -path "$root/DEBIAN" -prune -o -type f -printf '%s\n' | awk '{ n += int(($1 + 1023) / 1024) } END { print n }')
 	Depends: libc6 (>= $glibc), libgcc-s1 (>= 4.2), debconf (>= 0.5) | debconf-2.0, init-system-helpers (>= 1.54), docker.io | docker-ce | moby-engine
 	Recommends: docker-cli | docker-ce-cli | moby-cli | docker.io, e2fsprogs
-	Suggests: nvidia-container-toolkit, etcd-server | etcd, xfsprogs
+	Suggests: nvidia-container-toolkit, etcd-server | etcd, openssh-client, xfsprogs
 	Section: admin
 	Priority: optional
 	Homepage: $homepage

@@ -20,6 +20,10 @@ matrix_packages=(podman docker-compose)
 
 # What packaging/build needs besides: the tools of both kinds.
 package_packages=(binutils dpkg-dev rpm)
+# A real terminal, for what draws on one; another host, for Docker's contexts.
+terminal_packages=(tmux procps)
+context_packages=(openssh-server openssh-client openssl)
+
 # What looks the packages over, and shells that complete.
 package_test_packages=(lintian rpmlint debootstrap debian-archive-keyring bash-completion zsh fish shellcheck)
 

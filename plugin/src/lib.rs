@@ -11,6 +11,7 @@ pub mod gpu;
 pub mod layer;
 pub mod service;
 pub mod setup;
+pub mod top;
 #[allow(dead_code, unused_imports, reason = "what compares and measures trees is still to come")]
 pub mod tree;
 pub mod ui;
@@ -53,7 +54,10 @@ pub fn main(words: impl Iterator<Item = std::ffi::OsString>) -> u8 {
             0
         }
         Call::Command(globals, words) => {
-            client::signals::watch();
+            match commands::draws(&words) {
+                true => client::signals::watch_screen(),
+                false => client::signals::watch(),
+            }
             commands::main(globals, &words)
         }
     };

@@ -88,9 +88,9 @@ fn without_a_service_or_on_another_engine_the_error_says_what_to_type() {
     let (code, out, err) = run("gpuctl ps");
     assert_eq!((code, out.as_str()), (1, ""));
     assert!(err.contains("no gpuctl service answers") && err.contains("hint: sudo"), "{err}");
-    let (code, _, err) = run("-H tcp://far:2375 gpuctl ps");
+    let (code, _, err) = run("-H unix:///far/e.sock gpuctl ps");
     assert_eq!(code, 1);
-    assert!(err.contains("tcp://far:2375") && err.contains("d.sock"), "{err}");
+    assert!(err.contains("unix:///far/e.sock") && err.contains("d.sock"), "{err}");
 }
 
 /// A service that takes the request and says nothing.

@@ -17,8 +17,10 @@ pub mod probe;
 pub mod programs;
 pub mod served;
 pub mod siege;
+pub mod sshd;
 pub mod stage;
 pub mod state;
+pub mod terminal;
 #[path = "../../hook/fuzz/traps.rs"]
 pub mod traps;
 pub mod trees;

@@ -18,6 +18,8 @@ pub struct Globals {
     pub context: Option<String>,
     /// `--config`.
     pub config: Option<String>,
+    /// `--tls`, `--tlsverify` and the files of TLS, as they were given: for the Docker CLI.
+    pub tls: Vec<String>,
 }
 
 /// What we were called for.
@@ -71,14 +73,18 @@ pub fn read(words: &[String]) -> Call {
                 Some(value) => (Some(value), tail),
                 None => (tail.first().cloned(), tail.get(1..).unwrap_or_default()),
             };
-            match name {
-                "--host" => globals.host = value,
-                "--context" => globals.context = value,
-                "--config" => globals.config = value,
-                _ => {}
+            match (name, value) {
+                ("--host", value) => globals.host = value,
+                ("--context", value) => globals.context = value,
+                ("--config", value) => globals.config = value,
+                ("--log-level", _) | (_, None) => {}
+                (tls, Some(value)) => globals.tls.push(format!("{tls}={value}")),
             }
             rest = tail;
         } else if SWITCHES.contains(&name) && word != "--version" {
+            if name.starts_with("--tls") {
+                globals.tls.push(word.clone());
+            }
             rest = tail;
         } else {
             break;
@@ -133,6 +139,8 @@ mod tests {
         assert_eq!(command("help gpuctl").1, "help");
         assert_eq!(command("gpuctl --help").1, "--help");
         assert_eq!(command("").1, "");
+        let (globals, _) = command("--tlsverify=false --tlscacert /ca.pem -H tcp://a gpuctl ps");
+        assert_eq!(globals.tls, ["--tlsverify=false", "--tlscacert=/ca.pem"]);
         // A container may be called as we are.
         assert_eq!(command("gpuctl stop gpuctl").1, "stop gpuctl");
     }

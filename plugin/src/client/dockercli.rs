@@ -20,8 +20,17 @@ const LONGEST: u64 = 1 << 20;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DockerCli {
     program: OsString,
-    host: String,
+    engine: Engine,
     config: Option<OsString>,
+}
+
+/// Which Engine a CLI talks to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Engine {
+    /// This one, whatever the environment says.
+    At(String),
+    /// The one that these global flags and the user's environment name.
+    Named(Vec<String>),
 }
 
 impl DockerCli {
@@ -33,7 +42,15 @@ impl DockerCli {
 
     /// The CLI that is this program.
     pub fn of(program: impl Into<OsString>, host: &str) -> Self {
-        Self { program: program.into(), host: host.to_owned(), config: None }
+        Self { program: program.into(), engine: Engine::At(host.to_owned()), config: None }
+    }
+
+    /// With the Engine that the user named, by these global flags or by the environment where there are
+    /// none.
+    #[must_use]
+    pub fn named(mut self, flags: &[String]) -> Self {
+        self.engine = Engine::Named(flags.to_vec());
+        self
     }
 
     /// With the folder of the user's Docker configuration, where `--config` named one.
@@ -49,28 +66,34 @@ impl DockerCli {
         words: impl IntoIterator<Item = S>,
     ) -> Command {
         let mut command = Command::new(&self.program);
-        for other in [
-            "DOCKER_HOST",
-            "DOCKER_CONTEXT",
-            "DOCKER_TLS",
-            "DOCKER_TLS_VERIFY",
-            "DOCKER_CERT_PATH",
-            signals::PLUGIN_SOCKET,
-            ORIGINAL,
-        ] {
-            command.env_remove(other);
-        }
+        command.env_remove(signals::PLUGIN_SOCKET).env_remove(ORIGINAL);
         if let Some(config) = &self.config {
             command.env("DOCKER_CONFIG", config);
         }
-        command.arg("--host").arg(&self.host).args(words);
+        match &self.engine {
+            Engine::At(host) => {
+                for other in [
+                    "DOCKER_HOST",
+                    "DOCKER_CONTEXT",
+                    "DOCKER_TLS",
+                    "DOCKER_TLS_VERIFY",
+                    "DOCKER_CERT_PATH",
+                ] {
+                    command.env_remove(other);
+                }
+                command.arg("--host").arg(host);
+            }
+            Engine::Named(flags) => drop(command.args(flags)),
+        }
+        command.args(words);
         command
     }
 
     /// The help of a subcommand. The Engine is not asked, so that the flags are those that the CLI
     /// knows; `None` where there is no CLI.
     pub fn help(&self, subcommand: &str) -> Option<String> {
-        let aside = Self { host: "unix:///nonexistent/docker.sock".into(), ..self.clone() };
+        let nowhere = Engine::At("unix:///nonexistent/docker.sock".into());
+        let aside = Self { engine: nowhere, ..self.clone() };
         let mut command = aside.command([subcommand, "--help"]);
         command.stdin(Stdio::null()).stderr(Stdio::null());
         let (code, text) = captured(command, HELP_LIMIT, || false).ok()?;

@@ -1,4 +1,5 @@
-//! Which Engine the user means, and whether it is the one that this node's gpuctl serves.
+//! Which Engine the user means, as Docker resolves it, and whether it is the one that this node's gpuctl
+//! serves or how another host's is reached.
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -36,38 +37,155 @@ impl Surroundings {
     }
 }
 
-/// Refuses where the user names another Engine than `ours`. Naming none is fine: then ours is
-/// meant.
+/// The Engine that the user means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// This node's.
+    Here,
+    /// Another host's, which is reached so.
+    There(Far),
+}
+
+/// Another host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Far {
+    /// Its endpoint as Docker has it: `ssh://me@far`.
+    pub host: String,
+    /// How it was named: `-H`, `the context far`.
+    pub by: String,
+    /// The Docker CLI's global flags that name it too; where there are none, the environment does.
+    pub flags: Vec<String>,
+    /// How its service is reached.
+    pub way: Way,
+}
+
+/// How another host's service is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Way {
+    /// By ssh.
+    Ssh(SshHost),
+    /// Through its Engine.
+    Engine,
+}
+
+/// What ssh needs.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SshHost {
+    /// `-l`.
+    pub user: Option<String>,
+    /// The name or address.
+    pub host: String,
+    /// `-p`.
+    pub port: Option<u16>,
+    /// The Engine's socket there; the usual one where none is named.
+    pub path: Option<String>,
+}
+
+impl SshHost {
+    /// Of `ssh://[user@]host[:port][/path]`; `None` where it is not like that.
+    pub fn read(url: &str) -> Option<Self> {
+        let rest = url.strip_prefix("ssh://")?;
+        let (place, path) = match rest.split_once('/') {
+            Some((place, path)) => (place, Some(format!("/{path}")).filter(|p| p != "/")),
+            None => (rest, None),
+        };
+        let (user, place) = match place.rsplit_once('@') {
+            Some((user, place)) => (Some(user.to_owned()), place),
+            None => (None, place),
+        };
+        let (host, port) = match (place.strip_prefix('['), place.rsplit_once(':')) {
+            (Some(six), _) => {
+                let (host, rest) = six.split_once(']')?;
+                (host, rest.strip_prefix(':'))
+            }
+            (None, Some((host, port))) => (host, Some(port)),
+            (None, None) => (place, None),
+        };
+        let port = port.map(|p| p.parse().ok().filter(|p| *p != 0).ok_or(())).transpose().ok()?;
+        // A password has no place here, nor has what ssh would take for a flag.
+        let odd = |text: &str| text.is_empty() || text.starts_with('-') || text.contains(':');
+        if host.is_empty() || host.starts_with('-') || user.as_deref().is_some_and(odd) {
+            return None;
+        }
+        Some(Self { user, host: host.to_owned(), port, path })
+    }
+
+    /// As one would type it: `me@far`.
+    pub fn shown(&self) -> String {
+        let user = self.user.as_ref().map(|u| format!("{u}@")).unwrap_or_default();
+        let port = self.port.map(|p| format!("-p {p} ")).unwrap_or_default();
+        format!("{port}{user}{}", self.host)
+    }
+}
+
+/// What the user named, as Docker resolves it: the endpoint, how it was named, and by which flags.
+type Named = (String, String, Vec<String>);
+
+/// `-H` and `--context` count before DOCKER_HOST, that before DOCKER_CONTEXT, and that before the one
+/// that `docker context use` chose. `None` where nothing is named.
+fn named(globals: &Globals, around: &Surroundings) -> Result<Option<Named>, Failure> {
+    let by_env = || around.host.clone().map(|host| (host, "DOCKER_HOST".to_owned(), vec![]));
+    let context = match (&globals.host, &globals.context) {
+        (Some(host), _) => {
+            let mut flags = vec!["--host".to_owned(), host.clone()];
+            flags.extend(globals.tls.iter().cloned());
+            return Ok(Some((host.clone(), "-H".to_owned(), flags)));
+        }
+        (None, Some(context)) => Some(context.clone()),
+        (None, None) if around.host.is_some() => None,
+        (None, None) => chosen_context(around),
+    };
+    let Some(context) = context else { return Ok(by_env()) };
+    match of_context(&context, around) {
+        Context::At(host) => {
+            let flags = vec!["--context".to_owned(), context.clone()];
+            Ok(Some((host, format!("the context {context}"), flags)))
+        }
+        Context::Default => Ok(by_env()),
+        Context::Unknown => {
+            let message = format!("the Docker context {context:?} is not known");
+            Err(Failure::new(message).hint("docker context ls shows those there are"))
+        }
+    }
+}
+
+/// The Engine that the user means, where `ours` is this node's. Naming none is fine: then ours is meant.
+///
+/// # Errors
+/// A failure that says which Engine is meant, and what to do instead.
+pub fn resolve(globals: &Globals, around: &Surroundings, ours: &str) -> Result<Target, Failure> {
+    let Some((host, by, flags)) = named(globals, around)? else { return Ok(Target::Here) };
+    if same(&host, ours) {
+        return Ok(Target::Here);
+    }
+    let way = match host.split_once("://").map(|(scheme, _)| scheme) {
+        Some("ssh") => match SshHost::read(&host) {
+            Some(ssh) => Way::Ssh(ssh),
+            None => {
+                return Err(Failure::new(format!("{by} names {host}, which ssh cannot go to"))
+                    .hint("an Engine behind ssh is written ssh://[USER@]HOST[:PORT]"));
+            }
+        },
+        Some("tcp" | "http" | "https") => Way::Engine,
+        _ => return Err(another(&host, &by, ours)),
+    };
+    Ok(Target::There(Far { host, by, flags, way }))
+}
+
+fn another(host: &str, by: &str, ours: &str) -> Failure {
+    Failure::new(format!("{by} names the Engine at {host}; gpuctl of this node serves {ours}"))
+        .hint(format!("docker -H {ours} gpuctl ..., or docker.host in gpuctl's config"))
+}
+
+/// Refuses where the user names another Engine than `ours`, for what is done on this node only.
 ///
 /// # Errors
 /// A failure that says which Engine is meant and which is served.
 pub fn check(globals: &Globals, around: &Surroundings, ours: &str) -> Result<(), Failure> {
-    let (named, by) = match (&globals.host, &globals.context) {
-        (Some(host), _) => (host.clone(), "-H".to_owned()),
-        (None, Some(context)) => match of_context(context, around) {
-            Context::At(host) => (host, format!("the context {context}")),
-            Context::Default => return Ok(()),
-            Context::Unknown => {
-                let message = format!("the Docker context {context:?} is not known");
-                return Err(Failure::new(message).hint("docker context ls shows those there are"));
-            }
-        },
-        (None, None) => match (&around.host, chosen_context(around)) {
-            (Some(host), _) => (host.clone(), "DOCKER_HOST".to_owned()),
-            (None, Some(context)) => match of_context(&context, around) {
-                Context::At(host) => (host, format!("the context {context}")),
-                _ => return Ok(()),
-            },
-            (None, None) => return Ok(()),
-        },
-    };
-    if same(&named, ours) {
-        return Ok(());
+    match resolve(globals, around, ours)? {
+        Target::Here => Ok(()),
+        Target::There(far) => Err(another(&far.host, &far.by, ours)),
     }
-    Err(Failure::new(format!(
-        "{by} names the Engine at {named}; gpuctl of this node serves {ours}"
-    ))
-    .hint(format!("docker -H {ours} gpuctl ..., or docker.host in gpuctl's config")))
 }
 
 /// Whether two endpoints are the same; sockets are compared as files, since /var/run is /run.
@@ -129,7 +247,8 @@ mod tests {
     const OURS: &str = "unix:///var/run/docker.sock";
 
     fn globals(host: Option<&str>, context: Option<&str>) -> Globals {
-        Globals { host: host.map(Into::into), context: context.map(Into::into), config: None }
+        let (host, context) = (host.map(Into::into), context.map(Into::into));
+        Globals { host, context, ..Globals::default() }
     }
 
     #[test]
@@ -164,6 +283,67 @@ mod tests {
         // DOCKER_HOST overrides the chosen context.
         let around = Surroundings { host: Some(OURS.into()), ..around };
         assert!(check(&Globals::default(), &around, OURS).is_ok());
+    }
+
+    fn far(globals: &Globals, around: &Surroundings) -> Far {
+        match resolve(globals, around, OURS).unwrap() {
+            Target::There(far) => far,
+            Target::Here => panic!("here"),
+        }
+    }
+
+    #[test]
+    fn another_host_is_reached_by_ssh_or_through_its_engine() {
+        let nothing = Surroundings::default();
+        let ssh = far(&globals(Some("ssh://me@far:2222"), None), &nothing);
+        assert_eq!(ssh.flags, ["--host", "ssh://me@far:2222"]);
+        let Way::Ssh(host) = ssh.way else { panic!("{ssh:?}") };
+        assert_eq!((host.shown().as_str(), host.path), ("-p 2222 me@far", None));
+        let tls =
+            Globals { tls: vec!["--tlsverify".into()], ..globals(Some("tcp://far:2376"), None) };
+        let tls = far(&tls, &nothing);
+        assert_eq!(
+            (tls.flags, tls.way),
+            (vec!["--host".into(), "tcp://far:2376".into(), "--tlsverify".into()], Way::Engine)
+        );
+        // By the environment: the CLI reads that itself.
+        let env = Surroundings { host: Some("ssh://far".into()), ..nothing.clone() };
+        let by_env = far(&Globals::default(), &env);
+        assert_eq!((by_env.by.as_str(), by_env.flags.len()), ("DOCKER_HOST", 0));
+        // The context that is called default is what the environment says.
+        assert_eq!(far(&globals(None, Some("default")), &env).host, "ssh://far");
+        // Another socket of this host is nobody's.
+        let other =
+            resolve(&globals(Some("unix:///other.sock"), None), &nothing, OURS).unwrap_err();
+        assert!(other.message.contains("unix:///other.sock") && other.message.contains(OURS));
+    }
+
+    #[test]
+    fn places_of_ssh_are_read_and_nothing_becomes_a_flag() {
+        let read = |url| {
+            let h = SshHost::read(url)?;
+            Some((h.user.unwrap_or_default(), h.host, h.port, h.path.unwrap_or_default()))
+        };
+        let some = |user: &str, host: &str, port, path: &str| {
+            Some((user.to_owned(), host.to_owned(), port, path.to_owned()))
+        };
+        assert_eq!(read("ssh://far"), some("", "far", None, ""));
+        assert_eq!(read("ssh://far/"), some("", "far", None, ""));
+        assert_eq!(read("ssh://me@far:22/run/d.sock"), some("me", "far", Some(22), "/run/d.sock"));
+        assert_eq!(read("ssh://[::1]:22"), some("", "::1", Some(22), ""));
+        for odd in [
+            "ssh://",
+            "ssh://-oProxyCommand=x",
+            "ssh://-l@far",
+            "ssh://me:secret@far",
+            "ssh://far:x",
+            "ssh://far:0",
+            "ssh://@far",
+            "far",
+            "ssh://[::1",
+        ] {
+            assert_eq!(read(odd), None, "{odd}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@ pub mod argv;
 pub mod create;
 pub mod dockercli;
 pub mod endpoint;
+pub mod far;
 pub mod flags;
 mod foreground;
 pub mod front;

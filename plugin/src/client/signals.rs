@@ -54,6 +54,8 @@ enum Child {
     Terminal(Pid),
     /// This child shows what goes on, and this passes them to whom they are for.
     Passed(Pid, Pass),
+    /// We draw on the whole terminal, and put it right ourselves before we end.
+    Screen(Pass),
 }
 
 /// Passes a signal on.
@@ -72,9 +74,19 @@ fn state() -> std::sync::MutexGuard<'static, State> {
 /// Begins to watch; before any thread is started, so that all of them leave the signals to ours.
 /// Children start with a clean mask.
 pub fn watch() {
+    watch_these(&[]);
+}
+
+/// As [`watch`], for what draws on the whole terminal: it puts that right before it is stopped, and
+/// draws anew when it goes on.
+pub fn watch_screen() {
+    watch_these(&[Signal::SIGTSTP, Signal::SIGCONT]);
+}
+
+fn watch_these(more: &[Signal]) {
     let mut set = SigSet::empty();
-    for signal in WATCHED {
-        set.add(signal);
+    for signal in WATCHED.iter().chain(more) {
+        set.add(*signal);
     }
     // Not watched, but blocked: taking back a terminal that was lent does not stop us.
     let mut blocked = set;
@@ -120,6 +132,11 @@ pub fn to(shows: Pid, pass: Pass) {
     state().child = Child::Passed(shows, pass);
 }
 
+/// Has all signals passed to who draws on the whole terminal.
+pub fn to_screen(pass: Pass) {
+    state().child = Child::Screen(pass);
+}
+
 /// A signal came to the child in our stead: it is passed on, unless it came to us as well.
 pub fn passed_by(signal: Signal) {
     if !just_now() {
@@ -150,10 +167,15 @@ pub fn run_child(mut command: std::process::Command) -> std::io::Result<u8> {
 }
 
 fn came(signal: Signal, by_kernel: bool) {
-    if signal == Signal::SIGWINCH {
-        // Not for the container, but for who sets the size of its terminal.
-        if let Child::Passed(pid, _) = &state().child {
-            let _ = nix::sys::signal::kill(*pid, signal);
+    if matches!(signal, Signal::SIGWINCH | Signal::SIGTSTP | Signal::SIGCONT) {
+        let child = state().child.clone();
+        match child {
+            // Not for the container, but for who sets the size of its terminal.
+            Child::Passed(pid, _) if signal == Signal::SIGWINCH => {
+                let _ = nix::sys::signal::kill(pid, signal);
+            }
+            Child::Screen(pass) => pass(signal),
+            _ => {}
         }
         return;
     }
@@ -173,7 +195,7 @@ fn pass(child: &Child, signal: Signal) {
         Child::Terminal(pid) => {
             let _ = nix::sys::signal::kill(*pid, signal);
         }
-        Child::Passed(_, pass) => pass(signal),
+        Child::Passed(_, pass) | Child::Screen(pass) => pass(signal),
         Child::None => give_up(),
     }
 }

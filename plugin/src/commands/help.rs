@@ -17,11 +17,12 @@ const GROUPS: [(&str, &[&str]); 4] = [
     ("Common Commands", &["run", "ps", "gpus", "scale", "stop", "start", "rm", "exec", "logs"]),
     ("Versions", &["update", "history", "diff", "rollback", "snapshot", "clone", "prune"]),
     ("Management Commands", &["volume"]),
-    ("Host", &["setup", "doctor", "events", "ports", "version", "serve"]),
+    ("Host", &["top", "setup", "doctor", "events", "ports", "version", "serve"]),
 ];
 
 /// Examples by the words of the command: what is typed, and what that does.
-const EXAMPLES: [(&str, &[&str]); 27] = [
+const EXAMPLES: [(&str, &[&str]); 28] = [
+    ("top", &["docker gpuctl top"]),
     (
         "",
         &[

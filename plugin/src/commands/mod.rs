@@ -5,6 +5,7 @@ mod clone;
 mod commit;
 pub mod complete;
 mod create;
+mod dial;
 mod diff;
 mod doctor;
 mod events;
@@ -37,6 +38,7 @@ mod setup;
 mod snapshot;
 mod start;
 mod stop;
+mod top;
 mod unpause;
 mod update;
 mod version;
@@ -96,6 +98,7 @@ enum Command {
     Exec(exec::Args),
     Logs(logs::Args),
     Gpus(gpus::Args),
+    Top(top::Args),
     Ports(ports::Args),
     Events(events::Args),
     Volume(volume::Args),
@@ -115,6 +118,11 @@ fn command() -> clap::Command {
     help::dressed(Words::command())
 }
 
+/// Whether a command draws on the whole terminal.
+pub fn draws(words: &[String]) -> bool {
+    words.first().is_some_and(|name| name == top::WORD)
+}
+
 /// Does what the words say; the exit code.
 pub fn main(globals: Globals, words: &[String]) -> u8 {
     let name = words.first().map(String::as_str).unwrap_or_default();
@@ -126,6 +134,7 @@ pub fn main(globals: Globals, words: &[String]) -> u8 {
         "exec" | "execute" => exec::words(globals, rest),
         "logs" => logs::words(globals, rest),
         man::WORD => man::pages(rest),
+        dial::WORD => dial::dial(rest),
         _ => parsed(globals, words),
     };
     match outcome {
@@ -195,6 +204,7 @@ fn parsed(globals: Globals, words: &[String]) -> Result<u8, Failure> {
         Command::Diff(args) => diff::diff(&Session::open(&globals)?, args),
         Command::History(args) => history::history(&Session::open(&globals)?, args),
         Command::Gpus(args) => gpus::gpus(&Session::open(&globals)?, &args),
+        Command::Top(args) => top::top(Session::open(&globals)?, &args),
         Command::Events(args) => events::events(&Session::open(&globals)?, &args),
         Command::Volume(args) => volume::volume(&Session::open(&globals)?, args),
         Command::Doctor(args) => doctor::doctor(&Session::open(&globals)?, &args),
@@ -295,7 +305,7 @@ mod tests {
         for name in ["run", "create", "start", "stop", "restart", "rm", "ps", "inspect", "scale"] {
             assert!(names().iter().any(|(n, about)| n == name && !about.is_empty()), "{name}");
         }
-        assert_eq!(names().len(), 31);
+        assert_eq!(names().len(), 32);
     }
 
     #[test]
@@ -319,6 +329,8 @@ mod tests {
             "gpus -q --no-trunc",
             "doctor --fix",
             "events",
+            "top",
+            "top --interval 0.5",
             "events --since 10m --until 0s -f gpu=2 -f container=a -n 5 --format json",
             "setup",
             "setup --strict --dry-run",
@@ -367,6 +379,7 @@ mod tests {
             "volume resize data",
             "volume resize data 1GB --in-place --roll",
             "nope",
+            "top --interval 0",
             "pause",
             "rename a",
             "rename a b/c",

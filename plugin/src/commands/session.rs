@@ -1,12 +1,14 @@
 //! How a command reaches the engine: root does it here, others ask the service.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use gpuctl_ledger::config::Config;
 
 use crate::client::argv::Globals;
 use crate::client::dockercli::DockerCli;
-use crate::client::endpoint::{Surroundings, check};
+use crate::client::endpoint::{Surroundings, Target, resolve};
+use crate::client::far;
 use crate::client::front::{Terminal, this_user};
 use crate::client::signals;
 use crate::engine::{
@@ -14,6 +16,7 @@ use crate::engine::{
     api::{Answer, Failure, Front, Request},
 };
 use crate::service::client;
+use crate::service::reach::Service;
 use crate::ui;
 
 /// Set to `service`, root asks the service too; to `local`, nobody does.
@@ -27,6 +30,8 @@ pub struct Session {
     config: Config,
     config_path: PathBuf,
     cli: DockerCli,
+    /// Another host's service, where the user means that host.
+    far: Option<Service>,
 }
 
 /// The config, or why there is none.
@@ -51,15 +56,21 @@ pub(super) fn config_to_be() -> Result<(Config, PathBuf), Failure> {
 }
 
 impl Session {
-    /// Reads the config and makes sure that the user means this node's Engine.
+    /// Reads the config, and finds the Engine that the user means: this node's, or another host's.
     ///
     /// # Errors
-    /// When the config is wrong or another Engine is meant.
+    /// When the config is wrong, or the Engine is one that cannot be reached.
     pub fn open(globals: &Globals) -> Result<Self, Failure> {
         let (config, config_path) = config()?;
-        check(globals, &Surroundings::found(globals), &config.docker.host)?;
         let cli = DockerCli::found(&config.docker.host).with_config(globals.config.as_deref());
-        Ok(Self { config, config_path, cli })
+        match resolve(globals, &Surroundings::found(globals), &config.docker.host)? {
+            Target::Here => Ok(Self { config, config_path, cli, far: None }),
+            Target::There(far) => {
+                let cli = cli.named(&far.flags);
+                let service = far::service(far, &cli);
+                Ok(Self { config, config_path, cli, far: Some(service) })
+            }
+        }
     }
 
     /// The settings.
@@ -103,9 +114,27 @@ impl Session {
         self.ask(request, front)
     }
 
+    /// As [`Session::look`], for who shows it to the user in his own way: the service gets so long.
+    ///
+    /// # Errors
+    /// As for look.
+    pub fn look_within(&self, request: Request, limit: Duration) -> Result<Answer, Failure> {
+        self.ask_within(request, &mut self.terminal(), Some(limit))
+    }
+
     fn ask(&self, request: Request, front: &mut dyn Front) -> Result<Answer, Failure> {
+        self.ask_within(request, front, None)
+    }
+
+    fn ask_within(
+        &self,
+        request: Request,
+        front: &mut dyn Front,
+        limit: Option<Duration>,
+    ) -> Result<Answer, Failure> {
         let via = std::env::var(VIA).unwrap_or_default();
         let here = match via.as_str() {
+            _ if self.far.is_some() => false,
             "service" => false,
             "local" => true,
             _ => nix::unistd::geteuid().is_root(),
@@ -135,9 +164,14 @@ impl Session {
         }
         let socket = std::env::var_os(SOCKET).filter(|s| !s.is_empty());
         let socket = socket.map_or_else(|| self.config.paths.socket.clone(), PathBuf::from);
+        let ours = Service::Socket(socket);
+        let service = self.far.as_ref().unwrap_or(&ours);
         // What is shown to nobody need not go on.
         let over = || signals::interrupted() || ui::is_unwritten();
-        client::perform(&socket, request, front, &over)
+        match limit {
+            None => client::perform(service, request, front, &over),
+            Some(limit) => client::perform_within(service, request, front, limit),
+        }
     }
 }
 

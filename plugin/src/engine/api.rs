@@ -13,6 +13,7 @@ mod change;
 mod front;
 mod more;
 mod progress;
+mod top;
 mod volume;
 
 use crate::change::Difference;
@@ -23,6 +24,7 @@ pub use more::{
     PruneRequest, PruneRow,
 };
 pub use progress::{Amount, Doing, Progress};
+pub use top::{OfWhom, TopProcess, TopRow, TopView};
 pub use volume::{
     BackendRow, PrunedRow, ResizeHow, VolumeAnswer, VolumeRequest, VolumeRow, VolumeVersionRow,
 };
@@ -83,6 +85,8 @@ pub enum Request {
     },
     /// gpus.
     Gpus,
+    /// top: one look.
+    Top,
     /// inspect: record, leases and Docker's own inspect of each.
     Inspect {
         /// As for start.
@@ -239,6 +243,8 @@ pub enum Answer {
     Ps(Vec<PsRow>),
     /// Of gpus.
     Gpus(Vec<GpuRow>),
+    /// Of top.
+    Top(TopView),
     /// Of inspect: one object a name.
     Inspect(Vec<Value>),
     /// Of history, oldest first.

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use gpuctl_ledger::grant::observe;
 use gpuctl_ledger::ledger::At;
 use gpuctl_ledger::model::{
-    Binding, ContainerId, ContainerRecord, DockerName, Gpu, Health, Inventory, LeaseState, Part,
-    Piece, Place, Timestamp, Unit,
+    Binding, ContainerId, ContainerRecord, DockerName, Gpu, Health, Holder, Inventory, Lease,
+    LeaseState, Part, Piece, Place, Timestamp, Unit,
 };
 use gpuctl_ledger::node::refused::{self, RefusedStart};
 use gpuctl_ledger::rules::allocate::Judged;
@@ -130,12 +130,31 @@ fn places(inventory: Option<&Inventory>, units: Option<&Vec<Unit>>) -> Vec<Place
 /// # Errors
 /// The ledger's; a driver that does not answer leaves its columns empty.
 pub(super) fn gpus(ctx: &Context) -> Result<Answer, Failure> {
+    let Looked { rows, .. } = looked(ctx)?;
+    Ok(Answer::Gpus(rows.into_iter().map(|(row, _)| row).collect()))
+}
+
+/// The GPUs, with who holds each, and what else was seen on the way.
+pub(super) struct Looked {
+    /// In nvidia-smi order, each with its holder.
+    pub(super) rows: Vec<(GpuRow, Option<Holder>)>,
+    /// What the driver told.
+    pub(super) seen: Seen,
+    /// Why it told nothing.
+    pub(super) silent: Option<Failure>,
+}
+
+/// As [`gpus`], for those who want to know more.
+///
+/// # Errors
+/// As there.
+pub(super) fn looked(ctx: &Context) -> Result<Looked, Failure> {
     // Asking the driver also brings the inventory and the quarantine up to date.
     let asked = watch::seen(ctx);
-    let now = match asked {
-        Ok(now) => now,
+    let (now, silent) = match asked {
+        Ok(now) => (now, None),
         Err(error) if ctx.view().inventory().is_err() => return Err(error),
-        Err(_) => Seen::default(),
+        Err(error) => (Seen::default(), Some(error)),
     };
     let seen = observe(&ctx.ledger, &ctx.view(), None)?;
     let pieces: Vec<Piece<'_>> = seen.inventory.gpus.iter().flat_map(Gpu::pieces).collect();
@@ -149,9 +168,16 @@ pub(super) fn gpus(ctx: &Context) -> Result<Answer, Failure> {
         let unit = piece.unit();
         // Nothing tells slots apart: what goes on on their GPU stands in its own row.
         let usage = now.usage.iter().find(|u| u.unit.as_ref() == Some(&unit));
-        row(piece, seen.judged.get(&unit), usage, seen.busy.get(&unit), now.on.get(&unit))
+        let judged = seen.judged.get(&unit);
+        let holder = living(judged).map(|lease| lease.holder.clone());
+        (row(piece, judged, usage, seen.busy.get(&unit), now.on.get(&unit)), holder)
     });
-    Ok(Answer::Gpus(rows.collect()))
+    Ok(Looked { rows: rows.collect(), seen: now, silent })
+}
+
+/// A lease whose holder is gone for good is as good as none: the next claim takes it.
+fn living(judged: Option<&Judged>) -> Option<&Lease> {
+    judged.filter(|j| j.life != Life::Gone).map(|j| &j.lease)
 }
 
 fn row(
@@ -163,8 +189,7 @@ fn row(
 ) -> GpuRow {
     let gpu = piece.gpu;
     let whole = matches!(piece.part, Part::Whole);
-    // A lease whose holder is gone for good is as good as none: the next claim takes it.
-    let lease = judged.filter(|j| j.life != Life::Gone).map(|j| &j.lease);
+    let lease = living(judged);
     let fault = usage.and_then(|u| u.fault.clone());
     let health = match (piece.health(), fault, busy) {
         (Health::Bad(why), _, _) => why.clone(),

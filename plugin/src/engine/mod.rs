@@ -42,6 +42,7 @@ mod sharing;
 mod snapshot;
 mod supply;
 mod tail;
+mod top;
 mod under_way;
 mod undo_create;
 mod undo_in_place;
@@ -84,6 +85,7 @@ pub fn perform(ctx: &Context, request: Request, front: &mut dyn Front) -> Result
         }
         Request::Ps { all } => list::ps(ctx, all),
         Request::Gpus => list::gpus(ctx),
+        Request::Top => top::top(ctx),
         Request::Inspect { names } => list::inspect(ctx, &names),
         Request::History { name } => history::history(ctx, &name),
         Request::Resolve { name } => {

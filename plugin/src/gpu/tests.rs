@@ -201,6 +201,7 @@ fn two_consumer_cards_have_no_links_and_a_desktop() {
     assert_eq!(usage[0].utilization, Some(3));
     assert_eq!(usage[0].temperature, Some(41));
     assert_eq!(usage[0].power, Some(27340));
+    assert_eq!(usage[0].power_limit, Some(450_000));
     assert_eq!(usage[0].persistence, Some(false));
     assert_eq!(usage[1].memory_used, Some(18 << 20));
     assert_eq!(usage[1].memory_total, Some(24564 << 20));

@@ -34,6 +34,8 @@ pub struct Usage {
     pub temperature: Option<u32>,
     /// Milliwatts, of the card.
     pub power: Option<u32>,
+    /// Milliwatts that the card may take, as it is set now.
+    pub power_limit: Option<u32>,
     /// Whether the driver keeps the card initialised when nobody uses it.
     pub persistence: Option<bool>,
     /// Why the card does not answer.
@@ -89,6 +91,7 @@ impl Driver {
                     mig: Some(place),
                     temperature: card.temperature,
                     power: card.power,
+                    power_limit: card.power_limit,
                     persistence: card.persistence,
                     ..Usage::of(index)
                 };
@@ -111,6 +114,7 @@ impl Usage {
             processes: None,
             temperature: None,
             power: None,
+            power_limit: None,
             persistence: None,
             fault: None,
         }
@@ -134,6 +138,7 @@ impl Usage {
         let why = &mut self.fault;
         self.temperature = answer(card.temperature(TemperatureSensor::Gpu), why);
         self.power = answer(card.power_usage(), why);
+        self.power_limit = answer(card.enforced_power_limit(), why);
         self.persistence = answer(card.is_in_persistent_mode(), why);
     }
 }

@@ -1,15 +1,14 @@
 //! The asking side: it does what the server asks with the [`Front`] that a local operation would
 //! have.
 
-use std::io::ErrorKind;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use super::lines::{Lines, NoLine, write};
 use super::protocol::{Ask, BUSY, FromClient, FromServer, Hello, LONGEST_TO_CLIENT, PROTOCOL};
+use super::reach::{Line, Service};
 use crate::client::signals::INTERRUPTED_CODE;
 use crate::engine::api::{Answer, AskError, Failure, Front, Request};
 
@@ -29,24 +28,47 @@ const ENDING: Duration = Duration::from_secs(30);
 /// # Errors
 /// The service's failure, or why there was no answer.
 pub fn perform(
-    socket: &Path,
+    service: &Service,
     request: Request,
     front: &mut dyn Front,
     interrupted: &dyn Fn() -> bool,
 ) -> Result<Answer, Failure> {
-    perform_ending(socket, request, front, interrupted, ENDING)
+    perform_ending(service, request, front, interrupted, ENDING)
+}
+
+/// As [`perform`], of what changes nothing: after `limit` there is no answer.
+///
+/// # Errors
+/// As there, or that there was none in time.
+pub fn perform_within(
+    service: &Service,
+    request: Request,
+    front: &mut dyn Front,
+    limit: Duration,
+) -> Result<Answer, Failure> {
+    let begun = Instant::now();
+    let over = || begun.elapsed() > limit;
+    let outcome = perform_ending(service, request, front, &over, Duration::ZERO);
+    outcome.map_err(|failure| {
+        if !over() {
+            return failure;
+        }
+        let seconds = limit.as_secs();
+        Failure::new(format!("the gpuctl service gave no answer within {seconds} s"))
+            .hint("docker gpuctl doctor tells more")
+    })
 }
 
 /// As [`perform`]; after an interrupt it waits so long.
 pub(super) fn perform_ending(
-    socket: &Path,
+    service: &Service,
     request: Request,
     front: &mut dyn Front,
     interrupted: &dyn Fn() -> bool,
     ending: Duration,
 ) -> Result<Answer, Failure> {
     let mut given_up = None;
-    let outcome = ask(socket, request, front, interrupted, &mut given_up, ending);
+    let outcome = ask(service, request, front, interrupted, &mut given_up, ending);
     outcome.map_err(|failure| match given_up {
         Some(_) => failure.code(INTERRUPTED_CODE),
         None => failure,
@@ -54,17 +76,19 @@ pub(super) fn perform_ending(
 }
 
 fn ask(
-    socket: &Path,
+    service: &Service,
     request: Request,
     front: &mut dyn Front,
     interrupted: &dyn Fn() -> bool,
     given_up: &mut Option<Instant>,
     ending: Duration,
 ) -> Result<Answer, Failure> {
-    let mut stream = UnixStream::connect(socket).map_err(|e| nobody(socket, &e))?;
-    let ended = |_| went_away();
-    stream.set_write_timeout(Some(WRITE_LIMIT)).map_err(ended)?;
-    let mut lines = Lines::new(stream.try_clone().map_err(ended)?, LONGEST_TO_CLIENT);
+    let (mut stream, mut line) = service.connect()?;
+    let host = line.as_ref().map(|line| line.host().to_owned());
+    // Who joins us to another host's service knows why there is no answer.
+    let mut ended = || line.as_mut().and_then(Line::why).unwrap_or_else(went_away);
+    stream.set_write_timeout(Some(WRITE_LIMIT)).map_err(|_| ended())?;
+    let mut lines = Lines::new(stream.try_clone().map_err(|_| ended())?, LONGEST_TO_CLIENT);
     // A server that is full says so and closes without reading: its word counts, not our failure.
     let sent = write(&mut stream, &Hello { protocol: PROTOCOL, request });
     let mut attached = false;
@@ -83,19 +107,17 @@ fn ask(
             && let Ok(Some(code)) = front.attach_ended()
         {
             attached = false;
-            write(&mut stream, &FromClient::AttachEnded(code)).map_err(ended)?;
+            write(&mut stream, &FromClient::AttachEnded(code)).map_err(|_| ended())?;
         }
         let look = if attached { LOOK_ATTACHED } else { LOOK };
         let line = match lines.read(Some(Instant::now() + look)) {
             Ok(line) => line,
             Err(NoLine::NotYet) if sent.is_ok() => continue,
             Err(NoLine::TooLong) => return Err(Failure::new("the service's answer is too long")),
-            Err(_) => return Err(went_away()),
+            Err(_) => return Err(ended()),
         };
-        let message = serde_json::from_str(&line).map_err(|_| {
-            Failure::new("the service's answer is not understood")
-                .hint("install plugin and service of the same version, and restart the service")
-        })?;
+        let message =
+            serde_json::from_str(&line).map_err(|_| not_understood(host.as_deref(), &line))?;
         let reply = match message {
             FromServer::Ok(answer) => return Ok(answer),
             FromServer::Failed(failure) => return Err(failure),
@@ -114,9 +136,9 @@ fn ask(
             }),
         };
         match reply {
-            Ok(reply) => write(&mut stream, &reply).map_err(ended)?,
+            Ok(reply) => write(&mut stream, &reply).map_err(|_| ended())?,
             Err(AskError::Refused { code }) => {
-                write(&mut stream, &FromClient::Refused(code)).map_err(ended)?;
+                write(&mut stream, &FromClient::Refused(code)).map_err(|_| ended())?;
             }
             Err(AskError::Gone) => {
                 let _ = stream.shutdown(Shutdown::Write);
@@ -144,15 +166,18 @@ pub(super) fn saying_busy<T>(stream: &UnixStream, every: Duration, act: impl FnO
     })
 }
 
-fn nobody(socket: &Path, error: &std::io::Error) -> Failure {
-    let shown = socket.display();
-    match error.kind() {
-        ErrorKind::PermissionDenied => {
-            Failure::new(format!("you may not use the gpuctl service at {shown}"))
-                .hint("use sudo, or have root add you to the group docker")
+/// What came is no line of the service's.
+fn not_understood(host: Option<&str>, line: &str) -> Failure {
+    const SHOWN: usize = 200;
+    match host {
+        // A service's line is an object, whatever its version.
+        Some(host) if !line.starts_with('{') => {
+            let line: String = line.chars().take(SHOWN).collect();
+            Failure::new(format!("{host} says something before the gpuctl service can: {line}"))
+                .hint("a start-up file of the shell there prints to stdout: let it do so on terminals only")
         }
-        _ => Failure::new(format!("no gpuctl service answers at {shown}"))
-            .hint("sudo systemctl start gpuctl.socket, or run this command with sudo"),
+        _ => Failure::new("the service's answer is not understood")
+            .hint("install plugin and service of the same version, and restart the service"),
     }
 }
 

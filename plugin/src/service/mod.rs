@@ -5,9 +5,11 @@
 //! means that nobody is there any more, and the engine finishes or undoes what it was doing.
 
 pub mod client;
+pub mod dial;
 mod lines;
 mod places;
 pub mod protocol;
+pub mod reach;
 pub mod server;
 pub mod socket;
 

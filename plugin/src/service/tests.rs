@@ -12,6 +12,7 @@ use gpuctl_ledger::model::{ContainerId, ContainerName, DockerName, GpuRequest};
 
 use super::client;
 use super::protocol::PROTOCOL;
+use super::reach::{Dialling, Service as Reach};
 use super::server::{Limits, Perform, serve};
 use crate::engine::api::{
     Amount, Answer, AskError, CreateAsk, CreateRequest, Doing, Event, Failure, Front, Progress,
@@ -25,6 +26,12 @@ struct Service {
     thread: Option<std::thread::JoinHandle<()>>,
     /// What the engine saw.
     seen: Receiver<String>,
+}
+
+impl Service {
+    fn at(&self) -> Reach {
+        Reach::Socket(self.socket.clone())
+    }
 }
 
 impl Drop for Service {
@@ -175,7 +182,7 @@ fn create(start: StartMode) -> Request {
 }
 
 fn ask(service: &Service, request: Request, front: &mut Script) -> Result<Answer, Failure> {
-    client::perform(&service.socket, request, front, &|| false)
+    client::perform(&service.at(), request, front, &|| false)
 }
 
 fn works(service: &Service) {
@@ -225,7 +232,7 @@ fn after_an_interrupt_it_is_told_what_became_of_the_operation() {
         let begun = Instant::now();
         let interrupted = move || begun.elapsed() > Duration::from_millis(50);
         let mut front = Script::default();
-        client::perform_ending(&service.socket, stop(), &mut front, &interrupted, ending)
+        client::perform_ending(&service.at(), stop(), &mut front, &interrupted, ending)
     };
     let done = Answer::Each { done: vec!["x".into()], failed: vec![] };
     assert_eq!(asked(Duration::from_secs(10)), Ok(done));
@@ -386,7 +393,7 @@ fn a_stop_lets_operations_finish_and_takes_no_more() {
     let socket = service.socket.clone();
     let asking = std::thread::spawn(move || {
         let stop = Request::Stop { names: vec!["x".into()], timeout: None };
-        client::perform(&socket, stop, &mut Script::default(), &|| false)
+        client::perform(&Reach::Socket(socket), stop, &mut Script::default(), &|| false)
     });
     std::thread::sleep(Duration::from_millis(100));
     service.stop.store(true, Ordering::SeqCst);
@@ -399,8 +406,55 @@ fn a_stop_lets_operations_finish_and_takes_no_more() {
 fn nobody_at_the_socket_is_said_with_what_to_type() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("none.sock");
-    let failure =
-        client::perform(&path, Request::Gpus, &mut Script::default(), &|| false).unwrap_err();
+    let failure = client::perform(
+        &Reach::Socket(path.clone()),
+        Request::Gpus,
+        &mut Script::default(),
+        &|| false,
+    )
+    .unwrap_err();
     assert!(failure.message.contains("no gpuctl service answers"), "{failure}");
     assert!(failure.hint.unwrap().contains("systemctl start gpuctl.socket"));
+}
+
+/// Asks a service to which this shell script joins us.
+fn ask_far(program: &'static str, script: &'static str) -> Failure {
+    let far = Reach::Far(Box::new(move || {
+        let mut command = std::process::Command::new(program);
+        command.args(["-c", script]);
+        let why = |host: &str, code, said: &str| Failure::new(format!("{host}: {code}: {said}"));
+        Ok(Dialling { command, why, host: "far".into() })
+    }));
+    client::perform(&far, Request::Gpus, &mut Script::default(), &|| false).unwrap_err()
+}
+
+#[test]
+fn of_another_host_it_is_told_why_there_is_no_answer() {
+    let failure = ask_far("sh", "echo first >&2; echo last >&2; exit 3");
+    assert_eq!(failure.message, "far: 3: first\nlast");
+    let failure = ask_far("sh", "echo Welcome to far; cat >/dev/null");
+    assert!(failure.message.contains("Welcome to far"), "{failure}");
+    assert!(failure.hint.unwrap().contains("start-up file"));
+    let failure = ask_far("sh", r#"echo '{"answered":1}'; cat >/dev/null"#);
+    assert!(failure.message.contains("not understood"), "{failure}");
+    let failure = ask_far("/nowhere/ssh", "");
+    assert_eq!(failure.message, "/nowhere/ssh cannot be started, which is to reach far");
+    // It says much: the last of it counts, and nothing waits for us.
+    let failure = ask_far("sh", "yes | head -c 1000000 >&2; echo last >&2; exit 1");
+    assert!(failure.message.len() < 10_000 && failure.message.ends_with("last"), "{failure}");
+}
+
+#[test]
+fn a_far_service_that_says_nothing_is_left_in_time() {
+    let far = Reach::Far(Box::new(|| {
+        let mut command = std::process::Command::new("sh");
+        command.args(["-c", "cat >/dev/null; sleep 60"]);
+        Ok(Dialling { command, why: |_, _, _| Failure::new("ended"), host: "far".into() })
+    }));
+    let begun = Instant::now();
+    let limit = Duration::from_millis(300);
+    let failure =
+        client::perform_within(&far, Request::Top, &mut Script::default(), limit).unwrap_err();
+    assert!(failure.message.contains("no answer within"), "{failure}");
+    assert!(begun.elapsed() < Duration::from_secs(5));
 }

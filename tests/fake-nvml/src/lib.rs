@@ -254,6 +254,15 @@ pub unsafe extern "C" fn nvmlDeviceGetPowerUsage(device: Device, to: *mut c_uint
 }
 
 #[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetEnforcedPowerLimit(device: Device, to: *mut c_uint) -> Ret {
+    with_device("nvmlDeviceGetEnforcedPowerLimit", device, |gpu, _| match gpu.power_limit_mw {
+        // SAFETY: as above.
+        Some(limit) => unsafe { put(to, limit) },
+        None => NOT_SUPPORTED,
+    })
+}
+
+#[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetPersistenceMode(device: Device, to: *mut c_uint) -> Ret {
     with_device("nvmlDeviceGetPersistenceMode", device, |gpu, _| {
         // SAFETY: as above.

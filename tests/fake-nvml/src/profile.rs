@@ -44,6 +44,8 @@ pub struct Gpu {
     pub temperature: u32,
     #[serde(default)]
     pub power_mw: u32,
+    /// Absent: a card that has no such limit.
+    pub power_limit_mw: Option<u32>,
     #[serde(default)]
     pub persistence: bool,
     pub numa: Option<u32>,
