@@ -13,11 +13,13 @@ pub mod loop_fs;
 pub mod newer;
 pub mod node;
 pub mod packages;
+pub mod pages;
 pub mod probe;
 pub mod programs;
 pub mod served;
 pub mod siege;
 pub mod state;
+pub mod story;
 #[path = "../../hook/fuzz/traps.rs"]
 pub mod traps;
 pub mod trees;
