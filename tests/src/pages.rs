@@ -4,11 +4,12 @@
 //! - A block ```` ```console ```` is run. `$ docker gpuctl ps` is a command, `ann$ ...` one of another
 //!   user or host, what follows is its output, and `(exit 1)` as its last line the exit code; without
 //!   that line it is 0. A command without output shown may print what it likes. `# ...` is a heading.
-//! - `...` in a line stands for any text, as a line of its own for any lines. Ids, ages and times of
-//!   day are alike, and so are spaces, however many.
+//! - `...` in a line stands for any text, as a line of its own for any lines. Ids, ages, times and
+//!   ports of 20000 to 29999 are alike, and so are spaces, however many.
 //!   `GPUCTL_WRITE_DOCS=1` puts what came into the page where it is not what is shown: `?` is filled in.
 //! - `<!-- file NAME -->` before a block: it is written to that file of the story's folder.
 //! - `<!-- not run: REASON -->` before a block: it is not run. ```` ```text ```` has no commands.
+//! - `<!-- happens: WORDS -->`: what the test does to the host there.
 //! - A block ```` ```toml ```` is a config, and must be one that the product takes.
 
 use std::fmt::Write as _;
@@ -34,6 +35,8 @@ pub enum Block {
     },
     /// What is not run, and why.
     NotRun(String),
+    /// What happens to the host before the next command: the test does it.
+    Happens(String),
 }
 
 /// One command of a page.
@@ -65,7 +68,10 @@ pub fn read(text: &str) -> Result<Vec<Block>, String> {
     let mut lines = text.lines().enumerate().map(|(n, l)| (n + 1, l));
     while let Some((at, line)) = lines.next() {
         if let Some(inner) = comment(line) {
-            note = Some(inner.to_owned());
+            match inner.strip_prefix("happens:") {
+                Some(what) => blocks.push(Block::Happens(what.trim().to_owned())),
+                None => note = Some(inner.to_owned()),
+            }
             continue;
         }
         let Some(kind) = line.trim_start().strip_prefix("```") else {
@@ -237,6 +243,7 @@ fn matches(shown: &str, line: &str) -> bool {
 
 /// A line without what is another each time: how many spaces, ids, ages, times of day.
 fn alike(line: &str) -> String {
+    let line = without_ports(line);
     let mut text = line.split_whitespace().map(word).collect::<Vec<_>>().join(" ");
     for age in ["Less than a second", "About a minute", "About an hour"] {
         text = text.replace(age, "AGE");
@@ -259,6 +266,26 @@ fn alike(line: &str) -> String {
     all.join(" ")
 }
 
+/// The line with `PORT` for each number that `-p auto` may choose: 20000 to 29999.
+fn without_ports(line: &str) -> String {
+    let mut out = String::new();
+    let mut before = ' ';
+    let mut left = line;
+    while let Some(c) = left.chars().next() {
+        let digits = left.bytes().take_while(u8::is_ascii_digit).count();
+        if digits == 5 && c == '2' && !before.is_ascii_alphanumeric() && before != '.' {
+            out += "PORT";
+            before = '0';
+            left = left.get(5..).unwrap_or_default();
+        } else {
+            out.push(c);
+            before = c;
+            left = left.get(c.len_utf8()..).unwrap_or_default();
+        }
+    }
+    out
+}
+
 fn word(word: &str) -> &str {
     let bare = word.trim_end_matches([';', ',', '.']);
     let hex = |w: &str, n: usize| w.len() == n && w.bytes().all(|b| b.is_ascii_hexdigit());
@@ -267,7 +294,10 @@ fn word(word: &str) -> &str {
             .bytes()
             .enumerate()
             .all(|(i, b)| if i == 2 { b == b':' } else { b.is_ascii_digit() });
+    let bytes = word.as_bytes();
+    let when = bytes.len() > 18 && bytes.get(4) == Some(&b'-') && bytes.get(10) == Some(&b'T');
     match () {
+        () if when && bytes.iter().take(4).all(u8::is_ascii_digit) => "WHEN",
         () if hex(bare, 64) || hex(bare, 12) => "ID",
         () if bare.strip_prefix("sha256:").is_some_and(|w| hex(w, 64)) => "sha256:ID",
         () if clock => "TIME",
@@ -320,6 +350,14 @@ mod tests {
     }
 
     #[test]
+    fn what_happens_has_its_place_in_the_story() {
+        let page = "```console\n$ a\n```\n<!-- happens: etcd stops -->\n```console\n$ b\n```\n";
+        let blocks = read(page).unwrap();
+        assert_eq!(blocks.get(1), Some(&Block::Happens("etcd stops".into())));
+        assert_eq!(blocks.len(), 3);
+    }
+
+    #[test]
     fn an_output_is_renewed_in_its_place() {
         let page = "x\n```console\n$ a \\\n b\nold\n\nold\n\n# H\n\n$ c\n```\ny\n";
         let steps = story(page);
@@ -339,6 +377,10 @@ mod tests {
         assert!(same("up Less than a second", "up 4 minutes"));
         assert!(same("id 39b804690ef2", "id 0123456789ab"));
         assert!(same("since 02:25; GPU", "since 23:11; GPU"));
+        assert!(same("2026-11-25T10:58:15.082+00:00 a", "2027-01-02T03:04:05.678+00:00 a"));
+        assert!(same("0.0.0.0:20956->22/tcp", "0.0.0.0:28499->22/tcp"));
+        assert!(!same("port 22/tcp is 20956", "port 23/tcp is 20956"));
+        assert!(!same("120956", "128499"));
         assert!(!same("a 2 GPUs", "a 3 GPUs"));
         assert!(!same("GPU 0", "GPU 1"));
         assert!(!same("a", "a\nb"));

@@ -96,6 +96,7 @@ pub struct Story<'a> {
     nodes: BTreeMap<&'static str, &'a Node>,
     folder: PathBuf,
     environment: Vec<(&'static str, String)>,
+    happenings: BTreeMap<&'static str, Box<dyn Fn() + 'a>>,
 }
 
 impl<'a> Story<'a> {
@@ -117,13 +118,20 @@ impl<'a> Story<'a> {
         let sudo = folder.join("bin/sudo");
         gpuctl_sim::files::write(&sudo, "#!/bin/sh\nexec \"$@\"\n").expect("written");
         gpuctl_sim::files::install(&sudo.clone(), &sudo).expect("written");
-        Self { nodes, folder, environment: vec![] }
+        Self { nodes, folder, environment: vec![], happenings: BTreeMap::new() }
     }
 
     /// One more variable for all commands.
     #[must_use]
     pub fn with(mut self, name: &'static str, value: String) -> Self {
         self.environment.push((name, value));
+        self
+    }
+
+    /// What is done where the page says that it happens.
+    #[must_use]
+    pub fn when(mut self, what: &'static str, so: impl Fn() + 'a) -> Self {
+        self.happenings.insert(what, Box::new(so));
         self
     }
 
@@ -144,6 +152,10 @@ impl<'a> Story<'a> {
                 Block::File { name, text } => {
                     fs::write(self.folder.join(name), text).expect("written");
                 }
+                Block::Happens(what) => match self.happenings.get(what.as_str()) {
+                    Some(so) => so(),
+                    None => panic!("{page}: no test makes it happen: {what}"),
+                },
                 Block::Config { .. } | Block::NotRun(_) => {}
             }
         }

@@ -126,7 +126,7 @@ fn tree(folder: &Path) -> Vec<PathBuf> {
 
 /// The mounts below the place in the caller's namespace, the last made first.
 pub fn mounts(place: &Place) -> Vec<PathBuf> {
-    let text = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let text = fs::read_to_string("/proc/thread-self/mounts").unwrap_or_default();
     let mut found: Vec<PathBuf> = text
         .lines()
         .filter_map(|l| l.split(' ').nth(1))
