@@ -7,6 +7,7 @@ pub mod api;
 pub mod booted;
 pub mod check;
 pub mod choose;
+pub mod fields;
 pub mod hosts;
 pub mod inventory;
 pub mod loop_fs;

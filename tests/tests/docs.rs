@@ -124,6 +124,11 @@ fn hosts() {
 }
 
 #[test]
+fn reference() {
+    page("docs/reference/README.md", options());
+}
+
+#[test]
 fn backup() {
     if !engine_runs_here() {
         return;
@@ -167,8 +172,8 @@ fn failures() {
     Story::of(&[("", &one), ("gpu2", &two)])
         .when("a card falls off the bus", hit("lost-card", "bus"))
         .when("the card answers again", hit("a100x8", "bus"))
-        .when("a process without a container is on a GPU", hit("leftover-process", "process"))
-        .when("the process is gone", hit("a100x8", "process "))
+        .when("a process without a container is on a GPU", hit("leftover-process", "31337"))
+        .when("the process is gone", hit("a100x8", "31337"))
         .when("the service stops", || one.kill_service())
         .when("the service starts", || one.start_service())
         .when("dockerd is killed", || one.kill_engine())
@@ -188,7 +193,8 @@ fn failures() {
         })
         .when("etcd is killed", || etcd.borrow_mut().kill(0).expect("it ends"))
         .when("etcd starts", || {
-            etcd.borrow_mut().restart(0).and_then(|()| etcd.borrow().wait()).expect("it comes up");
+            etcd.borrow_mut().restart(0).expect("it starts");
+            etcd.borrow().wait().expect("it comes up");
         })
         .when("another machine takes the name of gpu2", || {
             gpuctl_sim::files::fresh_id(&two.place().machine_id(), false).expect("an id");
@@ -200,7 +206,7 @@ fn failures() {
 }
 
 /// The pages whose commands this file runs; those of the folders that have none.
-const RUN: [&str; 12] = [
+const RUN: [&str; 13] = [
     "README.md",
     "docs/guide/compose.md",
     "docs/guide/first-container.md",
@@ -213,11 +219,12 @@ const RUN: [&str; 12] = [
     "docs/guide/volumes.md",
     "docs/operations/backup.md",
     "docs/operations/failures.md",
+    "docs/reference/README.md",
 ];
 
 #[test]
 fn every_page_is_run_and_every_config_is_one() {
-    let mut pages = vec!["README.md".to_owned()];
+    let mut pages = ["README.md", "docs/reference/README.md"].map(str::to_owned).to_vec();
     for folder in ["docs/guide", "docs/operations"] {
         let files = std::fs::read_dir(programs::repository().join(folder)).expect("a folder");
         let names = files.flatten().map(|e| e.file_name().to_string_lossy().into_owned());
