@@ -32,6 +32,9 @@ const FILLER: &str = "filler";
 /// How long an unmount waits for whoever looks into the volume for a moment.
 const BUSY: Duration = Duration::from_secs(3);
 
+/// What to do where a filesystem does not get to a size in place.
+const BY_COPY: &str = "volume resize without --in-place makes a new volume with the same content";
+
 /// What finds an image again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Detail {
@@ -171,6 +174,16 @@ impl Images<'_> {
         self.attach(spec)?;
         fit::grow(&Detail::of(spec)?, spec.size, given_up)?;
         self.sync(spec)
+    }
+
+    /// After a growth that came to no end: it has room for the size of `spec` and no more, however far
+    /// that got.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub(crate) fn keep(&self, spec: &Spec) -> Result<(), Failure> {
+        self.attach(spec)?;
+        fit::fill_up(&Detail::of(spec)?, spec.size)
     }
 
     /// Gives it another size in place while it is not mounted: a copy of the image is checked and

@@ -127,11 +127,6 @@ pub(crate) fn choose(
     }
 }
 
-/// Whether a backend can change a limit while the volume is in use.
-pub(crate) fn can_in_place(backend: Backend) -> bool {
-    backend == Backend::Image
-}
-
 /// Checks a size that a volume is to have.
 ///
 /// # Errors

@@ -17,7 +17,7 @@ use super::journal::Journal;
 use super::roll::{self, Roll};
 use super::{copy, find, observe};
 use crate::volume::image::Detail;
-use crate::volume::{MakeError, Sizing, Spec, rules, usage};
+use crate::volume::{MakeError, Sizing, Spec, rules};
 
 /// How many names are tried for which Docker would not keep to the size.
 const TRIES: u32 = 8;
@@ -258,15 +258,8 @@ pub(super) fn recover(
 
 /// Sees whether the host's disk can hold it, and says so where not.
 fn room_on_disk(ctx: &Context, new: &New<'_>, front: &mut dyn Front) -> Result<(), Failure> {
-    let folder = match new.backend {
-        Backend::Image => &ctx.config.volumes.images,
-        Backend::Size | Backend::Plain => &ctx.config.docker.root,
-    };
-    // The folder itself may be made only now.
-    let there = folder.ancestors().find(|path| path.exists()).unwrap_or(folder);
-    let Ok((free, _)) = usage::free(there) else { return Ok(()) };
+    let Some((folder, free)) = observe::disk(ctx, new.backend) else { return Ok(()) };
     let shown = folder.display();
-    let free = ByteSize(free);
     let needed = match new.from {
         Some(from) => observe::used(ctx, from)?,
         None => ByteSize(0),

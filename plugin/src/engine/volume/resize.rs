@@ -48,7 +48,7 @@ pub(super) fn resize(
         Resize::Copy => {
             let was = now.size.map_or_else(|| "no limit".to_owned(), |s| s.to_string());
             let why = format!("resize {was} -> {size}");
-            let in_place = rules::can_in_place(now.backend);
+            let in_place = rules::resize(before, size, true) == Ok(Resize::Grow);
             let from = Source { version: now, size, why, in_place };
             copy(ctx, &found, &from, how, front)
         }
@@ -78,7 +78,8 @@ pub(super) fn rollback(
     let current = record.record.version;
     let wanted = match version {
         Some(version) => version,
-        None if record.record.docker_name.is_none() => current,
+        // Of one that was removed, the last that is left.
+        None if record.record.docker_name.is_none() => before(ctx, name, current.next())?,
         None => before(ctx, name, current)?,
     };
     if wanted == current && record.record.docker_name.is_some() {
@@ -86,6 +87,13 @@ pub(super) fn rollback(
             .hint(format!("docker gpuctl volume history {name} shows its versions")));
     }
     let old = find::version(ctx, name, wanted)?;
+    if ctx.docker()?.volume(&old.record.docker_name)?.is_none() {
+        return Err(Failure::new(format!(
+            "{}, version {wanted} of {name}, is no longer there",
+            old.record.docker_name
+        ))
+        .hint(format!("docker gpuctl volume history {name} shows which are")));
+    }
     let here = find::version(ctx, name, current)?;
     let found = Found { record, version: here };
     // What was taken in without a limit gets one that has room for it.
@@ -110,7 +118,7 @@ fn before(
             return Ok(version);
         }
     }
-    Err(Failure::new(format!("{name} has no version before {current} that is still there"))
+    Err(Failure::new(format!("{name} has no older version that is still there"))
         .hint(format!("docker gpuctl volume history {name} shows its versions")))
 }
 
