@@ -419,6 +419,30 @@ fn write_unit(detail: &Detail) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Unmounts what only we know of, and makes sure that its loop device has let go of the file.
+fn unmount_released(detail: &Detail) -> Result<(), Failure> {
+    let mounted = fs::symlink_metadata(detail.mount_point());
+    unmount(detail)?;
+    let Ok(mounted) = mounted else { return released(detail) };
+    let (major, minor) =
+        (nix::sys::stat::major(mounted.dev()), nix::sys::stat::minor(mounted.dev()));
+    let device = PathBuf::from(format!("/sys/dev/block/{major}:{minor}"));
+    let until = Instant::now() + BUSY;
+    while backs(&device, detail) {
+        if Instant::now() > until {
+            return released(detail);
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}
+
+/// Whether the image is what a loop device, by its folder in /sys, shows.
+fn backs(device: &Path, detail: &Detail) -> bool {
+    fs::read_to_string(device.join("loop/backing_file"))
+        .is_ok_and(|text| Path::new(text.trim_end()) == detail.file)
+}
+
 /// Unmounts it wherever it is mounted here; its loop device goes with the last of them.
 fn unmount(detail: &Detail) -> Result<(), Failure> {
     let point = detail.mount_point();
@@ -444,10 +468,7 @@ fn released(detail: &Detail) -> Result<(), Failure> {
     let until = Instant::now() + BUSY;
     loop {
         let devices = fs::read_dir("/sys/block").into_iter().flatten().flatten();
-        let backs = |file: &Path| {
-            fs::read_to_string(file).is_ok_and(|text| Path::new(text.trim_end()) == detail.file)
-        };
-        let device = devices.map(|d| d.path()).find(|d| backs(&d.join("loop/backing_file")));
+        let device = devices.map(|d| d.path()).find(|device| backs(device, detail));
         match device {
             None => return Ok(()),
             Some(_) if Instant::now() < until => std::thread::sleep(Duration::from_millis(20)),

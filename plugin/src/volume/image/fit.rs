@@ -117,8 +117,7 @@ pub(super) fn make(detail: &Detail, size: ByteSize, given_up: GivenUp<'_>) -> Re
             }
             more => bytes += rules::whole_blocks(ByteSize(more + more / 16)),
         }
-        super::unmount(&detail)?;
-        super::released(&detail)?;
+        super::unmount_released(&detail)?;
     }
     Err(too_odd(detail, size))
 }

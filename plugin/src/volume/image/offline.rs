@@ -50,8 +50,7 @@ pub(super) fn resize(
         set_length(&copy, length, given_up)?;
         super::mount(&copy, &["ro"])?;
         let missing = fit::missing(&copy, size);
-        super::unmount(&copy)?;
-        super::released(&copy)?;
+        super::unmount_released(&copy)?;
         match missing? {
             0 => {
                 check(&copy, given_up)?;
