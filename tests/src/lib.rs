@@ -22,8 +22,8 @@ pub mod siege;
 pub mod sshd;
 pub mod stage;
 pub mod state;
-pub mod terminal;
 pub mod story;
+pub mod terminal;
 #[path = "../../hook/fuzz/traps.rs"]
 pub mod traps;
 pub mod trees;

@@ -286,13 +286,20 @@ fn path(words: &[String]) -> String {
 /// Names and one-line descriptions of the commands.
 #[cfg(test)]
 fn names() -> Vec<(String, String)> {
-    Words::command()
-        .get_subcommands()
-        .map(|c| {
-            let about = c.get_about().map(ToString::to_string).unwrap_or_default();
-            (c.get_name().to_owned(), about)
-        })
-        .collect()
+    commands_of(&Words::command())
+}
+
+/// The commands below a command, each with its description.
+fn names_below(name: &str) -> Vec<(String, String)> {
+    Words::command().find_subcommand(name).map(commands_of).unwrap_or_default()
+}
+
+fn commands_of(command: &clap::Command) -> Vec<(String, String)> {
+    let named = |c: &clap::Command| {
+        let about = c.get_about().map(ToString::to_string).unwrap_or_default();
+        (c.get_name().to_owned(), about)
+    };
+    command.get_subcommands().map(named).collect()
 }
 
 #[cfg(test)]

@@ -150,14 +150,7 @@ pub(super) fn bring(
     let running = shown.running();
     let restarts = running && (gpus_differ || in_place.is_none());
     if restarts {
-        check_patience(found, shown, how.timeout)?;
-    }
-    if running && shown.paused() && restarts {
-        return Err(Failure::new(format!(
-            "{} is paused, and a stop would wait for it",
-            found.docker_name
-        ))
-        .hint(format!("docker gpuctl unpause {name}, then try again")));
+        check_stops(found, shown, how.timeout)?;
     }
     if restarts {
         check_claim(ctx, found, &binding.record, &target.gpus, told)?;
@@ -299,9 +292,18 @@ fn in_place_steps(
     steps
 }
 
-/// Refuses to wait for processes without an end: nobody else could change the container meanwhile.
-fn check_patience(found: &Found, shown: &Inspect, timeout: Option<i32>) -> Result<(), Failure> {
+/// Refuses to stop what runs where that would not come to an end: nobody else could change the container
+/// meanwhile.
+pub(super) fn check_stops(
+    found: &Found,
+    shown: &Inspect,
+    timeout: Option<i32>,
+) -> Result<(), Failure> {
     let name = &found.docker_name;
+    if shown.paused() {
+        return Err(Failure::new(format!("{name} is paused, and a stop would wait for it"))
+            .hint(format!("docker gpuctl unpause {}, then try again", found.record.record.name)));
+    }
     let message = match timeout {
         Some(seconds) if seconds < 0 => format!(
             "--timeout {seconds} is to wait for the processes in {name} without an end, and a change does not"

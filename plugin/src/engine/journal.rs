@@ -60,22 +60,31 @@ pub(super) fn lock(
     name: &ContainerName,
     front: &mut dyn Front,
 ) -> Result<Locked, Failure> {
-    let taken = lock::take(&ctx.config.paths.locks(), name.as_str(), LOCK_LIMIT).map_err(|e| {
-        let why = gpuctl_ledger::config::plain_io_error(&e);
-        Failure::new(format!("the lock of {name} cannot be taken: {why}"))
-    })?;
-    let Some(taken) = taken else {
-        let busy = under_way::of(ctx, name);
-        let hint = busy.hint(under_way::docker_name(ctx, name).as_ref());
-        return Err(Failure::new(busy.told()).hint(hint));
-    };
+    let taken = take(ctx, name)?;
     let mut ended = None;
     if let Some(operation) = ctx.ledger.operation(name)? {
         let said = recover::recover(ctx, &operation)?;
         front.event(Event::Note { text: said });
         ended = Some(operation.record.kind);
     }
-    Ok(Locked { lock: taken, name: name.clone(), ended })
+    Ok(Locked { ended, ..taken })
+}
+
+/// The container's lock alone, for who knows what its open journal is about.
+///
+/// # Errors
+/// When another change is under way.
+pub(super) fn take(ctx: &Context, name: &ContainerName) -> Result<Locked, Failure> {
+    let taken = lock::take(&ctx.config.paths.locks(), name.as_str(), LOCK_LIMIT).map_err(|e| {
+        let why = gpuctl_ledger::config::plain_io_error(&e);
+        Failure::new(format!("the lock of {name} cannot be taken: {why}"))
+    })?;
+    let Some(lock) = taken else {
+        let busy = under_way::of(ctx, name);
+        let hint = busy.hint(under_way::docker_name(ctx, name).as_ref());
+        return Err(Failure::new(busy.told()).hint(hint));
+    };
+    Ok(Locked { lock, name: name.clone(), ended: None })
 }
 
 /// As [`lock()`], of the container that `foo` or `foo-N` names: also of one that has no record, or
@@ -408,7 +417,9 @@ fn fault(operation: &impl Change, when: &str) {
 #[cfg(feature = "faults")]
 fn fault_at(operation: &impl Change, step: &str, when: &str) {
     let here = format!("{}:{step}:{when}", operation.point());
-    if std::env::var("GPUCTL_KILL_AT").is_ok_and(|at| at == here) {
+    // Of several changes of one kind, one is meant by its name.
+    let this = format!("{here}@{}", operation.shown());
+    if std::env::var("GPUCTL_KILL_AT").is_ok_and(|at| at == here || at == this) {
         let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL);
     }
 }

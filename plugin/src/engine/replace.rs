@@ -4,6 +4,7 @@
 //! undone; `start`: finished where the new one has started or is not to run, else undone; `record`:
 //! finished; `undo` instead of the rest, once undoing has begun. docs/adr/0014 tells what each does.
 
+mod part;
 mod steps;
 
 use std::collections::BTreeSet;
@@ -14,6 +15,7 @@ use gpuctl_ledger::ledger::Batch;
 use gpuctl_ledger::model::{
     Binding, ContainerId, ContainerName, DockerName, Evidence, GpuRequest, Holder, How as Came,
     Lease, LeaseState, OperationKind, SCHEMA, Timestamp, Token, Unit, Version, VersionRecord,
+    VolumeName,
 };
 use gpuctl_ledger::node::notes;
 use serde::{Deserialize, Serialize};
@@ -32,10 +34,21 @@ use crate::docker::{Changes, Inspect};
 use crate::layer::Fit;
 use crate::tree::Size;
 
+pub(super) use part::Part;
+
 /// How often leases that others change are read anew.
 const TRIES: u32 = 8;
 /// The longest wait for a container to be healthy.
 const HEALTHY: Duration = Duration::from_secs(600);
+
+/// The larger change of which a replace is a part: that one decides how it ends.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct PartOf {
+    /// The volume whose new version the containers get.
+    pub(super) volume: VolumeName,
+    /// That change.
+    pub(super) token: Token,
+}
 
 /// What finishing and undoing need.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -66,6 +79,9 @@ pub(super) struct Data {
     pub(super) upper: Option<PathBuf>,
     /// Ports that were chosen for it.
     pub(super) ports: Vec<u16>,
+    /// Of one that does not stand for itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) part_of: Option<PartOf>,
 }
 
 /// A change that has been looked at and can be made.
@@ -125,6 +141,7 @@ pub(super) fn prepare(
         image,
         upper,
         ports: Vec::new(),
+        part_of: None,
     };
     // As large as the record will be, and the journal.
     version::check(&version_record(name, &data, &found.id, data.spec.clone()), false)?;
@@ -183,8 +200,8 @@ pub(super) fn execute(
     found: &Found,
     front: &mut dyn Front,
 ) -> Result<(), Failure> {
+    let size = prepared.size();
     let data = prepared.data;
-    let size = prepared.files.as_ref().ok().map(|(_, fit)| fit.size);
     let name = &found.record.record.name;
     let step = if target.ports.is_empty() { "claim" } else { "ports" };
     let kind = OperationKind::Replace;
@@ -210,19 +227,40 @@ fn advance(
     (wanted, size): (&[(AutoPort, Publish)], Option<Size>),
     front: &mut dyn Front,
 ) -> Result<(), Failure> {
-    let name = journal.operation.name.clone();
     if !wanted.is_empty() {
         data = choose_ports(ctx, journal, &data, wanted, front)?;
     }
+    halt(ctx, journal, &mut data, front)?;
+    let id = build(ctx, journal, &mut data, size, front)?;
+    launch(ctx, journal, &data, &id, front)
+}
+
+/// Claims what the new one is to have, and stops the old one.
+fn halt(
+    ctx: &Context,
+    journal: &mut Journal,
+    data: &mut Data,
+    front: &mut dyn Front,
+) -> Result<(), Failure> {
+    let name = journal.operation.name.clone();
     if data.was_running && !data.gpus.is_none() {
-        data.units = claim(ctx, &journal.operation.token, &data, &name)?;
+        data.units = claim(ctx, &journal.operation.token, data, &name)?;
     }
-    journal.step(ctx, "stop", &data, Batch::new())?;
+    journal.step(ctx, "stop", data, Batch::new())?;
     let docker = ctx.docker()?;
     docker.update(data.old.as_str(), &json!({"RestartPolicy": {"Name": "no"}}))?;
     docker.stop(data.old.as_str(), data.timeout)?;
-    check_listens(front)?;
+    check_listens(front)
+}
 
+/// Makes the new one, with the files.
+fn build(
+    ctx: &Context,
+    journal: &mut Journal,
+    data: &mut Data,
+    size: Option<Size>,
+    front: &mut dyn Front,
+) -> Result<ContainerId, Failure> {
     let mut batch = Batch::new();
     let key = ctx.ledger.keys().binding(&data.old);
     let retired = ctx.ledger.binding(&data.old)?.map(|at| {
@@ -230,21 +268,32 @@ fn advance(
         batch.at(key.clone(), at.revision).put(key, &retired);
         retired
     });
-    journal.step(ctx, "create", &data, batch)?;
+    journal.step(ctx, "create", data, batch)?;
     if let Some(retired) = retired {
         keep_copy(ctx, &retired);
     }
-    let new_name = DockerName::of(&name, data.to);
-    let (id, shown) = make(ctx, journal, &mut data, &new_name)?;
+    let new_name = DockerName::of(&journal.operation.name, data.to);
+    let (id, shown) = make(ctx, journal, data, &new_name)?;
     if let Some(from) = data.upper.clone() {
         let to = layers::target(ctx, &id, &shown, &new_name)?;
         layers::carry(&from, &to, (new_name.as_str(), size), front)?;
     }
     check_listens(front)?;
-    start_step(ctx, journal, &data, &id)?;
+    Ok(id)
+}
+
+/// Starts the new one, where the old one ran.
+fn launch(
+    ctx: &Context,
+    journal: &mut Journal,
+    data: &Data,
+    id: &ContainerId,
+    front: &mut dyn Front,
+) -> Result<(), Failure> {
+    start_step(ctx, journal, data, id)?;
     if data.was_running {
-        docker.start(id.as_str())?;
-        wait_healthy(ctx, &id, front)?;
+        ctx.docker()?.start(id.as_str())?;
+        wait_healthy(ctx, id, front)?;
     }
     Ok(())
 }

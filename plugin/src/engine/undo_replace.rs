@@ -12,7 +12,7 @@ use super::journal::Journal;
 use super::leases::{self, Before};
 use super::replace::{Data, claimed_by_us, finish};
 use super::undo_in_place::was_removed;
-use super::{ending, ports, undo_create};
+use super::{ending, ports, undo_create, volume};
 use crate::docker::Inspect;
 
 /// The new container goes, leases, binding and restart policy are put back, the old one runs again:
@@ -107,6 +107,11 @@ fn put_back(ctx: &Context, journal: &Journal, data: &Data) -> Result<(), Failure
 /// When it cannot be brought to an end now.
 pub(super) fn recover(ctx: &Context, journal: Journal) -> Result<String, Failure> {
     let data: Data = journal.data()?;
+    if let Some(whole) = &data.part_of
+        && let Some(said) = volume::recover_part(ctx, whole, &journal.operation.name)?
+    {
+        return Ok(said);
+    }
     let what =
         format!("an earlier change of {} ({}) was broken off", journal.operation.name, data.why);
     let docker = ctx.docker()?;

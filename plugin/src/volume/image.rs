@@ -32,6 +32,9 @@ const FILLER: &str = "filler";
 /// How long an unmount waits for whoever looks into the volume for a moment.
 const BUSY: Duration = Duration::from_secs(3);
 
+/// What to do where a filesystem does not get to a size in place.
+const BY_COPY: &str = "volume resize without --in-place makes a new volume with the same content";
+
 /// What finds an image again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Detail {
@@ -171,6 +174,16 @@ impl Images<'_> {
         self.attach(spec)?;
         fit::grow(&Detail::of(spec)?, spec.size, given_up)?;
         self.sync(spec)
+    }
+
+    /// After a growth that came to no end: it has room for the size of `spec` and no more, however far
+    /// that got.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub(crate) fn keep(&self, spec: &Spec) -> Result<(), Failure> {
+        self.attach(spec)?;
+        fit::fill_up(&Detail::of(spec)?, spec.size)
     }
 
     /// Gives it another size in place while it is not mounted: a copy of the image is checked and
@@ -406,6 +419,30 @@ fn write_unit(detail: &Detail) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Unmounts what only we know of, and makes sure that its loop device has let go of the file.
+fn unmount_released(detail: &Detail) -> Result<(), Failure> {
+    let mounted = fs::symlink_metadata(detail.mount_point());
+    unmount(detail)?;
+    let Ok(mounted) = mounted else { return released(detail) };
+    let (major, minor) =
+        (nix::sys::stat::major(mounted.dev()), nix::sys::stat::minor(mounted.dev()));
+    let device = PathBuf::from(format!("/sys/dev/block/{major}:{minor}"));
+    let until = Instant::now() + BUSY;
+    while backs(&device, detail) {
+        if Instant::now() > until {
+            return released(detail);
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}
+
+/// Whether the image is what a loop device, by its folder in /sys, shows.
+fn backs(device: &Path, detail: &Detail) -> bool {
+    fs::read_to_string(device.join("loop/backing_file"))
+        .is_ok_and(|text| Path::new(text.trim_end()) == detail.file)
+}
+
 /// Unmounts it wherever it is mounted here; its loop device goes with the last of them.
 fn unmount(detail: &Detail) -> Result<(), Failure> {
     let point = detail.mount_point();
@@ -431,10 +468,7 @@ fn released(detail: &Detail) -> Result<(), Failure> {
     let until = Instant::now() + BUSY;
     loop {
         let devices = fs::read_dir("/sys/block").into_iter().flatten().flatten();
-        let backs = |file: &Path| {
-            fs::read_to_string(file).is_ok_and(|text| Path::new(text.trim_end()) == detail.file)
-        };
-        let device = devices.map(|d| d.path()).find(|d| backs(&d.join("loop/backing_file")));
+        let device = devices.map(|d| d.path()).find(|device| backs(device, detail));
         match device {
             None => return Ok(()),
             Some(_) if Instant::now() < until => std::thread::sleep(Duration::from_millis(20)),

@@ -41,20 +41,39 @@ pub(crate) fn ext4_keeps(length: u64) -> u64 {
     (length / BLOCK / 50).min(4096) * BLOCK
 }
 
+/// What ext4 needs beyond the files of an image of this length and its journal, in bytes, rather too much
+/// than too little: what is too much is filled up, what is missing takes another attempt.
+fn ext4_overhead(length: u64, size: ByteSize) -> u64 {
+    const GROUP: u64 = 128 * MIB;
+    let groups = length / GROUP + 1;
+    let inodes = length / bytes_per_inode(size) * 256;
+    // Of each group two bitmaps, and its share of the table of groups.
+    let of_groups = groups * 3 * BLOCK;
+    // The table of groups, with room to grow to a thousand times as many, lies in groups 0, 1 and the
+    // powers of 3, 5 and 7.
+    let table = (groups * 1024 * 64).div_ceil(BLOCK).min(1024) + groups * 64 / BLOCK + 2;
+    let powers = |of: u64| std::iter::successors(Some(of), move |n| n.checked_mul(of));
+    let copies: usize =
+        [3, 5, 7].into_iter().map(|of| powers(of).take_while(|n| *n < groups).count()).sum();
+    let copies = 2 + u64::try_from(copies).unwrap_or(64);
+    inodes + of_groups + table * copies * BLOCK + ext4_keeps(length) + length / 256 + MIB / 4
+}
+
 /// About how long an image has to be for a volume of this size, in bytes. It is made exact once it
 /// can be measured.
 pub(crate) fn image_bytes(size: ByteSize, xfs: bool) -> u64 {
     let wanted = whole_blocks(size);
-    let more = if xfs {
+    if xfs {
         // Log, what each group keeps, and what is kept for when it is full.
-        wanted / 64 + 100 * MIB
-    } else {
-        let inodes = wanted / bytes_per_inode(size) * 256;
-        // Of each group of 128 MiB two blocks of bitmaps and some of descriptors.
-        let groups = wanted / (128 * MIB) * 4 * BLOCK;
-        inodes + groups + journal_mebibytes(size) * MIB + ext4_keeps(wanted)
-    };
-    whole_blocks(ByteSize(wanted.saturating_add(more)))
+        return whole_blocks(ByteSize(wanted.saturating_add(wanted / 64 + 100 * MIB)));
+    }
+    let files = wanted.saturating_add(journal_mebibytes(size) * MIB);
+    let mut length = files;
+    // What it needs for itself depends on how long it is: each time it comes nearer to that.
+    for _ in 0..6 {
+        length = files.saturating_add(ext4_overhead(length, size));
+    }
+    whole_blocks(ByteSize(length))
 }
 
 /// The smallest volume that a backend makes.
@@ -125,11 +144,6 @@ pub(crate) fn choose(
             Err(Failure::new(format!("this host has no backend {backend}: {why}")).hint(HINT))
         }
     }
-}
-
-/// Whether a backend can change a limit while the volume is in use.
-pub(crate) fn can_in_place(backend: Backend) -> bool {
-    backend == Backend::Image
 }
 
 /// Checks a size that a volume is to have.

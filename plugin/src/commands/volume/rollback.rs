@@ -13,6 +13,9 @@ pub(super) struct Args {
     name: String,
     /// The version [default: the one before the current]
     version: Option<u32>,
+    /// Move the managed containers that mount it to the new version
+    #[arg(long)]
+    roll: bool,
     /// Only print what would be done
     #[arg(long)]
     dry_run: bool,
@@ -25,8 +28,12 @@ pub(super) struct Args {
 }
 
 pub(super) fn rollback(session: &Session, args: Args) -> Result<u8, Failure> {
-    let how =
-        ResizeHow { dry_run: args.dry_run, no_verify: args.no_verify, ..ResizeHow::default() };
+    let how = ResizeHow {
+        roll: args.roll,
+        dry_run: args.dry_run,
+        no_verify: args.no_verify,
+        ..ResizeHow::default()
+    };
     let version = args.version.map(Version);
     let request = VolumeRequest::Rollback { name: args.name, version, how };
     made_with(change_with(session, request, args.quiet)?, args.quiet)

@@ -69,6 +69,7 @@ pub(super) fn create(
         from: None,
         no_verify: false,
         why: "create".to_owned(),
+        roll: None,
     };
     let docker_name = make::make(ctx, &new, front)?;
     let summary = format!("{docker_name} has room for {} (backend {backend})", wanted.size);

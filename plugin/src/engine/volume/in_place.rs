@@ -1,21 +1,22 @@
 //! volume resize --in-place: the same volume gets another limit. Steps: `grow`, which is finished when
-//! it was broken off; or `offline`, which is undone, and then `swap`, which is finished.
+//! it was broken off, and undone where that fails; or `offline`, which is undone, and then `swap`, which is finished.
 
+use gpuctl_ledger::config::ImageFilesystem;
 use gpuctl_ledger::ledger::Batch;
 use gpuctl_ledger::model::{
     ByteSize, Version, VolumeName, VolumeOperationKind, VolumeVersionRecord,
 };
 use serde::{Deserialize, Serialize};
 
-use super::super::api::{Failure, Front, VolumeAnswer};
+use super::super::api::{Event, Failure, Front, VolumeAnswer};
 use super::super::context::Context;
 use super::find::Found;
 use super::journal::Journal;
 use super::{copy, find, observe};
 use crate::docker::User;
-use crate::volume::Spec;
-use crate::volume::image::Images;
-use crate::volume::rules::Resize;
+use crate::volume::image::{Detail, Images};
+use crate::volume::rules::{self, Resize};
+use crate::volume::{Spec, usage};
 
 /// What finishing or undoing needs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -80,6 +81,7 @@ pub(super) fn change(
             vec![format!("grow {docker_name} from {from} to {size}, while it is mounted")]
         }));
     }
+    room_on_disk(ctx, now, size, offline, front)?;
     let data = Data { spec, version: now.version, from };
     let step = if offline { "offline" } else { "grow" };
     let kind = VolumeOperationKind::InPlace;
@@ -93,19 +95,68 @@ pub(super) fn change(
         }
         journal.step(ctx, "swap", &data, Batch::new())?;
     }
-    finish(ctx, journal)?;
+    if let Some(why) = finish(ctx, journal)? {
+        let message = format!("{}; {docker_name} has room for {from} as before", why.message);
+        return Err(Failure { message, ..why });
+    }
     let summary = format!("{docker_name} has room for {size}, it had for {from}");
     Ok(VolumeAnswer::Made { docker_name, summary })
 }
 
-/// Carries a growth or a swap to its end.
-fn finish(ctx: &Context, journal: Journal) -> Result<(), Failure> {
+/// The least that the host's disk must have free for a filesystem to grow there while it is used: with
+/// less, what it writes for itself may fail, and then it can only be read.
+const GROWS_WITH: u64 = 32 << 20;
+
+/// Sees whether the host's disk can hold it, and says so where not.
+fn room_on_disk(
+    ctx: &Context,
+    now: &VolumeVersionRecord,
+    size: ByteSize,
+    offline: bool,
+    front: &mut dyn Front,
+) -> Result<(), Failure> {
+    let Some((folder, free)) = observe::disk(ctx, now.backend) else { return Ok(()) };
+    let Some(spec) = Spec::of(now) else { return Ok(()) };
+    let allocated = Detail::of(&spec)?.allocated;
+    let taken = observe::on_disk(ctx, now).unwrap_or(ByteSize(0));
+    let xfs = observe::filesystem(ctx, now) == ImageFilesystem::Xfs;
+    let whole = rules::image_bytes(size, xfs);
+    let folder = folder.display();
+    const HINT: &str = "docker gpuctl volume prune removes old versions that nobody uses";
+    // Where the filesystem shares blocks, the copy takes next to nothing.
+    let copied = if offline && !usage::shares_blocks(ctx.config.volumes.images.as_path()) {
+        taken
+    } else {
+        ByteSize(GROWS_WITH)
+    };
+    if copied > free {
+        let what = if offline { "are copied for it" } else { "are needed to grow" };
+        return Err(Failure::new(format!("{copied} {what}, {folder} has {free} free")).hint(HINT));
+    }
+    let more = ByteSize(if offline && allocated { whole } else { whole.saturating_sub(taken.0) });
+    if more <= free {
+        return Ok(());
+    }
+    let text = format!("{size} asked for, {more} more than now, {folder} has {free} free");
+    if allocated {
+        return Err(Failure::new(text).hint(HINT));
+    }
+    let text = format!("{text}: whoever fills the volume will find the disk full first");
+    front.event(Event::Warning { text });
+    Ok(())
+}
+
+/// Carries a growth or a swap to its end. A growth that fails is undone: then why it failed.
+fn finish(ctx: &Context, journal: Journal) -> Result<Option<Failure>, Failure> {
     let data: Data = journal.data()?;
     let images = Images { docker: ctx.docker()? };
     if journal.operation.step == "swap" {
         images.swap(&data.spec)?;
-    } else {
-        images.grow(&data.spec, &|| false)?;
+    } else if let Err(why) = images.grow(&data.spec, &|| false) {
+        let spec = Spec { size: data.from, ..data.spec };
+        images.keep(&spec).map_err(|also| why.undoing_failed(&also))?;
+        journal.finish(ctx, Batch::new())?;
+        return Ok(Some(why));
     }
     let name = &journal.operation.name;
     let version = find::version(ctx, name, data.version)?;
@@ -118,7 +169,8 @@ fn finish(ctx: &Context, journal: Journal) -> Result<(), Failure> {
     let mut batch = Batch::new();
     let key = ctx.ledger.keys().volume_version(name, data.version);
     batch.at(key.clone(), version.revision).put(key, &record);
-    journal.finish(ctx, batch)
+    journal.finish(ctx, batch)?;
+    Ok(None)
 }
 
 /// Forgets a resized copy: the image itself was only read.
@@ -141,6 +193,10 @@ pub(super) fn recover(ctx: &Context, journal: Journal) -> Result<String, Failure
             "an earlier resize in place of volume {name} was broken off: it is undone"
         ));
     }
-    finish(ctx, journal)?;
-    Ok(format!("an earlier resize in place of volume {name} was broken off: it is done"))
+    Ok(match finish(ctx, journal)? {
+        None => format!("an earlier resize in place of volume {name} was broken off: it is done"),
+        Some(why) => format!(
+            "an earlier resize in place of volume {name} was broken off: it is undone, since {why}"
+        ),
+    })
 }

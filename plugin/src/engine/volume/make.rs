@@ -1,11 +1,12 @@
 //! One new version of a volume: made, filled where it is to be, and recorded by the commit that ends
-//! its journal. Steps: `make`, and for one that gets the content of another, `copy`. Broken off, it is
-//! undone.
+//! its journal. Steps: `make`, and for one that gets the content of another, `copy`; where containers
+//! move to it, `stop` before that, and `move` and `record` after it. Broken off, it is undone; from
+//! `record` on it is finished.
 
 use gpuctl_ledger::ledger::{At, Batch};
 use gpuctl_ledger::model::{
-    Backend, ByteSize, SCHEMA, Timestamp, Version, VolumeName, VolumeOperationKind, VolumeRecord,
-    VolumeVersionRecord,
+    Backend, ByteSize, ContainerName, SCHEMA, Timestamp, Version, VolumeName, VolumeOperationKind,
+    VolumeRecord, VolumeVersionRecord,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -13,9 +14,10 @@ use serde_json::Value;
 use super::super::api::{Event, Failure, Front};
 use super::super::context::Context;
 use super::journal::Journal;
-use super::{copy, observe};
+use super::roll::{self, Roll};
+use super::{copy, find, observe};
 use crate::volume::image::Detail;
-use crate::volume::{MakeError, Sizing, Spec, rules, usage};
+use crate::volume::{MakeError, Sizing, Spec, rules};
 
 /// How many names are tried for which Docker would not keep to the size.
 const TRIES: u32 = 8;
@@ -27,6 +29,12 @@ pub(super) struct Data {
     pub(super) spec: Spec,
     /// Its version.
     pub(super) version: Version,
+    /// The containers that move to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) roll: Vec<ContainerName>,
+    /// What is recorded at the end, once it is certain that it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) records: Option<(VolumeRecord, VolumeVersionRecord)>,
 }
 
 /// What is to be made.
@@ -51,6 +59,8 @@ pub(super) struct New<'a> {
     pub(super) no_verify: bool,
     /// Why, for the record.
     pub(super) why: String,
+    /// The containers that move to it.
+    pub(super) roll: Option<&'a Roll>,
 }
 
 /// Makes it; its name in Docker.
@@ -66,14 +76,14 @@ pub(super) fn make(ctx: &Context, new: &New<'_>, front: &mut dyn Front) -> Resul
     let backend = observe::sizing(ctx, new.backend)?;
     let mut version = new.version;
     for _ in 0..TRIES {
-        let data = Data { spec: spec(ctx, new, version), version };
+        let (roll, records) = (Vec::new(), None);
+        let data = Data { spec: spec(ctx, new, version), version, roll, records };
         backend.check_free(&data.spec)?;
         let mut journal = Journal::begin(ctx, new.name, kind, front.user(), "make", &data)?;
         match fill(ctx, &mut journal, (new, backend.as_ref()), data, front) {
-            Ok((data, shown)) => {
+            Ok(data) => {
                 let docker_name = data.spec.docker_name.clone();
-                let batch = records(ctx, new, &data, shown, front.user());
-                journal.finish(ctx, batch)?;
+                finish(ctx, journal, &data)?;
                 return Ok(docker_name);
             }
             Err(why) => {
@@ -81,14 +91,20 @@ pub(super) fn make(ctx: &Context, new: &New<'_>, front: &mut dyn Front) -> Resul
                     MakeError::Failed(why) => Some(why),
                     MakeError::Unlimited => None,
                 };
-                undo(ctx, journal).map_err(|also| match &why {
+                let how = undo(ctx, journal).map_err(|also| match &why {
                     Some(why) => why.undoing_failed(&also),
                     None => {
                         Failure::new("Docker does not keep it to its size").undoing_failed(&also)
                     }
                 })?;
                 match why {
-                    Some(why) => return Err(why),
+                    Some(mut why) => {
+                        for text in how {
+                            why.message.push_str("; ");
+                            why.message.push_str(&text);
+                        }
+                        return Err(why);
+                    }
                     None => version = version.next(),
                 }
             }
@@ -115,16 +131,24 @@ fn spec(ctx: &Context, new: &New<'_>, version: Version) -> Spec {
     Spec { docker_name, backend: new.backend, size: new.size, labels: new.labels.clone(), detail }
 }
 
-/// Makes it and gives it its content; what is known of it then, and what Docker shows.
+/// Makes it and gives it its content, and to the containers that move; what is known of it then. With
+/// containers, the journal stands at `record`.
 fn fill(
     ctx: &Context,
     journal: &mut Journal,
     (new, backend): (&New<'_>, &dyn Sizing),
     mut data: Data,
     front: &mut dyn Front,
-) -> Result<(Data, Value), MakeError> {
+) -> Result<Data, MakeError> {
     let token = journal.operation.token.clone();
     data.spec.detail = copy::watched(front, |given_up| backend.make(&data.spec, &token, given_up))?;
+    let mut parts = Vec::new();
+    if let (Some(roll), Some(from)) = (new.roll, new.from) {
+        data.roll = roll.names();
+        journal.step(ctx, "stop", &data, Batch::new())?;
+        let names = (from.docker_name.as_str(), data.spec.docker_name.as_str());
+        parts = roll.stop_writers(ctx, &token, names, front)?;
+    }
     if let Some(from) = new.from {
         journal.step(ctx, "copy", &data, Batch::new())?;
         let (source, target) = (observe::content(ctx, from)?, backend.content(&data.spec)?);
@@ -139,12 +163,22 @@ fn fill(
         }
     }
     let shown = ctx.docker()?.volume(&data.spec.docker_name)?.unwrap_or_default();
-    Ok((data, shown))
+    data.records = Some(records(new, &data, shown, front.user()));
+    if !parts.is_empty() {
+        journal.step(ctx, "move", &data, Batch::new())?;
+        roll::advance(ctx, parts, front)?;
+        journal.step(ctx, "record", &data, Batch::new())?;
+    }
+    Ok(data)
 }
 
 /// The records of the new version.
-fn records(ctx: &Context, new: &New<'_>, data: &Data, shown: Value, by: Option<String>) -> Batch {
-    let keys = ctx.ledger.keys();
+fn records(
+    new: &New<'_>,
+    data: &Data,
+    shown: Value,
+    by: Option<String>,
+) -> (VolumeRecord, VolumeVersionRecord) {
     let now = Timestamp::now();
     let owner = new.before.and_then(|at| at.record.owner.clone()).or_else(|| by.clone());
     let record = VolumeRecord {
@@ -168,35 +202,64 @@ fn records(ctx: &Context, new: &New<'_>, data: &Data, shown: Value, by: Option<S
         why: new.why.clone(),
         spec: shown,
     };
-    let mut batch = Batch::new();
-    let key = keys.volume(new.name);
-    batch.unchanged(key.clone(), new.before.map(|at| at.revision)).put(key, &record);
-    let key = keys.volume_version(new.name, data.version);
-    batch.absent(key.clone()).put(key, &version);
-    batch
+    (record, version)
 }
 
-/// Removes all of a version that was not made to the end.
+/// Records the new version; the containers that moved first.
+///
+/// # Errors
+/// The ledger's, and the Engine's. The journal stays then, and the next command tries again.
+fn finish(ctx: &Context, journal: Journal, data: &Data) -> Result<(), Failure> {
+    roll::finish(ctx, &data.roll, &journal.operation.token)?;
+    let Some((record, version)) = &data.records else {
+        return Err(Failure::new("there is no record of the new version"));
+    };
+    let keys = ctx.ledger.keys();
+    let mut batch = Batch::new();
+    let key = keys.volume(&record.name);
+    let before = find::by_name(ctx, &record.name)?.map(|at| at.revision);
+    batch.unchanged(key.clone(), before).put(key, record);
+    let key = keys.volume_version(&record.name, version.version);
+    batch.absent(key.clone()).put(key, version);
+    journal.finish(ctx, batch)
+}
+
+/// Removes all of a version that was not made to the end; what became of the containers that were to move.
 ///
 /// # Errors
 /// When it cannot be removed now; the journal stays.
-pub(super) fn undo(ctx: &Context, journal: Journal) -> Result<(), Failure> {
+fn undo(ctx: &Context, journal: Journal) -> Result<Vec<String>, Failure> {
     let data: Data = journal.data()?;
+    let how = roll::undo(ctx, &data.roll, &journal.operation.token)?;
     observe::sizing(ctx, data.spec.backend)?.remove(&data.spec, Some(&journal.operation.token))?;
-    journal.finish(ctx, Batch::new())
+    journal.finish(ctx, Batch::new())?;
+    Ok(how)
+}
+
+/// Ends one that was broken off: `undone`, or `done`, and what became of its containers. The lock of
+/// one of these may be `held`.
+///
+/// # Errors
+/// When it cannot be brought to an end now: the journal stays.
+pub(super) fn recover(
+    ctx: &Context,
+    journal: Journal,
+    held: Option<&ContainerName>,
+) -> Result<String, Failure> {
+    let data: Data = journal.data()?;
+    let _locks = roll::lock(ctx, &data.roll, &journal.operation.token, held)?;
+    if journal.operation.step == "record" {
+        finish(ctx, journal, &data)?;
+        return Ok("done".to_owned());
+    }
+    let how = undo(ctx, journal)?;
+    Ok(std::iter::once("undone".to_owned()).chain(how).collect::<Vec<_>>().join("; "))
 }
 
 /// Sees whether the host's disk can hold it, and says so where not.
 fn room_on_disk(ctx: &Context, new: &New<'_>, front: &mut dyn Front) -> Result<(), Failure> {
-    let folder = match new.backend {
-        Backend::Image => &ctx.config.volumes.images,
-        Backend::Size | Backend::Plain => &ctx.config.docker.root,
-    };
-    // The folder itself may be made only now.
-    let there = folder.ancestors().find(|path| path.exists()).unwrap_or(folder);
-    let Ok((free, _)) = usage::free(there) else { return Ok(()) };
+    let Some((folder, free)) = observe::disk(ctx, new.backend) else { return Ok(()) };
     let shown = folder.display();
-    let free = ByteSize(free);
     let needed = match new.from {
         Some(from) => observe::used(ctx, from)?,
         None => ByteSize(0),

@@ -13,8 +13,10 @@ mod observe;
 mod recover;
 mod remove;
 mod resize;
+mod roll;
 mod tend;
 
+pub(super) use recover::recover_part;
 pub(super) use tend::{findings, tend};
 
 use super::api::{Answer, Failure, Front, VolumeRequest};

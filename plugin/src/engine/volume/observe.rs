@@ -91,6 +91,18 @@ pub(super) fn used(ctx: &Context, version: &VolumeVersionRecord) -> Result<ByteS
     usage::of_tree(&path)
 }
 
+/// The folder in which a backend has its volumes, and what its disk has free.
+pub(super) fn disk(ctx: &Context, backend: Backend) -> Option<(PathBuf, ByteSize)> {
+    let folder = match backend {
+        Backend::Image => &ctx.config.volumes.images,
+        Backend::Size | Backend::Plain => &ctx.config.docker.root,
+    };
+    // The folder itself may be made only now.
+    let there = folder.ancestors().find(|path| path.exists()).unwrap_or(folder);
+    let (free, _) = usage::free(there).ok()?;
+    Some((folder.clone(), ByteSize(free)))
+}
+
 /// What a version costs on the host's disk, as far as that can be seen without mounting anything.
 pub(super) fn on_disk(ctx: &Context, version: &VolumeVersionRecord) -> Option<ByteSize> {
     let spec = Spec::of(version);

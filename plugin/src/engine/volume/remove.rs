@@ -1,6 +1,8 @@
 //! volume rm and prune: the volumes go, then their records. One step, `remove`, which is finished when
 //! it was broken off.
 
+use std::collections::BTreeSet;
+
 use gpuctl_ledger::ledger::{At, Batch};
 use gpuctl_ledger::model::{
     Backend, Version, VolumeName, VolumeOperationKind, VolumeRecord, VolumeVersionRecord,
@@ -94,19 +96,15 @@ fn remove_one(
         lock.forget();
         return Ok(());
     }
-    let docker = ctx.docker()?.volumes()?;
-    let there =
-        |v: &&VolumeVersionRecord| docker.iter().any(|d| d["Name"] == v.docker_name.as_str());
-    let left: Vec<String> = versions
-        .iter()
-        .map(|at| &at.record)
-        .filter(|v| !is_current(&v.version))
-        .filter(there)
-        .map(|v| match observe::on_disk(ctx, v) {
-            Some(cost) => format!("{} ({cost})", v.docker_name),
-            None => v.docker_name.clone(),
-        })
-        .collect();
+    let mut left = Vec::new();
+    for version in versions.iter().map(|at| &at.record).filter(|v| !is_current(&v.version)) {
+        if ctx.docker()?.volume(&version.docker_name)?.is_some() {
+            left.push(match observe::on_disk(ctx, version) {
+                Some(cost) => format!("{} ({cost})", version.docker_name),
+                None => version.docker_name.clone(),
+            });
+        }
+    }
     if !left.is_empty() {
         let text = format!(
             "older versions stay: {}; docker gpuctl volume rm --history {name} removes them too",
@@ -195,10 +193,16 @@ pub(super) fn prune(
     front: &mut dyn Front,
 ) -> Result<VolumeAnswer, Failure> {
     let mut rows = Vec::new();
+    // One look at Docker for any number of volumes; a version that is mounted since, Docker keeps.
+    let (volumes, users) = (ctx.docker()?.volumes()?, ctx.docker()?.volume_users()?);
+    let free = Free {
+        there: volumes.iter().filter_map(|v| v["Name"].as_str()).collect(),
+        used: users.iter().map(|user| user.volume.as_str()).collect(),
+    };
     for at in find::all(ctx)? {
         let name = at.record.name;
         if dry_run {
-            rows.extend(old(ctx, &name)?.into_iter().map(|(row, _)| row));
+            rows.extend(old(ctx, &name, &free)?.into_iter().map(|(row, _)| row));
             continue;
         }
         // Who has the lock is at work on it: its old versions are for the next time.
@@ -206,7 +210,7 @@ pub(super) fn prune(
         if journal::open(ctx, &name)?.is_some() {
             continue;
         }
-        for (mut row, target) in old(ctx, &name)? {
+        for (mut row, target) in old(ctx, &name, &free)? {
             let data = Data { targets: vec![target], forget: Forget::Nothing };
             let kind = VolumeOperationKind::Remove;
             let journal = Journal::begin(ctx, &name, kind, front.user(), "remove", &data)?;
@@ -218,19 +222,27 @@ pub(super) fn prune(
     Ok(VolumeAnswer::Pruned(rows))
 }
 
+/// What Docker has, by name.
+struct Free<'a> {
+    there: BTreeSet<&'a str>,
+    used: BTreeSet<&'a str>,
+}
+
 /// The versions of a volume that are not current, are there, and that no container mounts.
-fn old(ctx: &Context, name: &VolumeName) -> Result<Vec<(PrunedRow, Target)>, Failure> {
+fn old(
+    ctx: &Context,
+    name: &VolumeName,
+    free: &Free<'_>,
+) -> Result<Vec<(PrunedRow, Target)>, Failure> {
     let Some(record) = find::by_name(ctx, name)? else { return Ok(Vec::new()) };
     let record = record.record;
-    let (docker, users) = (ctx.docker()?.volumes()?, ctx.docker()?.volume_users()?);
     let mut found = Vec::new();
     for at in find::versions(ctx, name)? {
         let version = at.record;
         let docker_name = version.docker_name.clone();
         let current = record.docker_name.is_some() && version.version == record.version;
-        let there = docker.iter().any(|d| d["Name"] == docker_name.as_str());
-        let used = users.iter().any(|u| u.volume == docker_name);
-        if current || !there || used {
+        let there = free.there.contains(docker_name.as_str());
+        if current || !there || free.used.contains(docker_name.as_str()) {
             continue;
         }
         let on_disk = observe::on_disk(ctx, &version);

@@ -3,11 +3,11 @@
 use gpuctl_ledger::model::{Backend, ByteSize, Version, VolumeVersionRecord};
 
 use super::super::api::ResizeHow;
-use super::super::api::{Event, Failure, Front, VolumeAnswer};
+use super::super::api::{Failure, Front, VolumeAnswer};
 use super::super::context::Context;
 use super::find::{self, Found};
 use super::make::{self, New};
-use super::{in_place, journal, observe};
+use super::{in_place, journal, observe, roll};
 use crate::docker::User;
 use crate::volume::image::may_grow_mounted;
 use crate::volume::rules::{self, Before, Resize};
@@ -46,11 +46,11 @@ pub(super) fn resize(
             Ok(VolumeAnswer::Made { docker_name, summary })
         }
         Resize::Copy => {
-            check_writers(now, &users, rules::can_in_place(now.backend))?;
             let was = now.size.map_or_else(|| "no limit".to_owned(), |s| s.to_string());
             let why = format!("resize {was} -> {size}");
-            let from = Source { version: now, size, why };
-            copy(ctx, &found, &from, how, &users, front)
+            let in_place = rules::resize(before, size, true) == Ok(Resize::Grow);
+            let from = Source { version: now, size, why, in_place };
+            copy(ctx, &found, &from, how, front)
         }
         Resize::Grow | Resize::Offline => {
             rules::check_size(size, now.backend, before.filesystem)?;
@@ -78,7 +78,8 @@ pub(super) fn rollback(
     let current = record.record.version;
     let wanted = match version {
         Some(version) => version,
-        None if record.record.docker_name.is_none() => current,
+        // Of one that was removed, the last that is left.
+        None if record.record.docker_name.is_none() => before(ctx, name, current.next())?,
         None => before(ctx, name, current)?,
     };
     if wanted == current && record.record.docker_name.is_some() {
@@ -86,19 +87,23 @@ pub(super) fn rollback(
             .hint(format!("docker gpuctl volume history {name} shows its versions")));
     }
     let old = find::version(ctx, name, wanted)?;
+    if ctx.docker()?.volume(&old.record.docker_name)?.is_none() {
+        return Err(Failure::new(format!(
+            "{}, version {wanted} of {name}, is no longer there",
+            old.record.docker_name
+        ))
+        .hint(format!("docker gpuctl volume history {name} shows which are")));
+    }
     let here = find::version(ctx, name, current)?;
     let found = Found { record, version: here };
-    let users = observe::users(ctx, &old.record.docker_name)?;
-    check_writers(&old.record, &users, false)?;
     // What was taken in without a limit gets one that has room for it.
     let size = match old.record.size {
         Some(size) => size,
         None => ByteSize(rules::whole_blocks(observe::used(ctx, &old.record)?).max(1 << 30)),
     };
     let why = format!("rollback {current} -> {wanted}");
-    let from = Source { version: &old.record, size, why };
-    let users = observe::users(ctx, &found.version.record.docker_name)?;
-    copy(ctx, &found, &from, how, &users, front)
+    let from = Source { version: &old.record, size, why, in_place: false };
+    copy(ctx, &found, &from, how, front)
 }
 
 /// The last version before the current one that is still there.
@@ -113,37 +118,37 @@ fn before(
             return Ok(version);
         }
     }
-    Err(Failure::new(format!("{name} has no version before {current} that is still there"))
+    Err(Failure::new(format!("{name} has no older version that is still there"))
         .hint(format!("docker gpuctl volume history {name} shows its versions")))
 }
 
 fn check_how(how: ResizeHow) -> Result<(), Failure> {
-    if how.roll {
-        return Err(Failure::new("--roll is not there yet: it needs containers to be replaced")
-            .hint("stop the containers, resize, and give them the new volume"));
+    if how.roll && how.in_place {
+        return Err(Failure::new("--in-place makes no new version that --roll could move to")
+            .hint("leave --roll out: with --in-place the containers go on as they are")
+            .code(2));
     }
     Ok(())
 }
 
-/// Refuses to copy what is being written to.
-fn check_writers(
-    version: &VolumeVersionRecord,
-    users: &[User],
-    can_in_place: bool,
-) -> Result<(), Failure> {
+/// Refuses to copy what is being written to by whom nothing stops.
+fn check_writers(from: &Source<'_>, users: &[User], all_managed: bool) -> Result<(), Failure> {
     let writers = observe::writers(users);
     if writers.is_empty() {
         return Ok(());
     }
     let list = writers.join(", ");
-    let stop = format!("stop {list} first");
-    let hint = if can_in_place {
-        format!("--in-place changes the size while it is in use; or {stop}")
-    } else {
-        stop
-    };
-    Err(Failure::new(format!("{} may be written to by {list}, which runs", version.docker_name))
-        .hint(hint))
+    let mut ways = Vec::new();
+    if from.in_place {
+        ways.push("--in-place changes the size while it is in use".to_owned());
+    }
+    if all_managed {
+        ways.push("--roll stops them for the copy, and gives them the new version".to_owned());
+    }
+    ways.push(format!("stop {list} first"));
+    let docker_name = &from.version.docker_name;
+    let (verb, ways) = (if writers.len() == 1 { "runs" } else { "run" }, ways.join("; or "));
+    Err(Failure::new(format!("{docker_name} may be written to by {list}, which {verb}")).hint(ways))
 }
 
 /// Whose content, and how large.
@@ -151,6 +156,8 @@ struct Source<'a> {
     version: &'a VolumeVersionRecord,
     size: ByteSize,
     why: String,
+    /// What is asked for could be had in place instead.
+    in_place: bool,
 }
 
 fn copy(
@@ -158,11 +165,10 @@ fn copy(
     found: &Found,
     from: &Source<'_>,
     how: ResizeHow,
-    users: &[User],
     front: &mut dyn Front,
 ) -> Result<VolumeAnswer, Failure> {
     let record = &found.record.record;
-    let name = &record.name;
+    let (name, current) = (&record.name, &found.version.record);
     let volumes = &ctx.config.volumes;
     let can = observe::abilities(ctx);
     let kept = from.version.backend;
@@ -171,14 +177,35 @@ fn copy(
     let backend = rules::choose(wanted, volumes.backend, &can)?;
     rules::check_size(from.size, backend, volumes.filesystem)?;
     let version = record.version.next();
+    // Of a volume that was removed no container mounts the current version.
+    let users = match &record.docker_name {
+        Some(docker_name) => observe::users(ctx, docker_name)?,
+        None => Vec::new(),
+    };
+    let roll = match how.roll {
+        true => Some(roll::look(ctx, current, &name.at(version), &users, front)?),
+        false => None,
+    };
+    let moves = |user: &User| roll.as_ref().is_some_and(|roll| roll.has(user));
     let (old, size) = (&from.version.docker_name, from.size);
+    let sources = observe::users(ctx, old)?;
+    let managed = roll::managed(ctx, &sources)?;
+    let stay: Vec<User> = sources.iter().filter(|user| !moves(user)).cloned().collect();
+    let is_managed = |user: &&User| managed.iter().any(|(_, id)| *id == user.id);
+    let writing = stay.iter().filter(|user| user.running && user.writes);
+    let all_managed =
+        roll.is_none() && *old == current.docker_name && writing.clone().all(|u| is_managed(&u));
+    check_writers(from, &stay, all_managed)?;
     if how.dry_run {
         let used = observe::used(ctx, from.version)?;
-        return Ok(VolumeAnswer::Plan(vec![
-            format!("make {} with room for {size} (backend {backend})", name.at(version)),
-            format!("copy {used} from {old}, and compare"),
-            format!("{name} is at version {version}; {old} stays"),
-        ]));
+        let new = name.at(version);
+        let (stop, moved) = roll.map(|roll| roll.steps(&sources, &new)).unwrap_or_default();
+        let mut steps = vec![format!("make {new} with room for {size} (backend {backend})")];
+        steps.extend(stop);
+        steps.push(format!("copy {used} from {old}, and compare"));
+        steps.extend(moved);
+        steps.push(format!("{name} is at version {version}; {old} stays"));
+        return Ok(VolumeAnswer::Plan(steps));
     }
     let new = New {
         name,
@@ -191,19 +218,14 @@ fn copy(
         from: Some(from.version),
         no_verify: how.no_verify,
         why: from.why.clone(),
+        roll: roll.as_ref().filter(|roll| !roll.is_empty()),
     };
     let docker_name = make::make(ctx, &new, front)?;
-    let names = observe::names(users);
-    if !names.is_empty() {
-        let text = format!(
-            "{} still mounts {}: it sees {docker_name} once it is made anew with it",
-            names.join(", "),
-            found.version.record.docker_name
-        );
-        front.event(Event::Note { text });
-    }
+    let left: Vec<User> = users.iter().filter(|user| !moves(user)).cloned().collect();
+    roll::tell_left(&left, &docker_name, &roll::managed(ctx, &left)?, front);
+    let moved = roll.map(|roll| format!("; {}", roll.summary())).unwrap_or_default();
     let summary =
-        format!("{docker_name} has room for {size} and the content of {old}, which stays");
+        format!("{docker_name} has room for {size} and the content of {old}, which stays{moved}");
     Ok(VolumeAnswer::Made { docker_name, summary })
 }
 

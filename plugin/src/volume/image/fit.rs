@@ -43,7 +43,7 @@ fn format(detail: &Detail, size: ByteSize, given_up: GivenUp<'_>) -> Result<(), 
 }
 
 /// Takes the room of the whole file on the host's disk.
-fn take_room(detail: &Detail) -> Result<(), Failure> {
+pub(super) fn take_room(detail: &Detail) -> Result<(), Failure> {
     let open = fs::OpenOptions::new().write(true).open(&detail.file);
     let file = open.map_err(unwritten(&detail.file))?;
     let length = file.metadata().map_err(unwritten(&detail.file))?.len();
@@ -117,8 +117,7 @@ pub(super) fn make(detail: &Detail, size: ByteSize, given_up: GivenUp<'_>) -> Re
             }
             more => bytes += rules::whole_blocks(ByteSize(more + more / 16)),
         }
-        super::unmount(&detail)?;
-        super::released(&detail)?;
+        super::unmount_released(&detail)?;
     }
     Err(too_odd(detail, size))
 }
@@ -143,19 +142,22 @@ pub(super) fn fill_up(detail: &Detail, size: ByteSize) -> Result<(), Failure> {
 }
 
 fn too_odd(detail: &Detail, size: ByteSize) -> Failure {
-    Failure::new(format!("{} does not get to {size}", detail.file.display()))
-        .hint("volume resize without --in-place makes a new volume with the same content")
+    Failure::new(format!("{} does not get to {size}", detail.file.display())).hint(super::BY_COPY)
 }
 
 /// Adds bytes to the file, its loop device and its filesystem.
 fn enlarge(detail: &Detail, more: u64, given_up: GivenUp<'_>) -> Result<(), Failure> {
     let open = fs::OpenOptions::new().write(true).open(&detail.file);
     let file = open.map_err(unwritten(&detail.file))?;
-    let length = file.metadata().map_err(unwritten(&detail.file))?.len();
-    let length = rules::whole_blocks(ByteSize(length.saturating_add(more)));
+    let before = file.metadata().map_err(unwritten(&detail.file))?.len();
+    let length = rules::whole_blocks(ByteSize(before.saturating_add(more)));
     file.set_len(length).map_err(unwritten(&detail.file))?;
-    if detail.allocated {
-        take_room(detail)?;
+    if detail.allocated
+        && let Err(why) = take_room(detail)
+    {
+        // Nothing but the file has grown yet.
+        file.set_len(before).map_err(unwritten(&detail.file))?;
+        return Err(why);
     }
     let point = detail.mount_point();
     let mount = mounts::at(&point).map_err(|e| unread(detail, e))?;
@@ -166,7 +168,8 @@ fn enlarge(detail: &Detail, more: u64, given_up: GivenUp<'_>) -> Result<(), Fail
     if detail.is_xfs() {
         programs::done("xfs_growfs", &["-d".as_ref(), point.as_ref()], programs::LONG, given_up)?;
     } else {
-        programs::done("resize2fs", &[device.as_ref()], programs::LONG, given_up)?;
+        programs::done("resize2fs", &[device.as_ref()], programs::LONG, given_up)
+            .map_err(|why| why.hint(super::BY_COPY))?;
         keep(&device, length);
     }
     Ok(())

@@ -50,18 +50,20 @@ pub(super) fn resize(
         set_length(&copy, length, given_up)?;
         super::mount(&copy, &["ro"])?;
         let missing = fit::missing(&copy, size);
-        super::unmount(&copy)?;
-        super::released(&copy)?;
+        super::unmount_released(&copy)?;
         match missing? {
             0 => {
                 check(&copy, given_up)?;
+                if copy.allocated {
+                    fit::take_room(&copy)?;
+                }
                 return remove_mount_point(&copy);
             }
             more => length += more + more / 16,
         }
     }
     Err(Failure::new(format!("{} does not get to {size}", detail.file.display()))
-        .hint("volume resize without --in-place makes a new volume with the same content"))
+        .hint(super::BY_COPY))
 }
 
 /// Checks the copy's filesystem.
@@ -94,9 +96,7 @@ fn set_length(copy: &Detail, length: u64, given_up: GivenUp<'_>) -> Result<(), F
                 copy.file.with_extension("").display(),
                 ByteSize(length)
             );
-            return Err(Failure::new(text).hint(
-                "volume resize without --in-place makes a new volume with the same content",
-            ));
+            return Err(Failure::new(text).hint(super::BY_COPY));
         }
         least = minimum;
         resize_to(&copy.file, minimum, given_up)?;
@@ -113,7 +113,10 @@ fn resize_to(file: &Path, blocks: u64, given_up: GivenUp<'_>) -> Result<Option<u
     if ended.code == 0 {
         return Ok(None);
     }
-    minimum(&ended.stderr).map(Some).ok_or_else(|| programs::failed("resize2fs", &words, &ended))
+    // A filesystem does not grow to more than some thousand times of what it was made with.
+    minimum(&ended.stderr)
+        .map(Some)
+        .ok_or_else(|| programs::failed("resize2fs", &words, &ended).hint(super::BY_COPY))
 }
 
 /// Of `resize2fs: New size smaller than minimum (19998)`.
