@@ -287,7 +287,7 @@ fn without_ports(line: &str) -> String {
 }
 
 fn word(word: &str) -> &str {
-    let bare = word.trim_end_matches([';', ',', '.']);
+    let bare = word.trim_end_matches([';', ',', '.', ':']);
     let hex = |w: &str, n: usize| w.len() == n && w.bytes().all(|b| b.is_ascii_hexdigit());
     let clock = bare.len() == 5
         && bare

@@ -224,8 +224,15 @@ fn group_of(path: &Path) -> u32 {
 /// A node's output, with the paths that its files have on a host.
 fn usual(node: &Node, text: &str) -> String {
     let place = node.place();
-    let mut text = text.to_owned();
+    // What the Docker CLI says or not, by its version and by who is quicker.
+    let idle = |line: &&str| {
+        !line.ends_with("msg=\"error waiting for container: context canceled\"")
+            && !line.starts_with("Run 'docker run --help'")
+    };
+    let mut text: String = text.split_inclusive('\n').filter(|l| idle(&l.trim_end())).collect();
+    // What is the beginning of another comes after it.
     for (path, usual) in [
+        (place.docker_socket(), "/var/run/docker.sock"),
         (place.state(), "/var/lib/gpuctl"),
         (place.config(), "/etc/gpuctl/config.toml"),
         (place.data(), "/var/lib/docker"),
@@ -234,7 +241,6 @@ fn usual(node: &Node, text: &str) -> String {
         (place.socket(), "/run/gpuctl/gpuctl.sock"),
         (place.run(), "/run/gpuctl"),
         (place.at("volumes"), "/var/lib/gpuctl/volumes"),
-        (place.docker_socket(), "/var/run/docker.sock"),
         (place.cdi(), "/etc/cdi"),
         (place.dev(), "/dev"),
         (place.proc(), "/proc/driver/nvidia"),
