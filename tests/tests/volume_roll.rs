@@ -332,7 +332,7 @@ fn a_roll_that_is_interrupted_goes_back() {
     killpg(Pid::from_raw(i32::try_from(child.id()).expect("a pid")), Signal::SIGINT).expect("runs");
     assert!(!child.wait().expect("it ends").success());
     wait_for("train to run again", Duration::from_secs(60), || {
-        node.docker_ok(&["ps", "-q", "--filter", "name=train-0"]) != ""
+        !node.docker_ok(&["ps", "-q", "--filter", "name=train-0"]).is_empty()
             && node.docker_ok(&["volume", "ls", "-q"]) == "data-0"
     });
     wait_for("the end", Duration::from_secs(10), || {

@@ -289,11 +289,7 @@ fn names() -> Vec<(String, String)> {
     commands_of(&Words::command())
 }
 
-/// The commands below a command, each with its description.
-fn names_below(name: &str) -> Vec<(String, String)> {
-    Words::command().find_subcommand(name).map(commands_of).unwrap_or_default()
-}
-
+#[cfg(test)]
 fn commands_of(command: &clap::Command) -> Vec<(String, String)> {
     let named = |c: &clap::Command| {
         let about = c.get_about().map(ToString::to_string).unwrap_or_default();

@@ -1,6 +1,7 @@
 //! Names of what there is, asked of engine, service and Docker with a limit of time.
 
 use gpuctl_ledger::audit::Decision;
+use gpuctl_ledger::model::ByteSize;
 
 use super::Proposal;
 use super::place::{Kind, State};
@@ -9,7 +10,7 @@ use crate::client::flags::FlagTable;
 use crate::commands::Session;
 use crate::commands::quick::{LIMIT, asked, in_time};
 use crate::docker::Docker;
-use crate::engine::api::{Answer, GpuRow, PsRow, Request};
+use crate::engine::api::{Answer, GpuRow, PsRow, Request, VolumeAnswer, VolumeRequest};
 
 /// The names of a kind, for what is `typed` so far.
 pub(super) fn of(kind: &Kind, typed: &str) -> Vec<Proposal> {
@@ -19,6 +20,8 @@ pub(super) fn of(kind: &Kind, typed: &str) -> Vec<Proposal> {
         Kind::Versions(name) => versions(name),
         Kind::Gpus => gpu_requests(&gpus(), typed),
         Kind::Images => images(),
+        Kind::Volumes => volumes(),
+        Kind::VolumeVersions(name) => volume_versions(name),
         Kind::FilterValue(key) => filter_values(key),
     }
 }
@@ -64,6 +67,27 @@ fn versions(name: &str) -> Vec<Proposal> {
         }
         _ => Vec::new(),
     }
+}
+
+/// All volumes, and how large they are.
+fn volumes() -> Vec<Proposal> {
+    let Some(Answer::Volume(VolumeAnswer::Rows(rows))) = asked(Request::Volume(VolumeRequest::Ls))
+    else {
+        return Vec::new();
+    };
+    let size =
+        |size: Option<ByteSize>| size.map_or_else(|| "no limit".to_owned(), |s| s.to_string());
+    rows.into_iter().map(|row| (row.name.to_string(), size(row.size))).collect()
+}
+
+/// The versions of a volume to which it can go back, and how they came to be.
+fn volume_versions(name: &str) -> Vec<Proposal> {
+    let request = Request::Volume(VolumeRequest::History { name: name.to_owned() });
+    let Some(Answer::Volume(VolumeAnswer::History(rows))) = asked(request) else {
+        return Vec::new();
+    };
+    let there = rows.into_iter().filter(|row| row.present && !row.current);
+    there.map(|row| (row.version.to_string(), row.why)).collect()
 }
 
 fn gpus() -> Vec<GpuRow> {

@@ -37,6 +37,10 @@ pub(super) enum Kind {
     Gpus,
     /// Images.
     Images,
+    /// Volumes with a size.
+    Volumes,
+    /// Versions that a volume can go back to.
+    VolumeVersions(String),
     /// The value of a filter: its key.
     FilterValue(String),
 }
@@ -204,7 +208,11 @@ fn value_of<'a>(path: &[&str], arg: &Arg, typed: &'a str) -> (Place, &'a str) {
 
 /// What may stand after these operands.
 fn operand(path: &[&str], before: &[&str]) -> Place {
-    let [command] = path else { return Place::Nothing };
+    let command = match path {
+        [command] => command,
+        ["volume", command] => return volume_operand(command, before),
+        _ => return Place::Nothing,
+    };
     let containers = |state| Place::Names(Kind::Containers(state));
     match (*command, before) {
         ("start", _) => containers(State::Stopped),
@@ -224,9 +232,33 @@ fn operand(path: &[&str], before: &[&str]) -> Place {
     }
 }
 
+/// The same below `volume`.
+fn volume_operand(command: &str, before: &[&str]) -> Place {
+    match (command, before) {
+        ("inspect" | "rm", _) | ("resize" | "history" | "rollback", []) => {
+            Place::Names(Kind::Volumes)
+        }
+        ("rollback", [name]) => Place::Names(Kind::VolumeVersions((*name).to_owned())),
+        _ => Place::Nothing,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn after_volume_its_volumes_are_meant_then_what_they_take() {
+        for words in ["resize ", "resize --roll ", "rm ", "rm data ", "inspect a ", "history "] {
+            let line = format!("volume {words}");
+            assert_eq!(at(&line), Place::Names(Kind::Volumes), "{line}");
+        }
+        let versions = Kind::VolumeVersions("data".into());
+        assert_eq!(at("volume rollback data "), Place::Names(versions));
+        for words in ["ls ", "resize data ", "create ", "rollback data 1 ", "history data "] {
+            assert_eq!(at(&format!("volume {words}")), Place::Nothing, "{words}");
+        }
+    }
 
     fn at(line: &str) -> Place {
         place(line).0
