@@ -42,6 +42,7 @@ fn said(words: &[&str]) -> Option<String> {
 fn commands() -> Vec<(String, String)> {
     let text = said(&["__complete", "gpuctl", ""]).expect("completion");
     let pairs = text.lines().filter_map(|l| l.split_once('\t'));
+    let pairs = pairs.filter(|(name, _)| *name != "help");
     pairs.map(|(name, about)| (name.to_owned(), about.to_owned())).collect()
 }
 
