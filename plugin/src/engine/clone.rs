@@ -23,7 +23,7 @@ use super::create::{Data as Created, OPERATION_LABEL, keep_copy};
 use super::in_place::words;
 use super::journal::{self, Journal};
 use super::version::{self, First};
-use super::{ending, lifecycle, names, ports, snapshot, supply, undo_create};
+use super::{creation, ending, lifecycle, names, ports, snapshot, supply, undo_create};
 use crate::docker::{Changes, Inspect};
 
 /// What finishing and undoing need.
@@ -161,7 +161,7 @@ fn make(
         }
     }
     let new = journal.operation.name.clone();
-    let recorded = source.shown.creation();
+    let recorded = creation::of(ctx, &source.shown);
     let recorded = spec::of(&recorded, source.name.as_str(), new.as_str(), &data.made.ports);
     // Its name may mean another image by now.
     let (image, id) = (source.shown.image(), source.shown.image_id());
@@ -219,7 +219,7 @@ fn record(
         last: Vec::new(),
         unfinished: true,
     };
-    let (container, version, binding) = first.records(shown);
+    let (container, version, binding) = first.records(ctx, shown);
     version::check(&version, true)?;
     let keys = ctx.ledger.keys();
     let mut batch = Batch::new();

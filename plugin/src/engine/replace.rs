@@ -25,7 +25,9 @@ use super::context::Context;
 use super::create::{OPERATION_LABEL, keep_copy};
 use super::journal::Journal;
 use super::names::Found;
-use super::{clone, ending, kept, leases, ports, snapshot, undo_replace, version, volume};
+use super::{
+    clone, creation, ending, images, kept, leases, ports, snapshot, undo_replace, version, volume,
+};
 use crate::change::{self, Change, HostPort, Kept, Publish};
 use crate::docker::{Changes, Inspect};
 
@@ -79,6 +81,8 @@ pub(super) struct Prepared {
     data: Data,
     kept: Kept,
     files: String,
+    /// The image that is to be pulled first.
+    pulled: Option<String>,
     /// What is to be carried, in bytes; looked up for a plan only.
     bytes: Option<u64>,
 }
@@ -93,11 +97,11 @@ pub(super) fn prepare(
     target: &Target,
     how: &How,
     why: String,
-    by: Option<String>,
+    front: &mut dyn Front,
 ) -> Result<Prepared, Failure> {
     let Subject { found, shown, is, binding, .. } = subject;
     let name = &found.record.record.name;
-    let (spec, image) = with_image(ctx, is, &target.spec, shown)?;
+    let Image { spec, id: image, pulled } = with_image(ctx, subject, target, how.dry_run, front)?;
     let ours: BTreeSet<String> =
         kept::versions(ctx, name)?.into_iter().map(|v| v.container.to_string()).collect();
     let (spec, anonymous) = change::inherited(is, &spec, found.id.as_str(), &ours);
@@ -122,7 +126,7 @@ pub(super) fn prepare(
         was_running: shown.running(),
         restart,
         timeout: how.timeout,
-        by,
+        by: front.user(),
         why,
         spec,
         image,
@@ -135,42 +139,60 @@ pub(super) fn prepare(
         true => ctx.docker()?.inspect_with_size(found.id.as_str())?.map(|shown| shown.written()),
         false => None,
     };
-    Ok(Prepared { data, kept: anonymous, files, bytes })
+    Ok(Prepared { data, kept: anonymous, files, pulled, bytes })
 }
 
 /// The spec to make it from, and its image where the spec's name does not mean that any more.
 fn with_image(
     ctx: &Context,
-    is: &Value,
-    to_be: &Value,
-    shown: &Inspect,
-) -> Result<(Value, Option<String>), Failure> {
+    subject: &Subject,
+    target: &Target,
+    dry_run: bool,
+    front: &mut dyn Front,
+) -> Result<Image, Failure> {
     let docker = ctx.docker()?;
-    let named = |spec: &Value| {
-        spec.pointer("/Config/Image").and_then(Value::as_str).unwrap_or_default().to_owned()
+    let text = |spec: &Value, pointer: &str| {
+        spec.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned()
     };
-    let wanted = named(to_be);
-    if wanted != named(is) {
-        // Another image. What the old one implied is not the user's word.
-        if docker.image_id(&wanted)?.is_none() {
-            return Err(Failure::new(format!("image {wanted} is not on this host"))
-                .hint(format!("docker pull {wanted}")));
-        }
-        let old = docker.image(shown.image_id())?;
+    let (name, id) = (text(&target.spec, "/Config/Image"), text(&target.spec, "/Image"));
+    let is = subject.shown.image_id();
+    let mut spec = target.spec.clone();
+    if target.new_image {
+        // What the old one implied is not the user's word.
+        let old = docker.image(is)?;
         let config = old.and_then(|image| image.get("Config").cloned()).unwrap_or(Value::Null);
-        return Ok((change::without_image(to_be, &config), None));
+        spec = change::without_image(&spec, &config);
     }
-    if docker.image_id(&wanted)?.as_deref() == Some(shown.image_id()) {
-        return Ok((to_be.clone(), None));
+    let named = docker.image_id(&name)?;
+    if !id.is_empty() && named.as_ref() == Some(&id) {
+        return Ok(Image { spec, id: None, pulled: None });
     }
-    if docker.image_id(shown.image_id())?.is_none() {
-        return Err(Failure::new(format!(
-            "the image of {} is not on this host any more",
-            shown.name()
-        ))
-        .hint(format!("docker pull {wanted}; or --image gives it another one")));
+    if !id.is_empty() && docker.image_id(&id)?.is_some() {
+        return Ok(Image { spec, id: Some(id), pulled: None });
     }
-    Ok((to_be.clone(), Some(shown.image_id().to_owned())))
+    if id == is {
+        let shown = subject.shown.name();
+        return Err(Failure::new(format!("the image of {shown} is not on this host any more"))
+            .hint(format!("docker pull {name}; or --image gives it another one")));
+    }
+    if named.is_none() && dry_run {
+        return Ok(Image { spec, id: None, pulled: Some(name) });
+    }
+    let now = images::pulled(ctx, &name, front)?;
+    if !id.is_empty() && now != id {
+        let text = format!("{name} is another image than it was: what it was is not on this host");
+        front.event(Event::Warning { text });
+    }
+    Ok(Image { spec, id: None, pulled: None })
+}
+
+/// What a new container is made of.
+struct Image {
+    spec: Value,
+    /// The image's id, where the spec's name does not mean it.
+    id: Option<String>,
+    /// What would have to be pulled, of a plan.
+    pulled: Option<String>,
 }
 
 /// Replaces the container; where that fails, it is as it was.
@@ -207,7 +229,7 @@ fn advance(
     ctx: &Context,
     journal: &mut Journal,
     mut data: Data,
-    wanted: &[(AutoPort, Publish)],
+    wanted: &[(AutoPort, Vec<Publish>)],
     front: &mut dyn Front,
 ) -> Result<(), Failure> {
     let name = journal.operation.name.clone();
@@ -260,7 +282,7 @@ fn choose_ports(
     ctx: &Context,
     journal: &mut Journal,
     data: &Data,
-    wanted: &[(AutoPort, Publish)],
+    wanted: &[(AutoPort, Vec<Publish>)],
     front: &mut dyn Front,
 ) -> Result<Data, Failure> {
     let autos: Vec<AutoPort> = wanted.iter().map(|(auto, _)| auto.clone()).collect();
@@ -268,7 +290,10 @@ fn choose_ports(
         let publish = wanted
             .iter()
             .zip(claimed)
-            .map(|((_, p), c)| Publish { host: HostPort::Number(c.port), ..p.clone() })
+            .flat_map(|((_, publish), c)| {
+                let at = HostPort::Number(c.port);
+                publish.iter().map(move |p| Publish { host: at, ..p.clone() })
+            })
             .collect();
         let change = Change { publish, ..Change::default() };
         Data {
@@ -444,7 +469,7 @@ pub(super) fn finish(ctx: &Context, mut journal: Journal) -> Result<(), Failure>
     if journal.operation.step != "record" {
         journal.step(ctx, "record", &data, Batch::new())?;
     }
-    let spec = shown.as_ref().map_or_else(|| data.spec.clone(), Inspect::creation);
+    let spec = shown.as_ref().map_or_else(|| data.spec.clone(), |shown| creation::of(ctx, shown));
     let mut batch = Batch::new();
     version::becomes_current(ctx, &name, data.to, &id, &mut batch)?;
     let published: BTreeSet<u16> =

@@ -14,6 +14,7 @@ mod observe;
 mod recover;
 mod remove;
 mod resize;
+pub(super) mod swap;
 mod tend;
 
 pub(super) use tend::{findings, tend};
