@@ -15,6 +15,7 @@ pub mod node;
 pub mod packages;
 pub mod probe;
 pub mod programs;
+pub mod registry;
 pub mod served;
 pub mod siege;
 pub mod state;

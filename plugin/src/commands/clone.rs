@@ -16,11 +16,15 @@ pub(super) struct Args {
     /// How many GPUs it gets; as many as the first one when not given
     #[arg(long, value_name = "N")]
     gpus: Option<GpuRequest>,
+    /// Copy its volumes too: data of the clone twin is twin-data. Without it both mount the same ones; those
+    /// without a name are new in any case
+    #[arg(long)]
+    volumes: bool,
 }
 
 pub(super) fn clone(session: &Session, args: Args) -> Result<u8, Failure> {
-    let Args { name, new, gpus } = args;
-    let request = Request::More(MoreRequest::Clone(CloneRequest { name, new, gpus }));
+    let Args { name, new, gpus, volumes } = args;
+    let request = Request::More(MoreRequest::Clone(CloneRequest { name, new, gpus, volumes }));
     match session.change(request, &mut session.terminal())? {
         Answer::More(MoreAnswer::Renamed { docker_name: Some(docker_name), .. }) => {
             ui::lines([docker_name.as_str()]);

@@ -6,7 +6,9 @@
 //! it is not to start or has started, else undone.
 
 mod spec;
+mod volumes;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use gpuctl_ledger::config::plain_io_error;
@@ -16,6 +18,7 @@ use gpuctl_ledger::model::{
 };
 use gpuctl_ledger::node::notes;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::api::{Answer, CloneRequest, Event, Failure, Front, MoreAnswer};
 use super::context::Context;
@@ -23,7 +26,7 @@ use super::create::{Data as Created, OPERATION_LABEL, keep_copy};
 use super::in_place::words;
 use super::journal::{self, Journal};
 use super::version::{self, First};
-use super::{creation, ending, lifecycle, names, ports, snapshot, supply, undo_create};
+use super::{creation, ending, kept, lifecycle, names, ports, snapshot, supply, undo_create};
 use crate::docker::{Changes, Inspect};
 
 /// What finishing and undoing need.
@@ -38,6 +41,9 @@ struct Data {
     pauses: bool,
     /// The new one is to run.
     starts: bool,
+    /// Volumes that it gets copies of, and what those are called.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    copies: BTreeMap<String, String>,
 }
 
 /// What is cloned.
@@ -47,6 +53,10 @@ struct Source {
     shown: Inspect,
     gpus: GpuRequest,
     upper: Option<PathBuf>,
+    /// What it was created with.
+    spec: Value,
+    /// Whether what is in its volumes is copied.
+    volumes: bool,
 }
 
 /// Clones a container.
@@ -88,7 +98,12 @@ pub(super) fn clone(
         Created { docker_name: docker_name.clone(), id: None, before: None, ports: Vec::new() };
     let id = source.shown.id().ok_or_else(|| Failure::new("the Engine shows no id"))?;
     let pauses = starts && !source.shown.paused() && source.upper.is_some();
-    let data = Data { made, source: id, pauses, starts };
+    let copies = match source.volumes {
+        true => volumes::copies(ctx, &source.spec, new)?,
+        false => BTreeMap::new(),
+    };
+    volumes::tell(&source.spec, &copies, source.volumes, front);
+    let data = Data { made, source: id, pauses, starts, copies };
     let wanted = ports::spec::wanted(&source.shown.0, spec::every, false);
     let step = if wanted.is_empty() { "create" } else { "ports" };
     let kind = OperationKind::Clone;
@@ -137,7 +152,11 @@ fn source(ctx: &Context, request: &CloneRequest, from: &ContainerName) -> Result
         Err(_) if shown.never_started() => None,
         Err(why) => return Err(why),
     };
-    Ok(Source { name: from.clone(), docker_name, shown, gpus, upper })
+    let ours: BTreeSet<String> =
+        kept::versions(ctx, from)?.into_iter().map(|v| v.container.to_string()).collect();
+    let spec = volumes::with_own(&creation::of(ctx, &shown), &ours);
+    let volumes = request.volumes;
+    Ok(Source { name: from.clone(), docker_name, shown, gpus, upper, spec, volumes })
 }
 
 fn make(
@@ -161,7 +180,8 @@ fn make(
         }
     }
     let new = journal.operation.name.clone();
-    let recorded = creation::of(ctx, &source.shown);
+    volumes::make(ctx, &data.copies, &journal.operation.token)?;
+    let recorded = volumes::swapped(&source.spec, &data.copies);
     let recorded = spec::of(&recorded, source.name.as_str(), new.as_str(), &data.made.ports);
     // Its name may mean another image by now.
     let (image, id) = (source.shown.image(), source.shown.image_id());
@@ -178,14 +198,19 @@ fn make(
         .ok_or_else(|| Failure::new("the container was removed while it was being made"))?;
     data.made.id = Some(id.clone());
     let binding = record(ctx, journal, source, &data, &shown)?;
+    let (mut files, mut volumes) = (Vec::new(), Vec::new());
     if let Some(from) = &source.upper {
         let to = target(ctx, &id, &shown, &data.made.docker_name)?;
         emptied(&to)?;
         let text =
             format!("copying the files of {} to {}", source.docker_name, data.made.docker_name);
         front.event(Event::Note { text });
-        snapshot::carry(ctx, (&data.source, data.pauses), (from, &to), front)?;
+        files.push((from.clone(), to));
     }
+    if source.volumes {
+        volumes = volumes::pairs(&source.shown.0, &shown.0);
+    }
+    carry(ctx, &data, (&files, &volumes), front)?;
     let binding = Binding { unfinished: false, ..binding };
     let mut batch = Batch::new();
     batch.put(ctx.ledger.keys().binding(&id), &binding);
@@ -195,6 +220,30 @@ fn make(
         docker.start(id.as_str())?;
     }
     Ok(id)
+}
+
+/// A folder, and the one that gets what is in it.
+type FromTo = (PathBuf, PathBuf);
+
+/// Copies the layer and what is in volumes while the first one stands still.
+fn carry(
+    ctx: &Context,
+    data: &Data,
+    (files, volumes): (&[FromTo], &[FromTo]),
+    front: &mut dyn Front,
+) -> Result<(), Failure> {
+    if data.pauses {
+        ctx.docker()?.pause(data.source.as_str())?;
+    }
+    let mut copied = files.iter().try_for_each(|(from, to)| {
+        snapshot::carry(ctx, (&data.source, false), (from, to), front).map(drop)
+    });
+    if copied.is_ok() {
+        copied = volumes.iter().try_for_each(|(from, to)| volumes::copy(from, to, front));
+    }
+    // Before anything else: its processes wait.
+    let goes_on = snapshot::unpause(ctx, &data.source, data.pauses);
+    copied.and(goes_on)
 }
 
 /// Record, version and a binding that lets it start not yet, with the journal's next step.
@@ -280,6 +329,10 @@ pub(super) fn emptied(folder: &Path) -> Result<(), Failure> {
 fn undo(ctx: &Context, journal: Journal) -> Result<(), Failure> {
     let data: Data = journal.data()?;
     snapshot::unpause(ctx, &data.source, data.pauses && journal.operation.step == "carry")?;
+    if !data.copies.is_empty() {
+        undo_create::remove_made(ctx, &data.made, &journal.operation.token)?;
+        volumes::remove(ctx, &data.copies, &journal.operation.token)?;
+    }
     undo_create::undo(ctx, journal)
 }
 

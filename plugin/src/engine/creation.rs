@@ -26,21 +26,9 @@ pub(super) fn of(ctx: &Context, shown: &Inspect) -> Value {
     creation
 }
 
-/// Its endpoints by network, with what was asked of each.
-pub(super) fn endpoints(ctx: &Context, shown: &Inspect) -> Vec<(String, Value)> {
-    let macs = asked_macs(ctx, shown);
-    let with_mac = |(network, mut endpoint): (String, Value)| {
-        if let (Some(mac), Some(fields)) = (macs.get(&network), endpoint.as_object_mut()) {
-            fields.insert("MacAddress".to_owned(), json!(mac));
-        }
-        (network, endpoint)
-    };
-    shown.endpoints().into_iter().map(with_mac).collect()
-}
-
 /// The MAC addresses that were asked for, by network. An older Engine writes none down here: it knows one,
 /// which inspect shows. Where the record cannot be read there are none either.
-fn asked_macs(ctx: &Context, shown: &Inspect) -> BTreeMap<String, String> {
+pub(super) fn asked_macs(ctx: &Context, shown: &Inspect) -> BTreeMap<String, String> {
     let record = || {
         let id = shown.id()?;
         let folder = ctx.config.docker.root.join("containers").join(id.as_str());
@@ -92,9 +80,6 @@ mod tests {
         assert_eq!(mac_of(&creation, "lan"), "02:42:0a:00:00:05");
         assert_eq!(mac_of(&creation, "wan"), Value::Null);
         assert_eq!(creation["NetworkSettings"]["Networks"].as_object().unwrap().len(), 2);
-        let endpoints = endpoints(&ctx, &shown);
-        assert_eq!(endpoints[0].1, json!({"Aliases": ["x"], "MacAddress": "02:42:0a:00:00:05"}));
-        assert_eq!(endpoints[1].1, json!({"Aliases": []}));
         record("another");
         assert_eq!(mac_of(&of(&ctx, &shown), "lan"), Value::Null);
     }

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::super::api::Failure;
 use super::super::context::Context;
+use crate::docker::Inspect;
 
 /// An endpoint whose aliases change, with its settings before.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -26,9 +27,9 @@ impl Endpoint {
 }
 
 /// The endpoints that lack one of these names. Only networks that users make resolve aliases.
-pub(super) fn lacking(endpoints: Vec<(String, Value)>, names: &[&str]) -> Vec<Endpoint> {
+pub(super) fn lacking(shown: &Inspect, names: &[&str]) -> Vec<Endpoint> {
     let plain = |network: &str| matches!(network, "bridge" | "host" | "none" | "default" | "nat");
-    let endpoints = endpoints.into_iter().filter(|(network, _)| !plain(network));
+    let endpoints = shown.endpoints().into_iter().filter(|(network, _)| !plain(network));
     let of = |(network, before): (String, Value)| {
         let has = before.get("Aliases").and_then(Value::as_array).into_iter().flatten();
         let mut aliases: Vec<String> = has.filter_map(|a| a.as_str().map(str::to_owned)).collect();
@@ -76,7 +77,6 @@ pub(super) fn set(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::docker::Inspect;
 
     #[test]
     fn what_lacks_the_name_gets_it_beside_what_it_has() {
@@ -85,7 +85,7 @@ mod tests {
             "lan": {"IPAMConfig": {"IPv4Address": "10.0.0.5"}, "Aliases": ["db"]},
             "wan": {"Aliases": ["old", "new"]},
         }}}));
-        let found = lacking(shown.endpoints(), &["old", "new"]);
+        let found = lacking(&shown, &["old", "new"]);
         let [lan] = found.as_slice() else { panic!("{found:?}") };
         assert_eq!(lan.network, "lan");
         let ip = json!({"IPv4Address": "10.0.0.5"});
