@@ -17,6 +17,7 @@ pub mod packages;
 pub mod pages;
 pub mod probe;
 pub mod programs;
+pub mod registry;
 pub mod served;
 pub mod siege;
 pub mod sshd;

@@ -77,6 +77,9 @@ pub fn differences(before: (&Value, &GpuRequest), after: (&Value, &GpuRequest)) 
         let zero = |shown: Option<String>| shown.or_else(|| Some("0".to_owned()));
         found.push(Difference { field: "gpus".into(), before: zero(was), after: zero(is) });
     }
+    if let Some(found_image) = retagged(before.0, after.0) {
+        found.push(found_image);
+    }
     let (was, is) = (fields(before.0), fields(after.0));
     let names: std::collections::BTreeSet<&String> = was.keys().chain(is.keys()).collect();
     for name in names {
@@ -90,6 +93,22 @@ pub fn differences(before: (&Value, &GpuRequest), after: (&Value, &GpuRequest)) 
         }
     }
     found
+}
+
+/// One name may have meant two images.
+fn retagged(before: &Value, after: &Value) -> Option<Difference> {
+    let name = |spec: &Value| spec.pointer("/Config/Image").cloned();
+    let id = |spec: &Value| Some(spec.get("Image")?.as_str()?.to_owned());
+    let (was, is) = (id(before)?, id(after)?);
+    let short = |id: &str| {
+        let digits = id.strip_prefix("sha256:").unwrap_or(id);
+        digits.get(..12).unwrap_or(digits).to_owned()
+    };
+    (was != is && name(before) == name(after)).then(|| Difference {
+        field: "image".into(),
+        before: Some(short(&was)),
+        after: Some(short(&is)),
+    })
 }
 
 /// Every field of a spec by its name here, with its value as it is shown. What is empty is absent.

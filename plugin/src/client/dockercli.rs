@@ -147,15 +147,44 @@ pub fn captured(
             Err(_) => break NoOutput::TooLong,
         }
     };
+    end(&mut child);
+    Err(why)
+}
+
+/// Runs a command, whose output goes where it says, for its exit code; ended as in [`captured`].
+///
+/// # Errors
+/// [`NoOutput`].
+pub fn watched(
+    mut command: Command,
+    limit: Duration,
+    given_up: impl Fn() -> bool,
+) -> Result<u8, NoOutput> {
+    let mut child = command.spawn().map_err(|_| NoOutput::NotStarted)?;
+    let begun = Instant::now();
+    loop {
+        if let Some(code) = end_within(&mut child, Duration::from_millis(50)) {
+            return Ok(code);
+        }
+        let why = match (given_up(), begun.elapsed() < limit) {
+            (true, _) => NoOutput::GivenUp,
+            (false, false) => NoOutput::TooLong,
+            (false, true) => continue,
+        };
+        end(&mut child);
+        return Err(why);
+    }
+}
+
+fn end(child: &mut Child) {
     if let Ok(pid) = i32::try_from(child.id()) {
         let pid = nix::unistd::Pid::from_raw(pid);
         let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
     }
-    if end_within(&mut child, Duration::from_secs(5)).is_none() {
+    if end_within(child, Duration::from_secs(5)).is_none() {
         let _ = child.kill();
         let _ = child.wait();
     }
-    Err(why)
 }
 
 fn end_within(child: &mut Child, limit: Duration) -> Option<u8> {
@@ -203,6 +232,11 @@ mod tests {
         let slow = captured(shell("exec sleep 30"), Duration::from_millis(100), || false);
         assert_eq!(slow, Err(NoOutput::TooLong));
         let given_up = captured(shell("exec sleep 30"), Duration::from_secs(30), || true);
+        assert_eq!(given_up, Err(NoOutput::GivenUp));
+        assert_eq!(watched(shell("exit 4"), Duration::from_secs(5), || false), Ok(4));
+        let slow = watched(shell("exec sleep 30"), Duration::from_millis(100), || false);
+        assert_eq!(slow, Err(NoOutput::TooLong));
+        let given_up = watched(shell("exec sleep 30"), Duration::from_secs(30), || true);
         assert_eq!(given_up, Err(NoOutput::GivenUp));
         assert!(begun.elapsed() < Duration::from_secs(10));
     }

@@ -2,6 +2,7 @@
 //! run here, with the user's paths, credentials and terminal.
 
 use std::io::{IsTerminal as _, Read as _};
+use std::os::fd::AsFd as _;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Child, ExitStatus, Stdio};
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::create::Wanted;
-use super::dockercli::{DockerCli, NoOutput, captured, exit_code};
+use super::dockercli::{DockerCli, NoOutput, captured, exit_code, watched};
 use super::foreground::Lent;
 use super::relay::Relay;
 use super::signals;
@@ -188,6 +189,28 @@ impl Front for Terminal {
             Ok(_) | Err(NoOutput::GivenUp) if signals::interrupted() => Err(AskError::Gone),
             // docker run ends with 125 where docker create ends with 1.
             Ok((code, _)) => Err(AskError::Refused { code: if code == 1 { 125 } else { code } }),
+            Err(NoOutput::NotStarted) => {
+                ui::tell("the docker program cannot be started; is it on PATH?");
+                Err(AskError::Refused { code: 125 })
+            }
+            Err(_) => Err(AskError::Refused { code: 125 }),
+        }
+    }
+
+    fn pull(&mut self, image: &str) -> Result<(), AskError> {
+        if signals::interrupted() {
+            return Err(AskError::Gone);
+        }
+        let mut command = self.cli.command(["pull", "--", image]);
+        command.stdin(Stdio::null());
+        // docker pull tells how far it is on stdout, which is for our data.
+        if let Ok(stderr) = std::io::stderr().as_fd().try_clone_to_owned() {
+            command.stdout(stderr);
+        }
+        match watched(command, CREATE_LIMIT, signals::interrupted) {
+            Ok(0) => Ok(()),
+            _ if signals::interrupted() => Err(AskError::Gone),
+            Ok(code) => Err(AskError::Refused { code }),
             Err(NoOutput::NotStarted) => {
                 ui::tell("the docker program cannot be started; is it on PATH?");
                 Err(AskError::Refused { code: 125 })

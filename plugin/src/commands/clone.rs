@@ -19,11 +19,15 @@ pub(super) struct Args {
     /// Show warnings and errors only, and no progress
     #[arg(short, long)]
     quiet: bool,
+    /// Copy its volumes too: data of the clone twin is twin-data. Without it both mount the same ones; those
+    /// without a name are new in any case
+    #[arg(long)]
+    volumes: bool,
 }
 
 pub(super) fn clone(session: &Session, args: Args) -> Result<u8, Failure> {
-    let Args { name, new, gpus, quiet } = args;
-    let request = Request::More(MoreRequest::Clone(CloneRequest { name, new, gpus }));
+    let Args { name, new, gpus, quiet, volumes } = args;
+    let request = Request::More(MoreRequest::Clone(CloneRequest { name, new, gpus, volumes }));
     match session.change(request, &mut session.terminal().quiet(quiet))? {
         Answer::More(MoreAnswer::Renamed { docker_name: Some(docker_name), .. }) => {
             ui::lines([docker_name.as_str()]);

@@ -1,6 +1,7 @@
 //! `docker gpuctl run`.
 
 use std::io::IsTerminal as _;
+use std::time::{Duration, Instant};
 
 use super::near;
 use super::session::{Session, odd};
@@ -132,8 +133,18 @@ pub(super) fn make(
     }
 }
 
-/// The Docker CLI cannot be asked.
+/// How long a signal that ended the Docker CLI may take to come to us.
+const SAME_SIGNAL: Duration = Duration::from_millis(300);
+
+/// The Docker CLI cannot be asked: it is not there, or the interrupt that is for us ended it.
 pub(super) fn no_docker() -> Failure {
+    let until = Instant::now() + SAME_SIGNAL;
+    while Instant::now() < until {
+        if signals::interrupted() {
+            return Failure::new("interrupted").code(signals::INTERRUPTED_CODE);
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
     Failure::new("the docker program cannot be started, which does this part of the work")
         .hint("put docker on PATH")
 }

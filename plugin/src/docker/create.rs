@@ -85,7 +85,7 @@ pub(super) fn body(recorded: &Value, changes: &Changes, version: ApiVersion) -> 
         let networks = recorded.pointer("/NetworkSettings/Networks").and_then(Value::as_object);
         for (name, shown) in networks.into_iter().flatten() {
             let own = is_own(name, &mode);
-            let mut settings = endpoint(shown, id, short);
+            let mut settings = endpoint(shown, (id, short), version);
             if own && let Some(mac) = mac.as_ref().filter(|m| m.as_str() != Some("")) {
                 settings.insert("MacAddress".to_owned(), mac.clone());
             }
@@ -110,12 +110,18 @@ fn is_own(network: &str, mode: &str) -> bool {
 }
 
 /// What was asked for of an endpoint, without what the Engine found out while it ran.
-fn endpoint(shown: &Value, id: &str, short: &str) -> Map<String, Value> {
+fn endpoint(shown: &Value, (id, short): (&str, &str), version: ApiVersion) -> Map<String, Value> {
     let mut kept = Map::new();
     for key in ASKED_OF_ENDPOINT {
         if let Some(value) = shown.get(key).filter(|v| !v.is_null()) {
             kept.insert(key.to_owned(), value.clone());
         }
+    }
+    // A record has it only where it was asked for.
+    if version >= MANY_NETWORKS
+        && let Some(mac) = shown.get("MacAddress")
+    {
+        kept.insert("MacAddress".to_owned(), mac.clone());
     }
     let aliases = shown.get("Aliases").and_then(Value::as_array);
     let aliases: Vec<&Value> = aliases

@@ -21,7 +21,7 @@ use super::create::keep_copy;
 use super::in_place::words;
 use super::journal::{self, Journal};
 use super::version::{self, First};
-use super::{ending, leases, names, ports};
+use super::{creation, ending, leases, names, ports};
 use crate::docker::Inspect;
 use crate::setup;
 use alias::Endpoint;
@@ -102,7 +102,17 @@ pub(super) fn adopt(
     let of_ours = DockerName::split(before.as_str()).is_some_and(|(base, _)| base == name);
     let old = (!of_ours && before.as_str() != name.as_str()).then_some(before.as_str());
     let aliases: Vec<&str> = old.into_iter().chain([name.as_str()]).collect();
-    let endpoints = alias::lacking(&shown, &aliases);
+    // Connected anew, an Engine that has these would give another: it takes one at create alone.
+    let fixed = creation::asked_macs(ctx, &shown);
+    let (kept, endpoints): (Vec<Endpoint>, Vec<Endpoint>) =
+        alias::lacking(&shown, &aliases).into_iter().partition(|e| fixed.contains_key(&e.network));
+    for endpoint in &kept {
+        let network = &endpoint.network;
+        let text = format!(
+            "{before} keeps its MAC address on {network}, and so is not known by that name there any more"
+        );
+        front.event(Event::Warning { text });
+    }
     let networks: Vec<&str> = endpoints.iter().map(|e| e.network.as_str()).collect();
     let networks = networks.join(", ");
     if !endpoints.is_empty() && request.no_alias {
@@ -210,7 +220,7 @@ fn record(
         last: units,
         unfinished: false,
     };
-    let (container, version, binding) = first.records(shown);
+    let (container, version, binding) = first.records(ctx, shown);
     Ok(Taken { container, version, binding, leases })
 }
 

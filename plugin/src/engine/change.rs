@@ -12,7 +12,7 @@ use super::in_place::{self, words};
 use super::journal::Locked;
 use super::layers::Source;
 use super::names::{self, Found};
-use super::{leases, lifecycle, replace, snapshot, supply, version};
+use super::{creation, images, leases, lifecycle, replace, snapshot, supply, version, volume};
 use crate::change::{self, Change, Difference, HostPort, Publish, Way, Wrong};
 use crate::docker::Inspect;
 
@@ -42,9 +42,11 @@ pub(super) struct Target {
     pub(super) spec: Value,
     pub(super) gpus: GpuRequest,
     /// Ports that are to be chosen.
-    pub(super) ports: Vec<(AutoPort, Publish)>,
+    pub(super) ports: Vec<(AutoPort, Vec<Publish>)>,
     /// What the change is called in the history, where that is not what differs.
     pub(super) called: Option<String>,
+    /// The image is another than the one that the spec is of.
+    pub(super) new_image: bool,
     /// Whose files it is to have, where these are not the current ones.
     pub(super) files: Option<Source>,
 }
@@ -58,14 +60,33 @@ pub(super) fn change(
     request: &ChangeRequest,
     front: &mut dyn Front,
 ) -> Result<Answer, Failure> {
+    if let Some(image) = request.change.image.as_ref().filter(|_| !request.how.dry_run) {
+        let _ = images::pulled(ctx, image, front)?;
+    }
     if request.how.snapshot && !request.how.dry_run {
         let _ = snapshot::snapshot(ctx, &request.name, front)?;
     }
     let subject = subject(ctx, &request.name, front)?;
     let mut change = request.change.clone();
     let ports = chosen(&mut change);
+    for (old, new) in &mut change.volumes {
+        (*old, *new) = volume::swap::meant(ctx, &subject.is, (old, new))?;
+    }
+    let mut spec = change::apply(&subject.is, &change)?;
+    let new_image = match &change.image {
+        Some(image) => {
+            let id = ctx.docker()?.image_id(image)?;
+            let other = id.as_deref() != Some(subject.shown.image_id());
+            if let Some(spec) = spec.as_object_mut() {
+                spec.insert("Image".to_owned(), id.map_or(Value::Null, Value::String));
+            }
+            other
+        }
+        None => false,
+    };
     let target = Target {
-        spec: change::apply(&subject.is, &change)?,
+        spec,
+        new_image,
         gpus: change.gpus.unwrap_or_else(|| subject.binding.record.gpus.clone()),
         ports,
         called: None,
@@ -95,17 +116,17 @@ pub(super) fn subject(
         ))
         .hint("run it anew with the GPUs that it needs"));
     }
-    Ok(Subject { _lock: lock, is: shown.creation(), found, shown, binding })
+    Ok(Subject { _lock: lock, is: creation::of(ctx, &shown), found, shown, binding })
 }
 
 /// Takes the ports that are to be chosen out of a change.
-fn chosen(change: &mut Change) -> Vec<(AutoPort, Publish)> {
+fn chosen(change: &mut Change) -> Vec<(AutoPort, Vec<Publish>)> {
     let (auto, rest): (Vec<Publish>, Vec<Publish>) =
         change.publish.drain(..).partition(|port| port.host == HostPort::Auto);
     change.publish = rest;
     let wanted = |port: Publish| {
         let ip = port.address.parse().ok();
-        (AutoPort { ip, inside: port.inside(), wish: None }, port)
+        (AutoPort { ip, inside: port.inside(), wish: None }, vec![port])
     };
     auto.into_iter().map(wanted).collect()
 }
@@ -198,7 +219,7 @@ pub(super) fn bring(
                 update,
                 why,
             };
-            version::check(&in_place::version_record(name, &data, shown), false)?;
+            version::check(&in_place::version_record(ctx, name, &data, shown), false)?;
             in_place::execute(ctx, &data, found, binding.clone())?;
         }
         None => {

@@ -6,7 +6,9 @@
 //! it is not to start or has started, else undone.
 
 mod spec;
+mod volumes;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use gpuctl_ledger::ledger::Batch;
@@ -14,6 +16,7 @@ use gpuctl_ledger::model::{
     Binding, ContainerId, ContainerName, DockerName, GpuRequest, How, OperationKind, Version,
 };
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::api::{Answer, CloneRequest, Event, Failure, Front, MoreAnswer};
 use super::context::Context;
@@ -22,9 +25,12 @@ use super::in_place::words;
 use super::journal::{self, Journal};
 use super::layers;
 use super::version::{self, First};
-use super::{ending, lifecycle, names, ports, replace, snapshot, supply, undo_create};
+use super::{
+    creation, ending, kept, lifecycle, names, ports, replace, snapshot, supply, undo_create,
+};
 use crate::docker::{Changes, Inspect};
 use crate::layer::Fit;
+use crate::tree::Size;
 
 /// What finishing and undoing need.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -38,6 +44,9 @@ struct Data {
     pauses: bool,
     /// The new one is to run.
     starts: bool,
+    /// Volumes that it gets copies of, and what those are called.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    copies: BTreeMap<String, String>,
 }
 
 /// What is cloned.
@@ -48,6 +57,10 @@ struct Source {
     gpus: GpuRequest,
     /// Its files, and how much that is.
     files: Option<(PathBuf, Fit)>,
+    /// What it was created with.
+    spec: Value,
+    /// Whether what is in its volumes is copied.
+    volumes: bool,
 }
 
 /// Clones a container.
@@ -89,7 +102,12 @@ pub(super) fn clone(
         Created { docker_name: docker_name.clone(), id: None, before: None, ports: Vec::new() };
     let id = source.shown.id().ok_or_else(|| Failure::new("the Engine shows no id"))?;
     let pauses = starts && !source.shown.paused() && source.files.is_some();
-    let data = Data { made, source: id, pauses, starts };
+    let copies = match source.volumes {
+        true => volumes::copies(ctx, &source.spec, new)?,
+        false => BTreeMap::new(),
+    };
+    volumes::tell(&source.spec, &copies, source.volumes, front);
+    let data = Data { made, source: id, pauses, starts, copies };
     let wanted = ports::spec::wanted(&source.shown.0, spec::every, false);
     let step = if wanted.is_empty() { "create" } else { "ports" };
     let kind = OperationKind::Clone;
@@ -151,7 +169,11 @@ fn source(
         }
         None => None,
     };
-    Ok(Source { name: from.clone(), docker_name, shown, gpus, files })
+    let ours: BTreeSet<String> =
+        kept::versions(ctx, from)?.into_iter().map(|v| v.container.to_string()).collect();
+    let spec = volumes::with_own(&creation::of(ctx, &shown), &ours);
+    let volumes = request.volumes;
+    Ok(Source { name: from.clone(), docker_name, shown, gpus, files, spec, volumes })
 }
 
 fn make(
@@ -175,7 +197,8 @@ fn make(
         }
     }
     let new = journal.operation.name.clone();
-    let recorded = source.shown.creation();
+    volumes::make(ctx, &data.copies, &journal.operation.token)?;
+    let recorded = volumes::swapped(&source.spec, &data.copies);
     let recorded = spec::of(&recorded, source.name.as_str(), new.as_str(), &data.made.ports);
     // Its name may mean another image by now.
     let (image, id) = (source.shown.image(), source.shown.image_id());
@@ -192,15 +215,20 @@ fn make(
         .ok_or_else(|| Failure::new("the container was removed while it was being made"))?;
     data.made.id = Some(id.clone());
     let binding = record(ctx, journal, source, &data, &shown)?;
+    let mut files = None;
+    let mut volumes = Vec::new();
     if let Some((from, fit)) = &source.files {
         let to = layers::target(ctx, &id, &shown, &data.made.docker_name)?;
         let (docker_name, new) = (&source.docker_name, &data.made.docker_name);
-        let files = layers::announced(fit);
-        let text = format!("copying the files of {docker_name} to {new}: {files}");
+        let announced = layers::announced(fit);
+        let text = format!("copying the files of {docker_name} to {new}: {announced}");
         front.event(Event::Note { text });
-        let files = (from.as_path(), to.as_path(), fit.size);
-        snapshot::carry(ctx, (&data.source, data.pauses), (docker_name.as_str(), files), front)?;
+        files = Some((from.clone(), to, fit.size));
     }
+    if source.volumes {
+        volumes = volumes::pairs(&source.shown.0, &shown.0);
+    }
+    carry(ctx, source, &data, (files, &volumes), front)?;
     let binding = Binding { unfinished: false, ..binding };
     let mut batch = Batch::new();
     batch.put(ctx.ledger.keys().binding(&id), &binding);
@@ -210,6 +238,33 @@ fn make(
         docker.start(id.as_str())?;
     }
     Ok(id)
+}
+
+/// A folder, and the one that gets what is in it.
+type FromTo = (PathBuf, PathBuf);
+
+/// Copies the layer and what is in volumes while the first one stands still.
+fn carry(
+    ctx: &Context,
+    source: &Source,
+    data: &Data,
+    (files, volumes): (Option<(PathBuf, PathBuf, Size)>, &[FromTo]),
+    front: &mut dyn Front,
+) -> Result<(), Failure> {
+    if data.pauses {
+        ctx.docker()?.pause(data.source.as_str())?;
+    }
+    let name = source.docker_name.as_str();
+    let mut copied = files.map_or(Ok(()), |(from, to, size)| {
+        let files = (from.as_path(), to.as_path(), size);
+        snapshot::carry(ctx, (&data.source, false), (name, files), front).map(drop)
+    });
+    if copied.is_ok() {
+        copied = volumes.iter().try_for_each(|(from, to)| volumes::copy(from, to, front));
+    }
+    // Before anything else: its processes wait.
+    let goes_on = snapshot::unpause(ctx, &data.source, data.pauses);
+    copied.and(goes_on)
 }
 
 /// Record, version and a binding that lets it start not yet, with the journal's next step.
@@ -234,7 +289,7 @@ fn record(
         last: Vec::new(),
         unfinished: true,
     };
-    let (container, version, binding) = first.records(shown);
+    let (container, version, binding) = first.records(ctx, shown);
     version::check(&version, true)?;
     let keys = ctx.ledger.keys();
     let mut batch = Batch::new();
@@ -251,6 +306,10 @@ fn record(
 fn undo(ctx: &Context, journal: Journal) -> Result<(), Failure> {
     let data: Data = journal.data()?;
     snapshot::unpause(ctx, &data.source, data.pauses && journal.operation.step == "carry")?;
+    if !data.copies.is_empty() {
+        undo_create::remove_made(ctx, &data.made, &journal.operation.token)?;
+        volumes::remove(ctx, &data.copies, &journal.operation.token)?;
+    }
     undo_create::undo(ctx, journal)
 }
 

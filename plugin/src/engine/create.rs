@@ -240,7 +240,7 @@ fn record(
         last: Vec::new(),
         unfinished: false,
     };
-    let (container, version, binding) = first.records(inspect);
+    let (container, version, binding) = first.records(ctx, inspect);
     version::check(&version, true)?;
     let mut batch = Batch::new();
     let key = keys.container(made.name);

@@ -21,7 +21,7 @@ use super::create::keep_copy;
 use super::journal::Journal;
 use super::names::Found;
 use super::undo_in_place::{Started, removed, undo, was_removed};
-use super::{ending, leases, version};
+use super::{creation, ending, leases, version};
 use crate::docker::Inspect;
 
 /// What finishing and undoing need.
@@ -194,7 +194,7 @@ pub(super) fn finish(ctx: &Context, journal: Journal) -> Result<bool, Failure> {
     ending::release_dead(ctx, &data.id, &keep)?;
     let mut batch = Batch::new();
     version::becomes_current(ctx, &name, data.to, &data.id, &mut batch)?;
-    journal.finish_with(ctx, &batch, &version_record(&name, &data, &shown))?;
+    journal.finish_with(ctx, &batch, &version_record(ctx, &name, &data, &shown))?;
     let units =
         binding.map(|at| at.record.last).filter(|_| shown.running() && !data.gpus.is_none());
     let by = data.by.clone().or(data.before.owner.clone());
@@ -211,7 +211,12 @@ fn gone(ctx: &Context, journal: Journal, data: &Data) -> Result<bool, Failure> {
 }
 
 /// The record of the version that a scale makes.
-pub(super) fn version_record(name: &ContainerName, data: &Data, shown: &Inspect) -> VersionRecord {
+pub(super) fn version_record(
+    ctx: &Context,
+    name: &ContainerName,
+    data: &Data,
+    shown: &Inspect,
+) -> VersionRecord {
     VersionRecord {
         schema: SCHEMA,
         name: name.clone(),
@@ -223,6 +228,6 @@ pub(super) fn version_record(name: &ContainerName, data: &Data, shown: &Inspect)
         why: data.why.clone(),
         how: Some(How::InPlace),
         layer: None,
-        spec: shown.creation(),
+        spec: creation::of(ctx, shown),
     }
 }

@@ -28,7 +28,7 @@ use super::create::{OPERATION_LABEL, keep_copy};
 use super::journal::Journal;
 use super::layers::{self, Source};
 use super::names::Found;
-use super::{ending, kept, leases, ports, undo_replace, version};
+use super::{creation, ending, images, kept, leases, ports, undo_replace, version};
 use crate::change::{self, Change, HostPort, Kept, Publish};
 use crate::docker::{Changes, Inspect};
 use crate::layer::Fit;
@@ -90,6 +90,8 @@ pub(super) struct Prepared {
     kept: Kept,
     /// Whose files are carried, in words, and how much that is; in words why there are none.
     files: Result<(String, Fit), String>,
+    /// The image that is to be pulled first.
+    pulled: Option<String>,
 }
 
 /// Looks whether it can be done, before anything is touched.
@@ -106,7 +108,7 @@ pub(super) fn prepare(
 ) -> Result<Prepared, Failure> {
     let Subject { found, shown, is, binding, .. } = subject;
     let name = &found.record.record.name;
-    let (spec, image) = with_image(ctx, is, &target.spec, shown)?;
+    let Image { spec, id: image, pulled } = with_image(ctx, subject, target, how.dry_run, front)?;
     let ours: BTreeSet<String> =
         kept::versions(ctx, name)?.into_iter().map(|v| v.container.to_string()).collect();
     let (spec, anonymous) = change::inherited(is, &spec, found.id.as_str(), &ours);
@@ -145,36 +147,58 @@ pub(super) fn prepare(
     };
     // As large as the record will be, and the journal.
     version::check(&version_record(name, &data, &found.id, data.spec.clone()), false)?;
-    Ok(Prepared { data, kept: anonymous, files })
+    Ok(Prepared { data, kept: anonymous, files, pulled })
 }
 
 /// The spec to make it from, and its image where the spec's name does not mean that any more.
 fn with_image(
     ctx: &Context,
-    is: &Value,
-    to_be: &Value,
-    shown: &Inspect,
-) -> Result<(Value, Option<String>), Failure> {
+    subject: &Subject,
+    target: &Target,
+    dry_run: bool,
+    front: &mut dyn Front,
+) -> Result<Image, Failure> {
     let docker = ctx.docker()?;
-    let named = |spec: &Value| {
-        spec.pointer("/Config/Image").and_then(Value::as_str).unwrap_or_default().to_owned()
+    let text = |spec: &Value, pointer: &str| {
+        spec.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned()
     };
-    let wanted = named(to_be);
-    if wanted != named(is) {
-        // Another image. What the old one implied is not the user's word.
-        if docker.image_id(&wanted)?.is_none() {
-            return Err(Failure::new(format!("image {wanted} is not on this host"))
-                .hint(format!("docker pull {wanted}")));
-        }
-        let old = docker.image(shown.image_id())?;
+    let (name, id) = (text(&target.spec, "/Config/Image"), text(&target.spec, "/Image"));
+    let is = subject.shown.image_id();
+    let mut spec = target.spec.clone();
+    if target.new_image {
+        // What the old one implied is not the user's word.
+        let old = docker.image(is)?;
         let config = old.and_then(|image| image.get("Config").cloned()).unwrap_or(Value::Null);
-        return Ok((change::without_image(to_be, &config), None));
+        spec = change::without_image(&spec, &config);
     }
-    if docker.image_id(&wanted)?.as_deref() == Some(shown.image_id()) {
-        return Ok((to_be.clone(), None));
+    let named = docker.image_id(&name)?;
+    if !id.is_empty() && named.as_ref() == Some(&id) {
+        return Ok(Image { spec, id: None, pulled: None });
     }
-    check_image(ctx, shown, "; or --image gives it another one")?;
-    Ok((to_be.clone(), Some(shown.image_id().to_owned())))
+    if !id.is_empty() && docker.image_id(&id)?.is_some() {
+        return Ok(Image { spec, id: Some(id), pulled: None });
+    }
+    if id == is {
+        check_image(ctx, &subject.shown, "; or --image gives it another one")?;
+    }
+    if named.is_none() && dry_run {
+        return Ok(Image { spec, id: None, pulled: Some(name) });
+    }
+    let now = images::pulled(ctx, &name, front)?;
+    if !id.is_empty() && now != id {
+        let text = format!("{name} is another image than it was: what it was is not on this host");
+        front.event(Event::Warning { text });
+    }
+    Ok(Image { spec, id: None, pulled: None })
+}
+
+/// What a new container is made of.
+struct Image {
+    spec: Value,
+    /// The image's id, where the spec's name does not mean it.
+    id: Option<String>,
+    /// What would have to be pulled, of a plan.
+    pulled: Option<String>,
 }
 
 /// Refuses where a container's own image is gone.
@@ -224,7 +248,7 @@ fn advance(
     ctx: &Context,
     journal: &mut Journal,
     mut data: Data,
-    (wanted, size): (&[(AutoPort, Publish)], Option<Size>),
+    (wanted, size): (&[(AutoPort, Vec<Publish>)], Option<Size>),
     front: &mut dyn Front,
 ) -> Result<(), Failure> {
     if !wanted.is_empty() {
@@ -309,7 +333,7 @@ fn choose_ports(
     ctx: &Context,
     journal: &mut Journal,
     data: &Data,
-    wanted: &[(AutoPort, Publish)],
+    wanted: &[(AutoPort, Vec<Publish>)],
     front: &mut dyn Front,
 ) -> Result<Data, Failure> {
     let autos: Vec<AutoPort> = wanted.iter().map(|(auto, _)| auto.clone()).collect();
@@ -317,7 +341,10 @@ fn choose_ports(
         let publish = wanted
             .iter()
             .zip(claimed)
-            .map(|((_, p), c)| Publish { host: HostPort::Number(c.port), ..p.clone() })
+            .flat_map(|((_, publish), c)| {
+                let at = HostPort::Number(c.port);
+                publish.iter().map(move |p| Publish { host: at, ..p.clone() })
+            })
             .collect();
         let change = Change { publish, ..Change::default() };
         Data {
@@ -487,7 +514,7 @@ pub(super) fn finish(ctx: &Context, mut journal: Journal) -> Result<(), Failure>
     if journal.operation.step != "record" {
         journal.step(ctx, "record", &data, Batch::new())?;
     }
-    let spec = shown.as_ref().map_or_else(|| data.spec.clone(), Inspect::creation);
+    let spec = shown.as_ref().map_or_else(|| data.spec.clone(), |shown| creation::of(ctx, shown));
     let mut batch = Batch::new();
     version::becomes_current(ctx, &name, data.to, &id, &mut batch)?;
     let published: BTreeSet<u16> =

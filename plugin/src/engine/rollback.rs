@@ -1,13 +1,15 @@
 //! rollback: a new version with the spec of an older one.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use gpuctl_ledger::model::{ContainerId, Version, VersionRecord};
+use gpuctl_ledger::model::{ContainerId, ContainerName, Version, VersionRecord};
+use serde_json::Value;
 
 use super::api::{Answer, Failure, Front, RollbackRequest};
 use super::context::Context;
 use super::layers::{self, Source};
-use super::{change, kept, snapshot};
+use super::{change, images, kept, names, ports, snapshot};
 
 /// Brings a container to what it was at an older version.
 ///
@@ -19,23 +21,18 @@ pub(super) fn rollback(
     front: &mut dyn Front,
 ) -> Result<Answer, Failure> {
     if request.how.snapshot && !request.how.dry_run {
+        let is = names::record(ctx, &request.name)?.record;
+        let record = wanted(ctx, &is.name, is.version, request.version)?;
+        if let Some(image) = image_to_pull(ctx, &record)? {
+            let _ = images::pulled(ctx, &image, front)?;
+        }
         let _ = snapshot::snapshot(ctx, &request.name, front)?;
     }
     let subject = change::subject(ctx, &request.name, front)?;
     let name = subject.found.record.record.name.clone();
     let current = subject.found.record.record.version;
-    let versions = kept::versions(ctx, &name)?;
-    let wanted = match request.version {
-        Some(version) => version,
-        None => before(&versions, current).ok_or_else(|| {
-            Failure::new(format!("{name} has no version before {current}"))
-                .hint(format!("docker gpuctl history {name} shows them"))
-        })?,
-    };
-    let record = versions.iter().find(|v| v.version == wanted).ok_or_else(|| {
-        Failure::new(format!("{name} has no version {wanted}"))
-            .hint(format!("docker gpuctl history {name} shows them"))
-    })?;
+    let record = &wanted(ctx, &name, current, request.version)?;
+    let wanted = record.version;
     if record.spec.is_null() {
         return Err(Failure::new(format!("of version {wanted} of {name} no spec was kept"))
             .hint(format!("docker gpuctl history {name} shows the others")));
@@ -44,10 +41,20 @@ pub(super) fn rollback(
         false => None,
         true => Some(source(ctx, record, &subject.found.id)?),
     };
+    // A port that was given back meanwhile is claimed anew: the same one where it is free.
+    let range = ctx.config.ports.range;
+    let kept: BTreeSet<u16> = ports::of(ctx, &name)?.into_iter().map(|at| at.record.port).collect();
+    let has = ports::spec::wanted(&subject.is, |_| true, true);
+    let has: BTreeSet<u16> = has.into_iter().filter_map(|auto| auto.wish).collect();
+    let lost = |port: u16| {
+        (range.first..=range.last).contains(&port) && !kept.contains(&port) && !has.contains(&port)
+    };
+    let (spec, ports) = ports::spec::lost(&record.spec, lost);
     let target = change::Target {
-        spec: record.spec.clone(),
+        new_image: false,
+        spec,
         gpus: record.gpus.clone(),
-        ports: Vec::new(),
+        ports,
         called: Some(format!(
             "rollback to {wanted}{}",
             if request.files { " with its files" } else { "" }
@@ -55,6 +62,37 @@ pub(super) fn rollback(
         files,
     };
     change::bring(ctx, &subject, target, &request.how, front)
+}
+
+/// The record of the version that is asked for, or of the one before the current.
+fn wanted(
+    ctx: &Context,
+    name: &ContainerName,
+    current: Version,
+    asked: Option<Version>,
+) -> Result<VersionRecord, Failure> {
+    let versions = kept::versions(ctx, name)?;
+    let hint = format!("docker gpuctl history {name} shows them");
+    let wanted = match asked {
+        Some(version) => version,
+        None => before(&versions, current).ok_or_else(|| {
+            Failure::new(format!("{name} has no version before {current}")).hint(hint.clone())
+        })?,
+    };
+    let found = versions.into_iter().find(|v| v.version == wanted);
+    found.ok_or_else(|| Failure::new(format!("{name} has no version {wanted}")).hint(hint))
+}
+
+/// The name of a version's image, where that is not on this host.
+fn image_to_pull(ctx: &Context, record: &VersionRecord) -> Result<Option<String>, Failure> {
+    let text = |pointer: &str| record.spec.pointer(pointer).and_then(Value::as_str);
+    let docker = ctx.docker()?;
+    for name in [text("/Image"), text("/Config/Image")].into_iter().flatten() {
+        if docker.image_id(name)?.is_some() {
+            return Ok(None);
+        }
+    }
+    Ok(text("/Config/Image").map(str::to_owned))
 }
 
 /// The version before the current one.

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::api::Failure;
 use super::context::Context;
+use super::creation;
 use crate::docker::Inspect;
 
 /// What is kept free at a creation, so that the records of the versions after it fit too: their
@@ -65,7 +66,11 @@ pub(super) struct First<'a> {
 
 impl First<'_> {
     /// Its records, as Docker shows it.
-    pub(super) fn records(self, shown: &Inspect) -> (ContainerRecord, VersionRecord, Binding) {
+    pub(super) fn records(
+        self,
+        ctx: &Context,
+        shown: &Inspect,
+    ) -> (ContainerRecord, VersionRecord, Binding) {
         let now = Timestamp::now();
         let container = ContainerRecord {
             schema: SCHEMA,
@@ -87,7 +92,7 @@ impl First<'_> {
             why: self.why,
             how: Some(self.how),
             layer: None,
-            spec: shown.creation(),
+            spec: creation::of(ctx, shown),
         };
         let binding = Binding {
             schema: SCHEMA,

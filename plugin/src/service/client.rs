@@ -130,6 +130,9 @@ fn ask(
             FromServer::Ask(Ask::Create(ask)) => {
                 saying_busy(&stream, BUSY, || front.create(&ask)).map(FromClient::Created)
             }
+            FromServer::Ask(Ask::Pull(image)) => {
+                saying_busy(&stream, BUSY, || front.pull(&image)).map(|()| FromClient::Pulled)
+            }
             FromServer::Ask(Ask::Attach(name)) => front.attach(&name).map(|()| {
                 attached = true;
                 FromClient::Attached

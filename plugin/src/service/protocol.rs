@@ -30,10 +30,12 @@ pub struct Hello {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FromClient {
-    /// `docker create` is still under way; said every [`BUSY`].
+    /// `docker create` or `docker pull` is still under way; said every [`BUSY`].
     Busy,
     /// `docker create` gave this container.
     Created(ContainerId),
+    /// `docker pull` has brought the image.
+    Pulled,
     /// Docker refused, and has told the user; the CLI's exit code.
     Refused(u8),
     /// The attached command runs.
@@ -48,6 +50,8 @@ pub enum FromClient {
 pub enum Ask {
     /// To create a container.
     Create(CreateAsk),
+    /// To pull this image.
+    Pull(String),
     /// To start this container attached.
     Attach(DockerName),
 }

@@ -285,6 +285,13 @@ impl Front for SocketFront {
         })
     }
 
+    fn pull(&mut self, image: &str) -> Result<(), AskError> {
+        let Limits { create, silence, .. } = self.limits;
+        self.ask(Ask::Pull(image.to_owned()), create, silence, |m| {
+            matches!(m, FromClient::Pulled).then_some(())
+        })
+    }
+
     fn attach(&mut self, docker_name: &DockerName) -> Result<(), AskError> {
         let limit = self.limits.attach;
         self.ask(Ask::Attach(docker_name.clone()), limit, limit, |m| {

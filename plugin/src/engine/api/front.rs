@@ -31,6 +31,15 @@ pub trait Front {
     /// [`AskError::Gone`] when nobody is there any more.
     fn attach_ended(&mut self) -> Result<Option<u8>, AskError>;
 
+    /// Run `docker pull`, as `docker create` would of an image that is not there: with the user's
+    /// credentials, and Docker's own progress shown to the user.
+    ///
+    /// # Errors
+    /// As for create.
+    fn pull(&mut self, _image: &str) -> Result<(), AskError> {
+        Err(AskError::Refused { code: 125 })
+    }
+
     /// Who asks: the user's name, from the socket's credentials or our own uid (through sudo:
     /// SUDO_USER).
     fn user(&self) -> Option<String>;

@@ -52,6 +52,9 @@ pub struct CloneRequest {
     pub new: ContainerName,
     /// What that gets; as many as the first one where it is not given.
     pub gpus: Option<GpuRequest>,
+    /// It gets copies of the volumes.
+    #[serde(default)]
+    pub volumes: bool,
 }
 
 /// prune.

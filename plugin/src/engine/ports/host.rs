@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use gpuctl_ledger::node::files;
 use serde_json::Value;
 
+use crate::docker::Inspect;
 use crate::engine::api::Failure;
 use crate::engine::context::Context;
 
@@ -76,10 +77,10 @@ fn read(table: &str, tcp: bool, found: &mut Sockets) {
 }
 
 /// The ports of the host that Docker's containers publish, running or not, and which does: one that is
-/// stopped wants its ports back when it starts.
+/// stopped wants its ports back when it starts. One that a change has left behind is never started again.
 ///
 /// # Errors
-/// The Engine's, and when it is too slow to say of all.
+/// The Engine's, the ledger's, and when it is too slow to say of all.
 pub(super) fn published(ctx: &Context) -> Result<BTreeMap<u16, String>, Failure> {
     let until = Instant::now() + LIMIT;
     let docker = ctx.docker()?;
@@ -93,11 +94,20 @@ pub(super) fn published(ctx: &Context) -> Result<BTreeMap<u16, String>, Failure>
             .hint("try again; -p 2222:22 names a port itself"));
         }
         let Some(shown) = docker.inspect(&row.id)? else { continue };
-        for port in bindings(&shown.0) {
+        let ports = bindings(&shown.0);
+        if ports.is_empty() || retired(ctx, &shown)? {
+            continue;
+        }
+        for port in ports {
             found.insert(port, shown.name().to_owned());
         }
     }
     Ok(found)
+}
+
+fn retired(ctx: &Context, shown: &Inspect) -> Result<bool, Failure> {
+    let Some(id) = shown.id() else { return Ok(false) };
+    Ok(ctx.ledger.binding(&id)?.is_some_and(|at| at.record.retired))
 }
 
 /// The ports of the host in an inspect, or in the spec of a version: what was asked for.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
+use crate::change::{HostPort, Publish};
 use crate::engine::api::AutoPort;
 
 /// The ports of the host that a spec names and that are to be claimed anew: one for each number, however
@@ -53,6 +54,40 @@ pub(in crate::engine) fn renumbered(
     spec
 }
 
+/// What of a spec's ports is to be claimed anew: those that were kept for it and are not any more. The
+/// spec without them, and each number with all that it was published for.
+pub(in crate::engine) fn lost(
+    spec: &Value,
+    keep: impl Fn(u16) -> bool,
+) -> (Value, Vec<(AutoPort, Vec<Publish>)>) {
+    let mut spec = spec.clone();
+    let mut found: BTreeMap<u16, Vec<Publish>> = BTreeMap::new();
+    let ports = spec.pointer_mut("/HostConfig/PortBindings").and_then(Value::as_object_mut);
+    if let Some(ports) = ports {
+        for (inside, list) in ports.iter_mut() {
+            let Some((port, protocol)) = inside.split_once('/') else { continue };
+            let (Ok(port), Some(list)) = (port.parse(), list.as_array_mut()) else { continue };
+            list.retain(|binding| {
+                let Some(host) = number(binding).filter(|host| keep(*host)) else { return true };
+                let address = binding.get("HostIp").and_then(Value::as_str).unwrap_or_default();
+                found.entry(host).or_default().push(Publish {
+                    address: address.to_owned(),
+                    host: HostPort::Auto,
+                    inside: port,
+                    protocol: protocol.to_owned(),
+                });
+                false
+            });
+        }
+        ports.retain(|_, list| list.as_array().is_none_or(|list| !list.is_empty()));
+    }
+    let auto = |(host, publish): (u16, Vec<Publish>)| {
+        let inside = publish.first().map(Publish::inside).unwrap_or_default();
+        (AutoPort { ip: None, inside, wish: Some(host) }, publish)
+    };
+    (spec, found.into_iter().map(auto).collect())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -77,6 +112,26 @@ mod tests {
                 "53/udp": [{"HostIp": "", "HostPort": "30001"}, {"HostIp": "", "HostPort": "80"}],
                 "22/tcp": [{"HostIp": "", "HostPort": ""}, {"HostIp": "", "HostPort": "30000"}],
             }}})
+        );
+        let (rest, lost) = lost(&spec, ours);
+        assert_eq!(
+            rest["HostConfig"]["PortBindings"],
+            json!({
+            "53/udp": [{"HostIp": "", "HostPort": "80"}], "22/tcp": [{"HostIp": "", "HostPort": ""}]})
+        );
+        let text: Vec<(Option<u16>, Vec<String>)> = lost
+            .iter()
+            .map(|(auto, publish)| {
+                let of = |p: &Publish| format!("{}:{}", p.address, p.inside());
+                (auto.wish, publish.iter().map(of).collect())
+            })
+            .collect();
+        assert_eq!(
+            text,
+            [
+                (Some(20000), vec![":22/tcp".to_owned()]),
+                (Some(20001), vec!["127.0.0.1:53/tcp".to_owned(), ":53/udp".to_owned()])
+            ]
         );
         let none = json!({"HostConfig": {"PortBindings": {}}});
         assert_eq!(renumbered(&none, ours, &[]), none);

@@ -22,6 +22,9 @@ impl Prepared {
         let what =
             if what.is_empty() { "nothing but the container".to_owned() } else { what.join(", ") };
         let mut steps = vec![format!("change {name} by a new container {new_name}: {what}")];
+        if let Some(image) = &self.pulled {
+            steps.push(format!("pull {image}"));
+        }
         if data.was_running {
             if !data.gpus.is_none() {
                 steps.push(

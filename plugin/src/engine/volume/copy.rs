@@ -23,7 +23,7 @@ pub(super) fn watched<T>(front: &mut dyn Front, act: impl FnOnce(GivenUp<'_>) ->
 ///
 /// # Errors
 /// [`Failure`]; what was copied until then is the caller's to remove.
-pub(super) fn copy(
+pub(in crate::engine) fn copy(
     from: &Path,
     to: &Path,
     (name, no_verify): (&str, bool),

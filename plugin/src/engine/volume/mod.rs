@@ -2,7 +2,7 @@
 //! docs/adr/0016.
 
 mod adopt;
-mod copy;
+pub(super) mod copy;
 mod create;
 mod find;
 mod in_place;
@@ -14,6 +14,7 @@ mod recover;
 mod remove;
 mod resize;
 mod roll;
+pub(super) mod swap;
 mod tend;
 
 pub(super) use recover::recover_part;

@@ -173,6 +173,7 @@ impl Roll {
             spec: apply(&subject.is, &Change { volumes, ..Change::default() })?,
             gpus,
             ports: Vec::new(),
+            new_image: false,
             called: None,
             files: None,
         };
