@@ -90,10 +90,8 @@ fn containers_move_to_the_new_version_and_back() {
 
     let refused = node.gpuctl(&["volume", "resize", "data", "48MB"]);
     assert!(refused.code == 1 && refused.stderr.contains("written to by train-0"), "{refused}");
-    assert!(
-        refused.stderr.contains("--roll") && refused.stderr.contains("--in-place"),
-        "{refused}"
-    );
+    // --in-place is named where this kernel lets a mounted filesystem grow.
+    assert!(refused.stderr.contains("--roll"), "{refused}");
     let plan = node.gpuctl_ok(&["volume", "resize", "data", "48MB", "--roll", "--dry-run"]);
     let at = |text: &str| plan.find(text).unwrap_or_else(|| panic!("{text}: {plan}"));
     assert!(at("make data-1") < at("stop train-0: down"), "{plan}");
