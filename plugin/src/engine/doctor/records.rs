@@ -10,7 +10,7 @@ const NAME: &str = "records";
 pub(super) fn checks(ctx: &Context, fix: bool, checks: &mut Checks) {
     match reconcile::reconcile(ctx, fix) {
         Ok(findings) if findings.is_empty() => {
-            checks.ok(NAME, "ledger, node and Docker agree, and no change was broken off");
+            checks.ok(NAME, "ledger, node and Docker agree, and no change is left half done");
         }
         Ok(findings) => {
             for finding in findings {
