@@ -12,7 +12,6 @@ pub mod layer;
 pub mod service;
 pub mod setup;
 pub mod top;
-#[allow(dead_code, unused_imports, reason = "what compares and measures trees is still to come")]
 pub mod tree;
 pub mod ui;
 mod volume;
