@@ -1,15 +1,13 @@
 //! `docker gpuctl events`.
 
 use gpuctl_ledger::audit::Decision;
-use gpuctl_ledger::model::{ContainerId, DockerName, Timestamp};
+use gpuctl_ledger::model::Timestamp;
 
 use super::USAGE;
 use super::list_args::format;
 use super::session::{Session, odd};
 use crate::client::when;
-use crate::engine::api::{
-    Answer, AskError, CreateAsk, Event, EventsRequest, Failure, Front, Request,
-};
+use crate::engine::api::{Answer, Event, EventsRequest, Failure, Front, Request};
 use crate::ui::{self, Format, Told, View};
 
 /// So many of the last decisions are shown where no time is given.
@@ -120,18 +118,6 @@ impl Front for Shown {
             Event::Note { text } => ui::tell(&text),
             Event::Warning { text } => ui::tell(&format!("warning: {text}")),
         }
-    }
-
-    fn create(&mut self, _: &CreateAsk) -> Result<ContainerId, AskError> {
-        Err(AskError::Refused { code: 125 })
-    }
-
-    fn attach(&mut self, _: &DockerName) -> Result<(), AskError> {
-        Err(AskError::Refused { code: 125 })
-    }
-
-    fn attach_ended(&mut self) -> Result<Option<u8>, AskError> {
-        Ok(None)
     }
 
     fn user(&self) -> Option<String> {

@@ -4,15 +4,11 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gpuctl_ledger::model::{ContainerId, DockerName};
-
 use super::session::{Session, odd};
 use crate::change::Change;
 use crate::client::dockercli::captured;
 use crate::client::front::this_user;
-use crate::engine::api::{
-    Answer, AskError, ChangeRequest, CreateAsk, Event, Failure, Front, How, Request, TopView,
-};
+use crate::engine::api::{Answer, ChangeRequest, Event, Failure, Front, How, Request, TopView};
 use crate::top::state::Act;
 use crate::top::{self, Node};
 
@@ -103,18 +99,6 @@ impl Front for Told<'_> {
             Event::Warning { text } => (self.0)(&format!("warning: {text}"), true),
             Event::Decision { .. } | Event::Progress(_) => {}
         }
-    }
-
-    fn create(&mut self, _: &CreateAsk) -> Result<ContainerId, AskError> {
-        Err(AskError::Refused { code: 125 })
-    }
-
-    fn attach(&mut self, _: &DockerName) -> Result<(), AskError> {
-        Err(AskError::Refused { code: 125 })
-    }
-
-    fn attach_ended(&mut self) -> Result<Option<u8>, AskError> {
-        Ok(None)
     }
 
     fn user(&self) -> Option<String> {

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::{CreateAsk, Event};
 
 /// What the engine needs of whoever asked, while it works: the terminal itself, or the client at
-/// the other end of the socket.
+/// the other end of the socket. Who only shows what happens need not run Docker for it.
 pub trait Front {
     /// Show an event.
     fn event(&mut self, event: Event);
@@ -16,20 +16,26 @@ pub trait Front {
     /// # Errors
     /// Docker's own message and exit code have been shown to the user already when
     /// [`AskError::Refused`] comes; [`AskError::Gone`] when nobody is there any more.
-    fn create(&mut self, ask: &CreateAsk) -> Result<ContainerId, AskError>;
+    fn create(&mut self, _ask: &CreateAsk) -> Result<ContainerId, AskError> {
+        Err(AskError::Refused { code: 125 })
+    }
 
     /// Start the container attached (`docker start --attach`), and return as soon as that command
     /// runs.
     ///
     /// # Errors
     /// As for create.
-    fn attach(&mut self, docker_name: &DockerName) -> Result<(), AskError>;
+    fn attach(&mut self, _docker_name: &DockerName) -> Result<(), AskError> {
+        Err(AskError::Refused { code: 125 })
+    }
 
     /// Whether the attached command has ended, without waiting: its exit code.
     ///
     /// # Errors
     /// [`AskError::Gone`] when nobody is there any more.
-    fn attach_ended(&mut self) -> Result<Option<u8>, AskError>;
+    fn attach_ended(&mut self) -> Result<Option<u8>, AskError> {
+        Ok(None)
+    }
 
     /// Run `docker pull`, as `docker create` would of an image that is not there: with the user's
     /// credentials, and Docker's own progress shown to the user.
