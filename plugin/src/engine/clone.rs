@@ -26,7 +26,7 @@ use super::journal::{self, Journal};
 use super::layers;
 use super::version::{self, First};
 use super::{
-    creation, ending, kept, lifecycle, names, ports, replace, snapshot, supply, undo_create,
+    creation, ending, images, kept, lifecycle, names, ports, snapshot, supply, undo_create,
 };
 use crate::docker::{Changes, Inspect};
 use crate::layer::Fit;
@@ -150,7 +150,7 @@ fn source(
             "docker gpuctl commit makes an image of it, docker gpuctl run one more of that",
         ));
     }
-    replace::check_image(ctx, &shown, "")?;
+    images::check(ctx, &shown, "")?;
     let bound = ctx.ledger.binding(&found.id)?.map(|at| at.record.gpus).unwrap_or_default();
     let gpus = match (&request.gpus, bound) {
         (Some(gpus), _) => gpus.clone(),
@@ -256,8 +256,7 @@ fn carry(
     }
     let name = source.docker_name.as_str();
     let mut copied = files.map_or(Ok(()), |(from, to, size)| {
-        let files = (from.as_path(), to.as_path(), size);
-        snapshot::carry(ctx, (&data.source, false), (name, files), front).map(drop)
+        layers::carry(&from, &to, (name, Some(size)), front).map(drop)
     });
     if copied.is_ok() {
         copied = volumes.iter().try_for_each(|(from, to)| volumes::copy(from, to, front));

@@ -1,8 +1,9 @@
-//! The image that a change wants: there, or pulled by whoever asked.
+//! Images that changes want: there, or pulled by whoever asked.
 
 use super::api::{AskError, Event, Failure, Front};
 use super::context::Context;
 use crate::client::signals::INTERRUPTED_CODE;
+use crate::docker::Inspect;
 
 /// The id of an image by its name; pulled where it is not there, as `docker create` does.
 ///
@@ -28,6 +29,18 @@ pub(super) fn pulled(ctx: &Context, name: &str, front: &mut dyn Front) -> Result
             Err(Failure::new("interrupted: nothing was changed").code(INTERRUPTED_CODE))
         }
     }
+}
+
+/// Refuses where a container's own image is gone.
+///
+/// # Errors
+/// As said.
+pub(super) fn check(ctx: &Context, shown: &Inspect, or: &str) -> Result<(), Failure> {
+    if ctx.docker()?.image_id(shown.image_id())?.is_some() {
+        return Ok(());
+    }
+    let message = format!("the image of {} is not on this host any more", shown.name());
+    Err(Failure::new(message).hint(format!("docker pull {}{or}", shown.image())))
 }
 
 fn gone(name: &str) -> Failure {

@@ -4,6 +4,7 @@
 //! undone; `start`: finished where the new one has started or is not to run, else undone; `record`:
 //! finished; `undo` instead of the rest, once undoing has begun. docs/adr/0014 tells what each does.
 
+mod image;
 mod part;
 mod steps;
 
@@ -28,12 +29,13 @@ use super::create::{OPERATION_LABEL, keep_copy};
 use super::journal::Journal;
 use super::layers::{self, Source};
 use super::names::Found;
-use super::{creation, ending, images, kept, leases, ports, undo_replace, version};
+use super::{creation, ending, kept, leases, ports, undo_replace, version};
 use crate::change::{self, Change, HostPort, Kept, Publish};
 use crate::docker::{Changes, Inspect};
 use crate::layer::Fit;
 use crate::tree::Size;
 
+use image::Image;
 pub(super) use part::Part;
 
 /// How often leases that others change are read anew.
@@ -108,7 +110,7 @@ pub(super) fn prepare(
 ) -> Result<Prepared, Failure> {
     let Subject { found, shown, is, binding, .. } = subject;
     let name = &found.record.record.name;
-    let Image { spec, id: image, pulled } = with_image(ctx, subject, target, how.dry_run, front)?;
+    let Image { spec, id: image, pulled } = image::of(ctx, subject, target, how.dry_run, front)?;
     let ours: BTreeSet<String> =
         kept::versions(ctx, name)?.into_iter().map(|v| v.container.to_string()).collect();
     let (spec, anonymous) = change::inherited(is, &spec, found.id.as_str(), &ours);
@@ -148,69 +150,6 @@ pub(super) fn prepare(
     // As large as the record will be, and the journal.
     version::check(&version_record(name, &data, &found.id, data.spec.clone()), false)?;
     Ok(Prepared { data, kept: anonymous, files, pulled })
-}
-
-/// The spec to make it from, and its image where the spec's name does not mean that any more.
-fn with_image(
-    ctx: &Context,
-    subject: &Subject,
-    target: &Target,
-    dry_run: bool,
-    front: &mut dyn Front,
-) -> Result<Image, Failure> {
-    let docker = ctx.docker()?;
-    let text = |spec: &Value, pointer: &str| {
-        spec.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned()
-    };
-    let (name, id) = (text(&target.spec, "/Config/Image"), text(&target.spec, "/Image"));
-    let is = subject.shown.image_id();
-    let mut spec = target.spec.clone();
-    if target.new_image {
-        // What the old one implied is not the user's word.
-        let old = docker.image(is)?;
-        let config = old.and_then(|image| image.get("Config").cloned()).unwrap_or(Value::Null);
-        spec = change::without_image(&spec, &config);
-    }
-    let named = docker.image_id(&name)?;
-    if !id.is_empty() && named.as_ref() == Some(&id) {
-        return Ok(Image { spec, id: None, pulled: None });
-    }
-    if !id.is_empty() && docker.image_id(&id)?.is_some() {
-        return Ok(Image { spec, id: Some(id), pulled: None });
-    }
-    if id == is {
-        check_image(ctx, &subject.shown, "; or --image gives it another one")?;
-    }
-    if named.is_none() && dry_run {
-        return Ok(Image { spec, id: None, pulled: Some(name) });
-    }
-    let now = images::pulled(ctx, &name, front)?;
-    if !id.is_empty() && now != id {
-        let text = format!("{name} is another image than it was: what it was is not on this host");
-        front.event(Event::Warning { text });
-    }
-    Ok(Image { spec, id: None, pulled: None })
-}
-
-/// What a new container is made of.
-struct Image {
-    spec: Value,
-    /// The image's id, where the spec's name does not mean it.
-    id: Option<String>,
-    /// What would have to be pulled, of a plan.
-    pulled: Option<String>,
-}
-
-/// Refuses where a container's own image is gone.
-///
-/// # Errors
-/// As said.
-pub(super) fn check_image(ctx: &Context, shown: &Inspect, or: &str) -> Result<(), Failure> {
-    if ctx.docker()?.image_id(shown.image_id())?.is_some() {
-        return Ok(());
-    }
-    let message = format!("the image of {} is not on this host any more", shown.name());
-    Err(Failure::new(message).hint(format!("docker pull {}{or}", shown.image())))
 }
 
 /// Replaces the container; where that fails, it is as it was.

@@ -112,7 +112,7 @@ pub(super) fn snapshot(
 ///
 /// # Errors
 /// [`Failure`]: what was copied until then is the caller's to remove.
-pub(super) fn carry(
+fn carry(
     ctx: &Context,
     (id, pauses): (&ContainerId, bool),
     (name, (from, to, size)): (&str, (&Path, &Path, Size)),
