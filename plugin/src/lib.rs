@@ -15,6 +15,7 @@ pub mod top;
 pub mod tree;
 pub mod ui;
 mod volume;
+mod within;
 
 use client::argv::{self, Call};
 

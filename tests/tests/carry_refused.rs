@@ -248,6 +248,5 @@ fn a_terminal_shows_one_line_that_is_drawn_over() {
         // The last of them is taken away before anything else is printed.
         let end = shown.rsplit_once("\r\u{1b}[K").expect("a line is taken away").1;
         assert!(end.contains(&format!("train-{version}")) && !end.contains("copying"), "{shown:?}");
-        eprintln!("{}", shown.replace('\r', "\\r\n").replace('\u{1b}', "\\e"));
     }
 }

@@ -19,6 +19,15 @@ fn ok(got: Output) -> String {
     got.stdout.trim_end().to_owned()
 }
 
+/// A run that is not in the background: its output and its exit code come back.
+#[track_caller]
+fn attached_run(far: impl Fn(&[&str]) -> Output) {
+    let once = "run --rm --gpus 1 --name once busybox sh -c";
+    let words: Vec<&str> = once.split(' ').chain(["echo out; exit 7"]).collect();
+    let once = far(&words);
+    assert_eq!((once.code, once.stdout.as_str()), (7, "out\n"), "{once}");
+}
+
 #[track_caller]
 fn refused(got: &Output, wanted: &[&str]) {
     assert_ne!(got.code, 0, "{got}");
@@ -115,19 +124,7 @@ fn a_context_over_ssh_is_served_by_that_hosts_service() {
     assert_eq!(ok(far(&["scale", "train", "--gpus", "3"])), "train-1");
     refused(&far(&["scale", "train", "--gpus", "9"]), &["9 GPUs asked for", "hint: "]);
     assert_eq!(node.gpuctl_ok(&["ps", "-q"]).lines().count(), 1);
-    let once = far(&[
-        "run",
-        "--rm",
-        "--gpus",
-        "1",
-        "--name",
-        "once",
-        "busybox",
-        "sh",
-        "-c",
-        "echo out; exit 7",
-    ]);
-    assert_eq!((once.code, once.stdout.as_str()), (7, "out\n"), "{once}");
+    attached_run(far);
     ok(far(&["stop", "-t", "0", "train"]));
     ok(far(&["rm", "train"]));
     assert_eq!(node.docker_ok(&["ps", "-aq"]), "");
@@ -319,19 +316,7 @@ fn a_context_over_tls_is_served_through_a_container_on_that_host() {
         ok(far(&["run", "-d", "--gpus", "2", "--name", "train", "busybox", "sleep", "100000"]));
     assert_eq!(node.id("train-0"), id);
     assert_eq!(ok(far(&["scale", "train", "--gpus", "1"])), "train-1");
-    let once = far(&[
-        "run",
-        "--rm",
-        "--gpus",
-        "1",
-        "--name",
-        "once",
-        "busybox",
-        "sh",
-        "-c",
-        "echo out; exit 7",
-    ]);
-    assert_eq!((once.code, once.stdout.as_str()), (7, "out\n"), "{once}");
+    attached_run(far);
     node.kill_service();
     refused(&far(&["ps"]), &["on the other host, no gpuctl service answers"]);
     node.start_service();

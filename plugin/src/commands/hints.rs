@@ -133,7 +133,6 @@ fn told(granted: &[(String, Vec<String>)]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use gpuctl_ledger::model::Unit;
 
     fn ended(command: &str, flags: &[&str], error: &str) -> Ended {
         let data = json!({
@@ -145,23 +144,7 @@ mod tests {
     }
 
     fn row(index: u32, holder: &str) -> GpuRow {
-        GpuRow {
-            index,
-            mig: None,
-            slot: None,
-            uuid: Unit::new(format!("GPU-{index}")).unwrap(),
-            model: String::new(),
-            memory_total: 0,
-            memory_used: None,
-            utilisation: None,
-            holder: Some(holder.to_owned()),
-            owner: None,
-            since: None,
-            state: None,
-            processes: vec![],
-            health: "ok".into(),
-            links: vec![],
-        }
+        GpuRow { holder: Some(holder.to_owned()), ..GpuRow::of_test(index) }
     }
 
     fn seen(started: &[(&str, u64)]) -> Seen {

@@ -1,12 +1,12 @@
 //! Questions whose answer is wanted at once or not at all: while somebody types, and after somebody's
 //! command.
 
-use std::sync::mpsc;
 use std::time::Duration;
 
 use super::Session;
 use crate::client::argv::Globals;
 use crate::engine::api::{Answer, Request};
+use crate::within::within;
 
 /// How long somebody who pressed a key waits.
 pub(super) const LIMIT: Duration = Duration::from_millis(1500);
@@ -15,11 +15,7 @@ pub(super) const LIMIT: Duration = Duration::from_millis(1500);
 pub(super) fn in_time<T: Send + 'static>(
     ask: impl FnOnce() -> Option<T> + Send + 'static,
 ) -> Option<T> {
-    let (tell, told) = mpsc::sync_channel(1);
-    std::thread::spawn(move || {
-        let _ = tell.send(ask());
-    });
-    told.recv_timeout(LIMIT).ok().flatten()
+    within(LIMIT, "quick", ask).ok().flatten().flatten()
 }
 
 /// What engine or service answer in time. Why they do not is not said.

@@ -403,6 +403,30 @@ pub struct GpuRow {
     pub links: Vec<Peer>,
 }
 
+#[cfg(test)]
+impl GpuRow {
+    /// A whole GPU of which nothing is known, held by nobody.
+    pub(crate) fn of_test(index: u32) -> Self {
+        Self {
+            index,
+            mig: None,
+            slot: None,
+            uuid: Unit::new(format!("GPU-{index}")).unwrap(),
+            model: String::new(),
+            memory_total: 0,
+            memory_used: None,
+            utilisation: None,
+            holder: None,
+            owner: None,
+            since: None,
+            state: None,
+            processes: vec![],
+            health: "ok".into(),
+            links: vec![],
+        }
+    }
+}
+
 impl GpuRow {
     /// Where it stands.
     pub fn place(&self) -> Place {

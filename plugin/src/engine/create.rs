@@ -394,7 +394,7 @@ fn check_runtime(ctx: &Context) -> Result<(), Failure> {
 }
 
 /// Whether a program is our hook, by whatever name; `None` where that cannot be seen.
-fn is_ours(hook: &Path, program: &Path) -> Option<bool> {
+pub(super) fn is_ours(hook: &Path, program: &Path) -> Option<bool> {
     let file = |path: &Path| std::fs::metadata(path).ok().map(|m| (m.dev(), m.ino()));
     Some(file(hook)? == file(program)?)
 }

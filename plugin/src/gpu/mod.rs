@@ -20,7 +20,6 @@ mod usage;
 mod tests;
 
 use std::path::PathBuf;
-use std::sync::mpsc;
 use std::time::Duration;
 
 use gpuctl_ledger::config::Config;
@@ -95,13 +94,8 @@ pub fn within<T: Send + 'static>(
     limit: Duration,
     ask: impl FnOnce() -> Result<T, GpuError> + Send + 'static,
 ) -> Result<T, GpuError> {
-    let (tell, told) = mpsc::sync_channel(1);
-    let thread = std::thread::Builder::new().name("nvml".into()).spawn(move || {
-        // Nobody listens any more when it took too long.
-        let _ = tell.send(ask());
-    });
-    match thread {
-        Ok(_) => told.recv_timeout(limit).unwrap_or(Err(GpuError::Slow(limit))),
+    match crate::within::within(limit, "nvml", ask) {
+        Ok(answer) => answer.unwrap_or(Err(GpuError::Slow(limit))),
         Err(e) => {
             let why = gpuctl_ledger::config::plain_io_error(&e);
             Err(GpuError::Call("anything", why.to_owned()))

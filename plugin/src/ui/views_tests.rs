@@ -105,23 +105,7 @@ fn gpus_are_shown_with_what_the_driver_says() {
 #[test]
 fn links_are_a_matrix_in_nvidias_words() {
     let to = |gpu, nvlinks, path| Peer { gpu, nvlinks, path };
-    let row = |index, links: Vec<Peer>| GpuRow {
-        index,
-        mig: None,
-        slot: None,
-        uuid: Unit::new(format!("GPU-{index}")).unwrap(),
-        model: String::new(),
-        memory_total: 0,
-        memory_used: None,
-        utilisation: None,
-        holder: None,
-        owner: None,
-        since: None,
-        state: None,
-        processes: vec![],
-        health: "ok".into(),
-        links,
-    };
+    let row = |index, links: Vec<Peer>| GpuRow { links, ..GpuRow::of_test(index) };
     let rows = [
         row(0, vec![to(1, 4, Path::System), to(2, 0, Path::Switch)]),
         GpuRow { mig: Some(0), ..row(0, vec![]) },

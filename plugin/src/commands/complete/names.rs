@@ -205,26 +205,10 @@ pub(super) fn dockers(command: &str, words: &[String], typed: &str) -> Option<Ve
 #[cfg(test)]
 mod tests {
     use super::*;
-    use gpuctl_ledger::model::Unit;
 
     fn row(index: u32, holder: Option<&str>) -> GpuRow {
-        GpuRow {
-            index,
-            mig: None,
-            slot: None,
-            uuid: Unit::new(format!("GPU-{index}")).unwrap(),
-            model: "A100".into(),
-            memory_total: 0,
-            memory_used: None,
-            utilisation: None,
-            holder: holder.map(str::to_owned),
-            owner: None,
-            since: None,
-            state: None,
-            processes: vec![],
-            health: "ok".into(),
-            links: vec![],
-        }
+        let holder = holder.map(str::to_owned);
+        GpuRow { model: "A100".into(), holder, ..GpuRow::of_test(index) }
     }
 
     #[test]

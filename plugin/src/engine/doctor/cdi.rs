@@ -204,16 +204,8 @@ fn judge(seen: &Seen, inventory: Option<&Inventory>, config: &Config, checks: &m
 mod tests {
     use super::*;
     use crate::engine::api::{Check, Verdict};
+    use crate::engine::doctor::two_gpus as inventory;
     use serde_json::json;
-
-    fn inventory() -> Inventory {
-        serde_json::from_str(
-            r#"{"schema":1,"at":"2026-01-01T00:00:00Z","driver":"550.54.14","gpus":[
-            {"index":0,"unit":"GPU-a","minor":1,"model":"m","pci":"00000000:01:00.0","memory":8},
-            {"index":1,"unit":"GPU-c","minor":2,"model":"m","pci":"00000000:03:00.0","memory":8}]}"#,
-        )
-        .unwrap()
-    }
 
     fn value() -> Value {
         json!({

@@ -133,15 +133,7 @@ fn judge(seen: &Seen, checks: &mut Checks) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn inventory() -> Inventory {
-        serde_json::from_str(
-            r#"{"schema":1,"at":"2026-01-01T00:00:00Z","driver":"550.54.14","gpus":[
-            {"index":0,"unit":"GPU-a","minor":1,"model":"m","pci":"00000000:01:00.0","memory":8},
-            {"index":1,"unit":"GPU-c","minor":2,"model":"m","pci":"00000000:03:00.0","memory":8}]}"#,
-        )
-        .unwrap()
-    }
+    use crate::engine::doctor::two_gpus as inventory;
 
     fn judged(persistent: &[(u32, bool)], took: u64) -> Vec<(String, Verdict, String)> {
         let (persistent, took) = (persistent.to_vec(), Duration::from_millis(took));

@@ -133,3 +133,14 @@ fn host(config: &Config, path: &Path, docker: &Answering, fix: bool, checks: &mu
     checks.0.extend(found.checks);
     toolkit::checks(&found.toolkit, config, checks);
 }
+
+/// A node with two GPUs.
+#[cfg(test)]
+fn two_gpus() -> gpuctl_ledger::model::Inventory {
+    serde_json::from_str(
+        r#"{"schema":1,"at":"2026-01-01T00:00:00Z","driver":"550.54.14","gpus":[
+        {"index":0,"unit":"GPU-a","minor":1,"model":"m","pci":"00000000:01:00.0","memory":8},
+        {"index":1,"unit":"GPU-c","minor":2,"model":"m","pci":"00000000:03:00.0","memory":8}]}"#,
+    )
+    .unwrap()
+}

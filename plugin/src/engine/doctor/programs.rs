@@ -9,6 +9,7 @@ use gpuctl_ledger::config::Config;
 
 use super::{Checks, by_fix, check};
 use crate::engine::api::Verdict;
+use crate::engine::create::is_ours;
 
 /// So much of a program is read: its head is at the beginning.
 const HEAD: usize = 64 * 1024;
@@ -130,12 +131,10 @@ fn open_folder(seen: Seen) -> Option<String> {
 /// Whether names that stand for the hook's program lead to it.
 fn names(hook: &Path, checks: &mut Checks) {
     let Some(folder) = hook.parent() else { return };
-    let id = |path: &Path| std::fs::metadata(path).ok().map(|m| (m.dev(), m.ino()));
-    let own = id(hook);
     let foreign: Vec<String> = NAMES
         .iter()
         .map(|name| folder.join(name))
-        .filter(|path| path.symlink_metadata().is_ok() && (id(path) != own || own.is_none()))
+        .filter(|path| path.symlink_metadata().is_ok() && is_ours(hook, path) != Some(true))
         .map(|path| path.display().to_string())
         .collect();
     if !foreign.is_empty() {
