@@ -108,14 +108,6 @@ impl Inspect {
     pub fn started_at(&self) -> Option<&str> {
         Some(self.text("/State/StartedAt")).filter(|t| !t.is_empty() && !t.starts_with("0001-"))
     }
-    /// When it last ended, RFC 3339; `None` when never.
-    pub fn finished_at(&self) -> Option<&str> {
-        Some(self.text("/State/FinishedAt")).filter(|t| !t.is_empty() && !t.starts_with("0001-"))
-    }
-    /// When it was created, RFC 3339.
-    pub fn created_at(&self) -> &str {
-        self.text("/Created")
-    }
     /// `--rm`.
     pub fn auto_remove(&self) -> bool {
         self.flag("/HostConfig/AutoRemove")
@@ -127,17 +119,9 @@ impl Inspect {
             name => name,
         }
     }
-    /// Tries of `on-failure`; 0 is without end.
-    pub fn restart_tries(&self) -> i64 {
-        self.number("/HostConfig/RestartPolicy/MaximumRetryCount")
-    }
     /// `-t`.
     pub fn tty(&self) -> bool {
         self.flag("/Config/Tty")
-    }
-    /// `-i`.
-    pub fn open_stdin(&self) -> bool {
-        self.flag("/Config/OpenStdin")
     }
     /// The grace in seconds of a stop that names none: `--stop-timeout`, else Docker's 10.
     pub fn stop_timeout(&self) -> i64 {

@@ -20,7 +20,6 @@ pub struct Table {
     cut_last: Vec<usize>,
     /// Colours by row and column.
     tints: Vec<(usize, usize, Tint)>,
-    headless: bool,
 }
 
 impl Table {
@@ -45,19 +44,13 @@ impl Table {
         self.cut_last.push(column);
     }
 
-    /// Prints no header.
-    pub fn without_header(&mut self) {
-        self.headless = true;
-    }
-
     /// Gives a cell of the last row a colour.
     pub fn tint(&mut self, column: usize, tint: Tint) {
         self.tints.push((self.rows.len().saturating_sub(1), column, tint));
     }
 
     fn all(&self) -> impl Iterator<Item = &Vec<String>> {
-        let header = (!self.headless).then_some(&self.header);
-        header.into_iter().chain(&self.rows)
+        std::iter::once(&self.header).chain(&self.rows)
     }
 
     /// How wide each column is on a screen: where all do not fit, the widest of those that may be cut
@@ -87,10 +80,9 @@ impl Table {
     pub fn render(&self, screen: Screen) -> String {
         let widths = self.widths(screen.width);
         let mut text = String::new();
-        let first = usize::from(!self.headless);
         for (at, row) in self.all().enumerate() {
             let tint = |column| {
-                let here = |(r, c, _): &&(usize, usize, Tint)| r + first == at && *c == column;
+                let here = |(r, c, _): &&(usize, usize, Tint)| r + 1 == at && *c == column;
                 self.tints.iter().find(here).map(|(.., tint)| *tint)
             };
             let mut line = String::new();
