@@ -41,7 +41,7 @@ fn cut_in_a_copy(host: &mut Host, name: &str, copied: &str) {
     host.machine.power_cut();
     host.machine.power_on().expect("the machine boots again");
     host.machine.settle().expect("systemd is done with the boot");
-    let up = host.try_sh("timeout 120 sh -c 'until docker ps; do sleep 1; done' || journalctl -b -u docker --no-pager | grep -v level=info | tail -20 >&2");
+    let up = host.try_sh("timeout 120 sh -c 'until docker ps 2>/dev/null; do sleep 1; done' || journalctl -b -u docker --no-pager | grep -v level=info | tail -20 >&2");
     assert!(up.stderr.is_empty() || up.stdout.contains("CONTAINER"), "{up}");
     let next = host.try_sh(&format!("docker gpuctl volume resize {name} 95MB --dry-run"));
     let history = host.sh(&format!("docker gpuctl volume history {name} -q | tail -1"));
