@@ -22,6 +22,37 @@ fn fill(host: &mut Host, volume: &str, name: &str) -> u64 {
     inside(host, volume, &script).parse().expect("a number")
 }
 
+/// The power is cut in the middle of a resize by copy: the volume is as it was, nothing of the new version
+/// is left, and the resize can be had again.
+#[track_caller]
+fn cut_in_a_copy(host: &mut Host, name: &str, copied: &str) {
+    let old = host.sh(&format!("docker gpuctl volume inspect {name} --format json"));
+    let old: serde_json::Value = serde_json::from_str(&old).expect("JSON");
+    let old = old["docker_name"].as_str().expect("a name").to_owned();
+    let many = "mkdir /v/many; cd /v/many; for n in $(seq 3000); do echo $n >$n; done; \
+                dd if=/dev/urandom of=/v/one bs=1M count=20 2>/dev/null; sync";
+    inside(host, &old, many);
+    let sums = "cd /v && find . -type f -exec md5sum {} + | sort | md5sum";
+    let sum = inside(host, &old, sums);
+    host.sh(&format!(
+        "setsid docker gpuctl volume resize {name} 90MB >/dev/null 2>&1 </dev/null &"
+    ));
+    host.wait_for("the copy", &format!("test -n \"$(ls -A {copied} 2>/dev/null)\""));
+    host.machine.power_cut();
+    host.machine.power_on().expect("the machine boots again");
+    host.machine.settle().expect("systemd is done with the boot");
+    let up = host.try_sh("timeout 120 sh -c 'until docker ps 2>/dev/null; do sleep 1; done' || journalctl -b -u docker --no-pager | grep -v level=info | tail -20 >&2");
+    assert!(up.stderr.is_empty() || up.stdout.contains("CONTAINER"), "{up}");
+    let next = host.try_sh(&format!("docker gpuctl volume resize {name} 95MB --dry-run"));
+    let history = host.sh(&format!("docker gpuctl volume history {name} -q | tail -1"));
+    assert!(old.ends_with(&format!("-{history}")), "{history}: {next}");
+    host.sh(&format!("test -z \"$(ls -A {copied} 2>/dev/null)\""));
+    assert_eq!(inside(host, &old, sums), sum, "{next}");
+    assert!(!host.sh("docker gpuctl doctor; true").contains("was broken off"));
+    let new = host.sh(&format!("docker gpuctl volume resize {name} 90MB"));
+    assert_eq!(inside(host, &new, sums), sum);
+}
+
 #[test]
 fn an_image_outlives_a_power_cut_and_grows_while_it_is_written_to() {
     let Some(mut host) = Host::boot(CgroupDriver::Systemd, false) else { return };
@@ -62,6 +93,9 @@ fn an_image_outlives_a_power_cut_and_grows_while_it_is_written_to() {
     let got = fill(&mut host, "data-0", "full");
     assert!(got <= 240 * MIB && got > 238 * MIB, "{got}");
     host.sh("docker rm -f writer && docker gpuctl volume rm --history data");
+    host.sh("docker gpuctl volume create cut --size 80MB");
+    cut_in_a_copy(&mut host, "cut", "/var/lib/gpuctl/volumes/mounts/cut-1/data");
+    host.sh("docker gpuctl volume rm --history cut");
     host.sh(
         "! ls /etc/systemd/system/docker.service.wants/*data* /etc/systemd/system/*data*.mount",
     );
@@ -121,6 +155,8 @@ fn quotas_of_xfs_keep_a_volume_to_its_size() {
     inside(&mut host, &again, "rm -f /v/full");
     let got = fill(&mut host, &again, "full");
     assert!((31 * MIB..=32 * MIB).contains(&got), "after a boot: {got}");
+    host.sh("docker gpuctl volume create cut --size 80MB");
+    cut_in_a_copy(&mut host, "cut", "/var/lib/docker/volumes/cut-1/_data");
     // One of Docker's own is taken in with its limit.
     host.sh("docker volume create -o size=50m theirs");
     assert_eq!(host.sh("docker gpuctl volume adopt theirs"), "theirs");

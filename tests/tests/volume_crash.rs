@@ -75,7 +75,7 @@ fn broken(node: &Node, point: &str, words: &[&str], by_doctor: bool, end: End) -
         Silent => "",
     };
     assert!(said.contains(text), "{point}: {got}");
-    assert!(end != Silent || !said.contains("broken off"), "{point}: {got}");
+    assert!(end != Silent || !said.contains("was broken off:"), "{point}: {got}");
     got
 }
 

@@ -10,7 +10,7 @@ pub(crate) mod size;
 mod unit;
 pub(crate) mod usage;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use gpuctl_ledger::model::{Backend, ByteSize, Token, VolumeVersionRecord};
 use serde_json::Value;
@@ -145,10 +145,23 @@ fn docker_volume(
     labels.push((OPERATION_LABEL.to_owned(), token.to_string()));
     let made = docker.create_volume(&spec.docker_name, options, &labels)?;
     if is_ours(&made, token) {
+        keep_options(&made);
         return Ok(());
     }
     Err(Failure::new(format!("Docker has a volume {} already", spec.docker_name))
         .hint(format!("docker volume rm {}, or take another name", spec.docker_name)))
+}
+
+/// Brings Docker's file of a volume's options to the disk. Docker itself does not, and after a power cut
+/// it does not start at all with one that is empty.
+fn keep_options(made: &Value) {
+    let place = made["Mountpoint"].as_str().map(Path::new).and_then(Path::parent);
+    let Some(place) = place else { return };
+    let file = place.join("opts.json");
+    for path in [Some(file.as_path()), Some(place), place.parent()].into_iter().flatten() {
+        // Where that cannot be done, it is as Docker left it.
+        let _ = std::fs::File::open(path).and_then(|file| file.sync_all());
+    }
 }
 
 /// Removes a Docker volume; one that is not there is no fault.
