@@ -37,6 +37,8 @@ pub enum Admit {
     Pass,
     /// As [`Admit::Pass`], because root's exempt list says so: written to the audit.
     Exempt,
+    /// As [`Admit::Pass`], because the policy leaves privileged containers every GPU: written to the audit.
+    Open,
     /// No GPU: every one is taken out of the spec, the rest stays. No ledger is needed.
     Without,
     /// These are claimed; every other one is taken out.
@@ -119,7 +121,7 @@ pub fn admit(
     let request = asked.request.clone();
     let keep_rest = asked.is_privileged() && policy.privileged == PrivilegedPolicy::Allow;
     if request.is_none() {
-        return if keep_rest { Admit::Pass } else { Admit::Without };
+        return if keep_rest { Admit::Open } else { Admit::Without };
     }
     if policy.bare == BarePolicy::Refuse {
         return Admit::Refuse(Refusal::plain(
@@ -203,7 +205,7 @@ mod tests {
         let privileged = asked(GpuRequest::None, &[Route::Privileged], true);
         assert_eq!(admit(Bound::NotManaged, &privileged, WHO, &Policy::default()), Admit::Without);
         let allow = Policy { privileged: PrivilegedPolicy::Allow, ..Policy::default() };
-        assert_eq!(admit(Bound::NotManaged, &privileged, WHO, &allow), Admit::Pass);
+        assert_eq!(admit(Bound::NotManaged, &privileged, WHO, &allow), Admit::Open);
         // Allowing privileged containers does not open a wildcard rule of others.
         let rule = asked(GpuRequest::None, &[Route::CgroupRule { minor: None }], true);
         assert_eq!(admit(Bound::NotManaged, &rule, WHO, &allow), Admit::Without);

@@ -19,19 +19,25 @@ const STUB: &str = "nvidia-container-runtime-hook";
 const STUB_REFUSES: &str = "this container asks for GPUs and its runtime is not gpuctl's, so it has no lease; \
                             leave out --runtime, or run it with docker gpuctl run";
 
+/// The same where gpuctl only looks on: then nobody else is there to give GPUs, with gpuctl or without.
+const STUB_OBSERVES: &str = "this container asks for GPUs by --gpus, which NVIDIA's Container Toolkit gives, and that is \
+                             not installed; gpuctl gives none where policy.observe is true: install the toolkit, or \
+                             run docker gpuctl setup";
+
 /// Runs the part that `entered` (argv\[0\]) names. The exit status.
 pub fn main(entered: &OsStr, args: &[OsString]) -> i32 {
     let name = Path::new(entered).file_name().unwrap_or_default().to_string_lossy();
     match name.as_ref() {
         "gpuctl-hook" => hook(args),
         STUB => {
+            let config = Config::load().map(|(config, _)| config).unwrap_or_default();
+            let why = if config.policy.observe { STUB_OBSERVES } else { STUB_REFUSES };
             // As a hook it is told whom it keeps from starting; by hand it is told nothing.
             if args.last().is_some_and(|word| word == "prestart") {
-                let config = Config::load().map(|(config, _)| config).unwrap_or_default();
                 let id = State::from_stdin().map(|state| state.id).unwrap_or_default();
-                turned_away::write_down(&config, Decision::Refused, &id, STUB_REFUSES);
+                turned_away::write_down(&config, Decision::Refused, &id, why);
             }
-            complain(STUB_REFUSES)
+            complain(why)
         }
         name => runtime::main(name, args),
     }

@@ -211,7 +211,8 @@ fn let_through(config: &Config, state: &State, args: &GateArgs) -> Result<(), Tu
     fault::here(config, "gate");
     let bytes = files::read_bounded(&state.bundle.join("config.json"), LONGEST_SPEC)
         .map_err(|_| "the bundle's config.json cannot be read")?;
-    let spec = Spec::parse(&bytes).map_err(|e| e.to_string())?;
+    let mut spec = Spec::parse(&bytes).map_err(|e| e.to_string())?;
+    request::swarm::heed(&mut spec, &config.gpu.swarm_resource);
     let opened = opened(&spec);
     let by_env = request::by_legacy_hook(&spec).map_err(|e| e.to_string())?;
     let nothing = opened.as_ref().is_some_and(BTreeSet::is_empty) && by_env.is_none();

@@ -20,11 +20,16 @@ use gpuctl_ledger::view::NodeView;
 
 use crate::admit::{Admit, Bound, Who, admit};
 use crate::driver::Driver;
-use crate::request::{self, AskError, Asked, NodeFacts};
+use crate::request::{self, AskError, Asked, NodeFacts, swarm};
 use crate::spec::Spec;
 use crate::spec_alone::write_spec;
 use crate::turned_away::{self, TurnedAway};
 use crate::{image_env, inject, real, upper};
+
+/// Why a container passes that root has named.
+const EXEMPT: &str = "on the exempt list";
+/// Why a privileged one has GPUs that it has no lease on.
+const OPEN: &str = "privileged, and policy.privileged is \"allow\": every GPU is open to it";
 
 /// A container about to be made.
 pub(crate) struct Making<'a> {
@@ -48,6 +53,9 @@ pub(crate) struct Making<'a> {
 impl Making<'_> {
     /// Lets it be, gives it what it is to get, or turns it away.
     pub(crate) fn start(&mut self) -> Result<(), TurnedAway> {
+        if self.nvidia_puts_in() || request::has_legacy_hook(&self.spec) {
+            swarm::heed(&mut self.spec, &self.config.gpu.swarm_resource);
+        }
         if self.entered_before() {
             // The gate in the spec will check the final one.
             return Ok(());
@@ -93,8 +101,12 @@ impl Making<'_> {
         match admit {
             Admit::Pass => Ok(()),
             Admit::Exempt => {
-                self.audit(Decision::Exempted, &docker_name, &[], "on the exempt list");
+                self.audit_once(&docker_name, EXEMPT);
                 Ok(self.exempt(&asked)?)
+            }
+            Admit::Open => {
+                self.audit_once(&docker_name, OPEN);
+                Ok(())
             }
             Admit::Without => {
                 let stripped = !asked.as_ref().is_ok_and(|a| a.is_nothing());
@@ -152,15 +164,19 @@ impl Making<'_> {
         self.files.as_ref().map(|files| &files.host)
     }
 
+    /// Whether the real runtime is NVIDIA's, and does what the environment says.
+    fn nvidia_puts_in(&self) -> bool {
+        self.config.gpu.inject == Inject::Env || real::is_nvidia(self.behind)
+    }
+
     /// What the container asks for. Whether that is anything at all its own files tell, so that one
     /// without GPUs waits for no look at the driver.
     fn asked(&self) -> Result<Asked, AskError> {
-        let nvidia_runtime = self.config.gpu.inject == Inject::Env || real::is_nvidia(self.behind);
+        let nvidia_runtime = self.nvidia_puts_in();
         let own = NodeFacts {
             inventory: None,
             cdi_kind: &self.config.gpu.cdi_kind,
             caps_major: None,
-            // Then the real runtime is NVIDIA's, and does what the environment says.
             nvidia_runtime,
             image_env: image_env::policy(
                 self.config,
@@ -281,6 +297,14 @@ impl Making<'_> {
 
     fn audit(&self, decision: Decision, name: &str, units: &[Unit], why: &str) {
         self.entry(decision, name).gpus(units).why(why).write(self.config);
+    }
+
+    /// That a container passes with GPUs that it has no lease on. Where NVIDIA's runtime is between two of
+    /// our names, the first has said it.
+    fn audit_once(&self, name: &str, why: &str) {
+        if real::depth() == 0 {
+            self.audit(Decision::Exempted, name, &[], why);
+        }
     }
 
     fn entry(&self, decision: Decision, name: &str) -> Entry {

@@ -194,6 +194,11 @@ impl Spec {
         list_of(self.make(path))
     }
 
+    /// Takes a variable out of the process's environment, as often as it is there.
+    pub(crate) fn remove_env(&mut self, name: &str) {
+        self.retain(&["process", "env"], |entry| env_value(entry, name).is_none());
+    }
+
     /// The object at a path of keys, likewise.
     pub(crate) fn object_mut(&mut self, path: &[&str]) -> &mut Map<String, Value> {
         object_of(self.make(path))

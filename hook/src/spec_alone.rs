@@ -8,7 +8,7 @@ use gpuctl_ledger::config::{Config, Inject};
 use gpuctl_ledger::node::files;
 
 use crate::driver::Driver;
-use crate::request::{self, NodeFacts};
+use crate::request::{self, NodeFacts, swarm};
 use crate::spec::Spec;
 use crate::turned_away::write_down;
 use crate::{inject, strip};
@@ -33,6 +33,9 @@ pub(crate) fn without_gpus(
         cdi_kind: &config.gpu.cdi_kind,
         ..NodeFacts::default()
     };
+    if facts.nvidia_runtime || request::has_legacy_hook(&spec) {
+        swarm::heed(&mut spec, &config.gpu.swarm_resource);
+    }
     let Ok(asked) = request::detect(&spec, None, &facts) else { return Err(why()) };
     if asked.is_nothing() {
         return Ok(());

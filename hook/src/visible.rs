@@ -45,11 +45,11 @@ pub fn hint(own: Option<&str>, held: &[Piece<'_>]) -> Option<String> {
         }
     };
     let numbers = missing.iter().all(|name| name.parse::<u32>().is_ok());
-    let ask = if numbers {
-        format!(
-            "leave it out, or ask for GPUs by the host's index: --gpus '\"device={}\"'",
-            shown(&missing.join(","))
-        )
+    let list = missing.join(",");
+    let ask = if numbers && shown(&list) == list {
+        format!("leave it out, or ask for GPUs by the host's index: --gpus '\"device={list}\"'")
+    } else if numbers {
+        "leave it out, or ask for GPUs by the host's index: --gpus '\"device=0,1\"'".to_owned()
     } else {
         "leave it out: the GPUs that it has are all visible".into()
     };
@@ -138,5 +138,9 @@ mod tests {
         assert!(odd.is_none_or(|t| !t.contains(char::is_control)));
         let long = hint(Some(&"9,".repeat(5000)), &two).unwrap();
         assert!(long.len() < 600, "{}", long.len());
+        assert!(
+            long.contains("\"device=0,1\"") && !long.contains("device=9"),
+            "no cut list to type: {long}"
+        );
     }
 }

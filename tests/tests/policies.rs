@@ -122,10 +122,14 @@ fn privileged_containers_are_let_be_where_the_policy_says_so() {
     let mine = runs(&node, "mine", &["--gpus", "2"]);
     assert_eq!(runs(&node, "ca", &["--privileged"]), probed());
     assert!(node.leased_minors(&node.id("ca")).is_empty());
+    let open = "every GPU is open to it";
+    assert!(has(&audit(&node, "ca"), "exempted", open), "{:?}", audit(&node, "ca"));
     // One that asks besides gets a lease on that, and keeps the rest.
     assert_eq!(runs(&node, "cb", &["--privileged", "--gpus", "1"]), probed());
     let leased = node.leased_minors(&node.id("cb"));
     assert_eq!((leased.len(), leased.is_disjoint(&mine)), (1, true));
+    assert!(has(&audit(&node, "cb"), "exempted", open), "{:?}", audit(&node, "cb"));
+    assert!(has(&audit(&node, "cb"), "granted", "started"));
     // A wildcard without --privileged is closed all the same, and a managed one has what it leases.
     assert!(runs(&node, "cc", &["--device-cgroup-rule", "c 195:* rwm"]).is_empty());
     let line = ["run", "-d", "--name", "train", "--privileged", "--gpus", "1"];
@@ -240,6 +244,18 @@ fn observe_changes_nothing_and_writes_down_what_it_would_have_done() {
     // dockerd's own choice is what the hook got: GPUs 0 and 1.
     let log = fs::read_to_string(folder.path().join("log")).unwrap();
     assert_eq!(log.lines().next(), Some("NVIDIA_VISIBLE_DEVICES=0,1"), "{log}");
+}
+
+#[test]
+fn observe_without_nvidias_toolkit_says_who_gives_no_gpus() {
+    if !engine_runs_here() {
+        return;
+    }
+    let node = node("[policy]\nobserve = true\n");
+    let got = run(&node, "two", &["--gpus", "2"]);
+    refused(&got, &["NVIDIA's Container Toolkit gives", "policy.observe", "docker gpuctl setup"]);
+    assert!(!got.stderr.contains("leave out --runtime"), "{got}");
+    assert!(has(&audit(&node, "two"), "refused", "policy.observe"), "{:?}", audit(&node, "two"));
 }
 
 /// The UUIDs that a container leases.

@@ -144,6 +144,46 @@ fn a_host_whose_default_is_nvidias_runtime_goes_on_working() {
 }
 
 #[test]
+fn a_variable_that_nvidias_config_names_asks_as_the_usual_one_and_opens_only_what_is_leased() {
+    if !runs_here() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let node = nvidia_host(folder.path());
+    let config = root(&node).join("etc/nvidia-container-runtime/config.toml");
+    fs::create_dir_all(config.parent().unwrap()).unwrap();
+    fs::write(&config, "swarm-resource = \"DOCKER_RESOURCE_GPU\"\n").unwrap();
+    fs::write(folder.path().join(nvidia::SWARM), "DOCKER_RESOURCE_GPU").unwrap();
+    let named = format!("DOCKER_RESOURCE_GPU={}", node.gpus()[3].uuid);
+    let flags = ["--runtime", "nvidia", "-e", &named];
+    let third: BTreeSet<u32> = [node.minor(3)].into();
+    assert_eq!(opens(&node, "before", &flags, "busybox"), third, "the stand-in heeds it");
+    node.docker_ok(&["rm", "-f", "before"]);
+    setup_ok(&node, &["--strict"]);
+    restart(&node);
+    assert_eq!(node.config().gpu.swarm_resource, ["DOCKER_RESOURCE_GPU"]);
+    assert_eq!(opens(&node, "one", &flags, "busybox"), third);
+    assert_eq!(node.leased_minors(&node.id("one")), third);
+    for again in [&flags[..], &["-e", &named, "-e", "NVIDIA_VISIBLE_DEVICES=void"]] {
+        let got = node.docker(&[&["run", "--rm"], again, &["busybox", "true"]].concat());
+        assert!(
+            got.code == 125 && got.stderr.contains("GPU 3  ") || got.stderr.contains("one"),
+            "{got}"
+        );
+    }
+    // Beside a request it says nothing: what was asked for is leased and opened, and nothing else.
+    for (name, runtime) in [("two", "gpuctl-gate"), ("three", "nvidia")] {
+        let line = ["--runtime", runtime, "--gpus", "2", "-e", "DOCKER_RESOURCE_GPU=all"];
+        let open = opens(&node, name, &line, "busybox");
+        assert_eq!((open.len(), &open), (2, &node.leased_minors(&node.id(name))), "{name}");
+    }
+    let line = ["run", "-d", "--name", "train", "-e", "DOCKER_RESOURCE_GPU=all", "--gpus", "1"];
+    node.gpuctl_ok(&[&line[..], &["busybox", "sleep", "100000"]].concat());
+    assert_eq!(probe::opens(&node, "train-0"), node.leased_minors(&node.id("train-0")));
+    node.check();
+}
+
+#[test]
 fn with_nvidias_tool_a_cdi_spec_is_made_and_its_list_of_runtimes_led_through_us() {
     if !runs_here() {
         return;

@@ -12,7 +12,7 @@ use gpuctl_ledger::node::{links, notes, refused};
 use gpuctl_ledger::rules::allocate::{Supply, Want, allocate};
 use gpuctl_ledger::rules::retry::WaitsFor;
 
-use super::Making;
+use super::{Making, OPEN};
 use crate::request::{AskError, Asked};
 use crate::turned_away::TurnedAway;
 use crate::{fault, inject, strip, visible};
@@ -86,6 +86,9 @@ impl Making<'_> {
             Ok(()) => {
                 fault::here(self.config, "injected");
                 self.tell_granted(&granted, docker_name);
+                if keep_rest {
+                    self.audit(Decision::Exempted, docker_name, &[], OPEN);
+                }
                 self.hint(docker_name, &pieces(&granted));
                 Ok(())
             }

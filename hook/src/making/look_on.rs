@@ -6,7 +6,7 @@ use gpuctl_ledger::grant;
 use gpuctl_ledger::model::GpuRequest;
 use gpuctl_ledger::rules::allocate::{Supply, Want, allocate};
 
-use super::Making;
+use super::{EXEMPT, Making, OPEN};
 use crate::admit::Admit;
 use crate::image_env;
 
@@ -15,7 +15,8 @@ impl Making<'_> {
     pub(super) fn observe(&self, admit: &Admit, name: &str, by_image: bool) {
         let (decision, what) = match admit {
             Admit::Pass => return,
-            Admit::Exempt => (Decision::Exempted, "on the exempt list".into()),
+            Admit::Exempt => (Decision::Exempted, EXEMPT.into()),
+            Admit::Open => (Decision::Exempted, OPEN.into()),
             Admit::Without if by_image => (Decision::Stripped, image_env::IGNORED.into()),
             Admit::Without => (Decision::Stripped, "would hold no lease".into()),
             Admit::Refuse(refusal) => (Decision::Refused, refusal.one_line()),

@@ -7,6 +7,7 @@
 
 mod answered;
 mod ids;
+pub mod swarm;
 
 use std::collections::BTreeSet;
 

@@ -138,7 +138,8 @@ fn judge(seen: &Observed, config: &Config) -> Vec<Check> {
     }
     if let (Some(level), Ok(json)) = (level, daemon_json(seen)) {
         let level = if level == Level::Observe { Level::Cooperative } else { level };
-        let found = holes::holes(seen, config, &json, level);
+        let mut found = holes::holes(seen, config, &json, level);
+        found.extend(holes::swarm_resource(seen, config));
         let told = |hole: holes::Hole| check("hole", Verdict::Warning, hole.text, hole.closes);
         checks.extend(found.into_iter().map(told));
     }

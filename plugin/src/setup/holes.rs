@@ -128,7 +128,6 @@ pub(super) fn holes(
             }
         }
     }
-    holes.extend(swarm_resource(seen, config));
     if strict {
         return holes;
     }
@@ -156,20 +155,24 @@ pub(super) fn holes(
 }
 
 /// NVIDIA's toolkit may be told to take GPUs from another variable, which a container's author sets: it counts
-/// before the leased GPUs wherever it is the toolkit that puts them in.
-fn swarm_resource(seen: &Observed, config: &Config) -> Option<Hole> {
+/// before the leased GPUs wherever it is the toolkit that puts them in, unless our config names it too, as it
+/// does after setup.
+pub(super) fn swarm_resource(seen: &Observed, config: &Config) -> Option<Hole> {
     let text = seen.text(&seen.nvidia_config)?;
-    let names = super::settings::nvidia_swarm_resource(text)?;
+    let names: Vec<String> = super::settings::nvidia_swarm_resource(text)
+        .into_iter()
+        .filter(|name| !config.gpu.swarm_resource.contains(name))
+        .collect();
     let real = seen.program(&config.runtime.real.to_string_lossy());
     let by_env = !seen.cdi && seen.ctk.is_none() || config.gpu.inject == Inject::Env;
-    (by_env || real.is_some_and(Program::is_nvidia)).then(|| {
-        let file = seen.nvidia_config.display();
-        Hole {
-            text: format!(
-                "whoever sets {names} in a container gets the GPUs that it names from NVIDIA's toolkit: take swarm-resource out of {file}"
-            ),
-            closes: None,
-        }
+    let toolkits = by_env || real.is_some_and(Program::is_nvidia);
+    (toolkits && !names.is_empty()).then(|| {
+        let text = format!(
+            "whoever sets {} in a container gets the GPUs that it names from NVIDIA's toolkit: swarm-resource of {} is not in gpu.swarm_resource",
+            names.join(" or "),
+            seen.nvidia_config.display()
+        );
+        Hole::new(text, Some("docker gpuctl setup"))
     })
 }
 

@@ -11,7 +11,7 @@ use super::observed::{Level, Observed, Program};
 use super::record::{Record, SCHEMA};
 use super::seed::{Seed, seeding};
 use super::services;
-use super::settings::Settings;
+use super::settings::{self, Settings};
 use super::units;
 use crate::engine::api::Failure;
 
@@ -408,6 +408,15 @@ fn own_config(
                 config.gpu.cdi_dirs.first().map(|d| d.display().to_string()).unwrap_or_default()
             ));
         }
+    }
+    // A name that is in NVIDIA's config no more may be another tool's: it stays until somebody takes it out.
+    let named = seen.text(&seen.nvidia_config).map(settings::nvidia_swarm_resource);
+    let known = &config.gpu.swarm_resource;
+    let new: Vec<String> =
+        named.unwrap_or_default().into_iter().filter(|name| !known.contains(name)).collect();
+    if !new.is_empty() {
+        let all = known.iter().chain(&new).map(String::as_str);
+        set.set("gpu", "swarm_resource", all.collect::<toml_edit::Array>());
     }
     plan.file(seen, path.clone(), Some(set.render()), 0o644, false);
     Ok(runc.is_some())

@@ -512,16 +512,21 @@ fn a_drop_in_that_counts_after_ours_is_named() {
 }
 
 #[test]
-fn a_variable_that_the_toolkit_takes_gpus_from_is_named() {
+fn a_variable_that_the_toolkit_takes_gpus_from_is_named_until_our_config_knows_it() {
     let mut seen = host();
     let file = seen.nvidia_config.clone();
-    seen.files.insert(file, "swarm-resource = \"DOCKER_RESOURCE_GPU\"\n".into());
-    let of = |seen: &Observed| {
-        let plan = planned(seen, Level::Strict);
-        holes(&plan).iter().any(|h| h.contains("DOCKER_RESOURCE_GPU"))
-    };
+    seen.files.insert(file.clone(), "swarm-resource = \"DOCKER_RESOURCE_GPU\"\n".into());
+    let hole =
+        |seen: &Observed| super::holes::swarm_resource(seen, &config(seen)).map(|hole| hole.text);
     // With a CDI spec it is not the toolkit that puts GPUs in.
-    assert!(!of(&seen));
+    assert_eq!(hole(&seen), None);
     seen.cdi = false;
-    assert!(of(&seen));
+    assert!(hole(&seen).unwrap().contains("DOCKER_RESOURCE_GPU"));
+    let mut set = after(&seen, Level::Strict);
+    assert_eq!(hole(&set), None);
+    // What is named there later is added, and nothing taken out.
+    set.files.insert(file, "swarm-resource = \"OTHER\"\n".into());
+    assert!(hole(&set).unwrap().contains("OTHER"));
+    let again = after(&set, Level::Strict);
+    assert_eq!(config(&again).gpu.swarm_resource, ["DOCKER_RESOURCE_GPU", "OTHER"]);
 }

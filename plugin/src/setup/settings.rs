@@ -80,10 +80,10 @@ pub(super) fn nvidia_runtimes(text: &str) -> Result<Vec<String>, String> {
 
 /// The variables that NVIDIA's toolkit takes GPUs from before NVIDIA_VISIBLE_DEVICES, where its config says
 /// so: `swarm-resource`, names between commas.
-pub(super) fn nvidia_swarm_resource(text: &str) -> Option<String> {
-    let document = parse(text).ok()?;
-    let value = document.get("swarm-resource")?.as_str()?.trim();
-    (!value.is_empty()).then(|| value.to_owned())
+pub(super) fn nvidia_swarm_resource(text: &str) -> Vec<String> {
+    let document = parse(text).unwrap_or_default();
+    let value = document.get("swarm-resource").and_then(|value| value.as_str()).unwrap_or_default();
+    value.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect()
 }
 
 /// NVIDIA's config with another list.
@@ -141,8 +141,8 @@ mod tests {
         );
         assert!(nvidia_runtimes("[x\n").is_err());
         assert!(nvidia_runtimes("[nvidia-container-runtime]\nruntimes = [\"runc\", 3]\n").is_err());
-        assert_eq!(nvidia_swarm_resource(text), None);
-        assert_eq!(nvidia_swarm_resource("swarm-resource = \"\"\n"), None);
-        assert_eq!(nvidia_swarm_resource("swarm-resource = \"A,B\"\n").as_deref(), Some("A,B"));
+        let swarm = nvidia_swarm_resource;
+        assert!([text, "swarm-resource = \" , \"\n", "[x\n"].map(swarm).iter().all(Vec::is_empty));
+        assert_eq!(swarm("swarm-resource = \"A, B\"\n"), ["A", "B"]);
     }
 }

@@ -17,7 +17,9 @@ use crate::{Doing as _, Profile, Result, files};
 const RUNTIME: &str = "nvidia-container-runtime";
 const HOOK: &str = "nvidia-container-runtime-hook";
 const PROFILE: &str = "gpus.json";
-const VISIBLE: &str = "NVIDIA_VISIBLE_DEVICES=";
+const VISIBLE: &str = "NVIDIA_VISIBLE_DEVICES";
+/// A file beside the programs: what `swarm-resource` is in the toolkit's config.toml.
+pub const SWARM: &str = "swarm-resource";
 
 /// Lays both programs out in a folder.
 ///
@@ -50,11 +52,17 @@ pub fn entered(me: &Path, arguments: &[String]) -> Option<ExitCode> {
     })
 }
 
-/// What the environment names; nothing for none, void and empty.
-fn visible(spec: &Value) -> Option<String> {
+/// What the environment names, by the first variable that is there; nothing for none, void and empty.
+fn visible(me: &Path, spec: &Value) -> Option<String> {
     let env = spec.pointer("/process/env").and_then(Value::as_array)?;
-    let last = env.iter().rev().find_map(|e| e.as_str()?.strip_prefix(VISIBLE))?;
-    (!matches!(last, "" | "none" | "void")).then(|| last.to_owned())
+    let swarm = std::fs::read_to_string(me.with_file_name(SWARM)).unwrap_or_default();
+    let value = |name: &str| {
+        let of = |entry: &'_ str| entry.strip_prefix(name)?.strip_prefix('=').map(str::to_owned);
+        env.iter().rev().find_map(|entry| of(entry.as_str()?))
+    };
+    let names = swarm.split(',').map(str::trim).filter(|name| !name.is_empty());
+    let first = names.chain([VISIBLE]).find_map(value)?;
+    (!matches!(first.as_str(), "" | "none" | "void")).then_some(first)
 }
 
 fn spec(bundle: &Path) -> Result<Value> {
@@ -68,7 +76,7 @@ fn runtime(me: &Path, arguments: &[String]) -> Result<()> {
         let bundle = at.and_then(|at| arguments.get(at + 1)).ok_or("no bundle is named")?;
         let bundle = PathBuf::from(bundle);
         let mut spec = spec(&bundle)?;
-        if visible(&spec).is_some() {
+        if visible(me, &spec).is_some() {
             let hook = me.with_file_name(HOOK);
             let mine = json!({"path": hook, "args": [hook, "prestart"]});
             let hooks = spec.as_object_mut().ok_or("the spec is no object")?;
@@ -89,7 +97,7 @@ fn hook(me: &Path) -> Result<()> {
     let state: Value = serde_json::from_str(&state).doing("understand the state")?;
     let bundle = state["bundle"].as_str().ok_or("the state names no bundle")?;
     let pid = state["pid"].as_i64().ok_or("the state names no pid")?;
-    let Some(named) = visible(&spec(Path::new(bundle))?) else { return Ok(()) };
+    let Some(named) = visible(me, &spec(Path::new(bundle))?) else { return Ok(()) };
     let gpus = Profile::read(&me.with_file_name(PROFILE))?.gpus;
     let cgroups =
         std::fs::read_to_string(format!("/proc/{pid}/cgroup")).doing("read the cgroup")?;

@@ -39,6 +39,9 @@ pub struct GpuConfig {
     pub watchers: Vec<String>,
     /// The kernel's list of device majors, in which nvidia-caps has its own.
     pub majors: PathBuf,
+    /// Variables from which NVIDIA's toolkit takes GPUs before NVIDIA_VISIBLE_DEVICES: `swarm-resource` in
+    /// its config.toml, from which setup has it.
+    pub swarm_resource: Vec<String>,
     /// GPUs that several containers may share, each a slot.
     pub shared: Vec<Shared>,
 }
@@ -63,6 +66,7 @@ impl Default for GpuConfig {
             .map(String::from)
             .to_vec(),
             majors: "/proc/devices".into(),
+            swarm_resource: Vec::new(),
             shared: Vec::new(),
         }
     }

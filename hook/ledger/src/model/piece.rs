@@ -174,6 +174,9 @@ impl Gpu {
     }
 }
 
+/// The shortest beginning of a UUID that is taken for it, in characters: four behind `GPU-`.
+const SHORTEST: usize = 8;
+
 impl Inventory {
     /// What a leased unit is; `None` where the node has no such thing (any more). A slot is found
     /// whatever the config says of its GPU now.
@@ -197,7 +200,8 @@ impl Inventory {
                 Some(Piece { gpu, part: Part::Mig(mig) })
             }
             GpuRef::Uuid(text) => {
-                let piece = self.piece(&Unit::new(text.clone()).ok()?)?;
+                let exact = self.piece(&Unit::new(text.clone()).ok()?);
+                let piece = exact.or_else(|| self.beginning(text))?;
                 let there = match piece.part {
                     Part::Slot(slot) => slot < piece.gpu.slots,
                     Part::Whole | Part::Mig(_) => true,
@@ -206,6 +210,21 @@ impl Inventory {
             }
             other => self.find(other).map(Piece::from),
         }
+    }
+
+    /// The only GPU or MIG device whose UUID begins so, as CUDA and NVIDIA's runtime take it.
+    fn beginning(&self, text: &str) -> Option<Piece<'_>> {
+        let begins = |unit: &Unit| {
+            let start = unit.as_str().get(..text.len());
+            text.len() >= SHORTEST && start.is_some_and(|start| start.eq_ignore_ascii_case(text))
+        };
+        let wholes = self.gpus.iter().filter(|gpu| begins(&gpu.unit)).map(Piece::from);
+        let parts = self.gpus.iter().flat_map(|gpu| {
+            let cut = gpu.mig.iter().filter(|mig| begins(&mig.unit));
+            cut.map(move |mig| Piece { gpu, part: Part::Mig(mig) })
+        });
+        let mut all = wholes.chain(parts);
+        all.next().filter(|_| all.next().is_none())
     }
 }
 
@@ -240,6 +259,26 @@ mod tests {
             assert_eq!(place(none), None, "{none}");
         }
         assert!(inventory.piece(&Unit::new("GPU-b/200").unwrap()).is_some(), "a lease of before");
+    }
+
+    #[test]
+    fn the_beginning_of_a_uuid_is_enough_where_it_is_of_one_thing_only() {
+        let mut inventory = inventory();
+        let mut name = |at: usize, uuid: &str| inventory.gpus[at].unit = Unit::new(uuid).unwrap();
+        name(0, "GPU-1220e65d-e526");
+        name(1, "GPU-1220f65d-e526");
+        inventory.gpus[0].mig[0].unit = Unit::new("MIG-4a1b77").unwrap();
+        let place = |text: &str| {
+            inventory.locate(&text.parse().unwrap()).map(|piece| piece.place().to_string())
+        };
+        assert_eq!(place("gpu-1220e").as_deref(), Some("0"));
+        assert_eq!(place("GPU-1220f65d").as_deref(), Some("1"));
+        assert_eq!(place("MIG-4a1b").as_deref(), Some("0:0"));
+        for none in
+            ["GPU-1220", "GPU-12", "GPU-1221", "GPU-1220f65d-e5267", "MIG-1220", "GPU-1220e/0"]
+        {
+            assert_eq!(place(none), None, "{none}");
+        }
     }
 
     #[test]

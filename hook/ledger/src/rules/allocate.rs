@@ -101,6 +101,8 @@ pub enum Shortage {
     },
     /// One that was named is not free.
     NamedTaken {
+        /// How many whole GPUs of the node are free now.
+        free: u32,
         /// Those in the way.
         taken: Vec<(Place, Taken)>,
     },
@@ -217,7 +219,10 @@ impl<'a> Sight<'a> {
         let units = pieces.iter().map(Piece::unit).collect();
         match self.part(pieces) {
             (_, taken) if taken.is_empty() => Ok(units),
-            (_, taken) => Err(Shortage::NamedTaken { taken }),
+            (_, taken) => {
+                let all = self.supply.inventory.gpus.iter().map(Piece::from).collect();
+                Err(Shortage::NamedTaken { free: number(self.part(all).0.len()), taken })
+            }
         }
     }
 

@@ -30,7 +30,7 @@ pub fn may_pass(shortage: &Shortage) -> bool {
         Shortage::NotFree { asked, free, taken } => {
             u32::try_from(passing(taken)).is_ok_and(|n| free.saturating_add(n) >= *asked)
         }
-        Shortage::NamedTaken { taken } => passing(taken) == taken.len(),
+        Shortage::NamedTaken { taken, .. } => passing(taken) == taken.len(),
         Shortage::NotAll { have, .. } => *have > 0,
         Shortage::TooMany { .. }
         | Shortage::NoneLike { .. }
@@ -119,9 +119,9 @@ mod tests {
         assert!(not_free(2, vec![busy()]));
         assert!(not_free(2, vec![busy(), cut()]));
         assert!(!not_free(3, vec![busy(), cut()]), "MIG devices never become a GPU by themselves");
-        assert!(!may_pass(&Shortage::NamedTaken { taken: vec![busy(), cut()] }));
-        assert!(may_pass(&Shortage::NamedTaken { taken: vec![busy()] }));
-        assert!(may_pass(&Shortage::NamedTaken { taken: vec![] }));
+        assert!(!may_pass(&Shortage::NamedTaken { free: 0, taken: vec![busy(), cut()] }));
+        assert!(may_pass(&Shortage::NamedTaken { free: 0, taken: vec![busy()] }));
+        assert!(may_pass(&Shortage::NamedTaken { free: 0, taken: vec![] }));
         assert!(may_pass(&Shortage::NotAll { free: 1, have: 2, taken: vec![] }));
         assert!(!may_pass(&Shortage::NotAll { free: 0, have: 0, taken: vec![] }));
         assert!(!may_pass(&Shortage::TooMany { asked: 9, have: 8 }));

@@ -136,12 +136,12 @@ pub fn refusal(
             rows: rows(taken),
             hint: or_fewer(*free),
         },
-        Shortage::NamedTaken { taken } => {
+        Shortage::NamedTaken { free, taken } => {
             let list: Vec<String> = taken.iter().map(|(i, _)| i.to_string()).collect();
             let verb = if list.len() == 1 { "is" } else { "are" };
             let whole = taken.iter().all(|(place, _)| matches!(place, Place::Whole(_)));
             let any = match request.number().unwrap_or(1) {
-                n if whole => format!("; --gpus {n} takes any that are free"),
+                n if whole && n <= *free => format!("; --gpus {n} takes any that are free"),
                 _ => String::new(),
             };
             Refusal {
@@ -172,6 +172,18 @@ pub fn refusal(
 mod tests {
     use super::*;
     use crate::model::Wanted;
+
+    #[test]
+    fn any_that_are_free_are_offered_only_where_there_are_enough() {
+        let node = NodeName::new("n1").unwrap();
+        let request: GpuRequest = "device=0,1".parse().unwrap();
+        let said = |free| {
+            let taken = vec![(Place::Whole(0), Taken::Mig)];
+            refusal(&Shortage::NamedTaken { free, taken }, &request, &node, &|_| String::new())
+        };
+        assert!(said(2).hint.ends_with("; --gpus 2 takes any that are free"));
+        assert_eq!(said(1).hint, "docker gpuctl gpus shows all of them");
+    }
 
     #[test]
     fn that_nothing_is_as_asked_is_said_in_the_singular_of_each_kind() {
