@@ -91,7 +91,7 @@ fn names(pid: i32, place: &Place) -> bool {
 }
 
 /// The place's cgroup in every hierarchy that has it, under the Engine's name for it or systemd's; and those
-/// of containers that lie beside it, see [`strays`].
+/// of containers that lie beside it, where containerd's first runtime has made some.
 pub fn cgroups(place: &Place) -> Vec<PathBuf> {
     let name = place.cgroup();
     let slice = format!("{name}.slice");
