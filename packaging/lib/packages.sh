@@ -15,8 +15,9 @@ etcd_packages=(etcd-server etcd-client)
 # What the tests fetch newer Engines with: Debian 12's takes no CDI devices (docker run --device
 # nvidia.com/gpu=0), later releases' do. The packages are unpacked into a folder and never installed here.
 newer_engine_packages=(debootstrap debian-archive-keyring wget)
-# What makes containers besides Docker, for the whole matrix of docs/matrix.md.
-matrix_packages=(podman docker-compose)
+# What makes containers besides Docker, for the whole matrix of docs/matrix.md; what shows and takes away device
+# rules of cgroup v2; a manager that has cgroups, see tests/matrix/under-systemd.
+matrix_packages=(podman docker-compose bpftool systemd)
 
 # What packaging/build needs besides: the tools of both kinds.
 package_packages=(binutils dpkg-dev rpm)

@@ -17,9 +17,12 @@ use serde_json::{Value, json};
 /// What the program is called when it stands for a part of the toolkit.
 const RUNTIMES: [&str; 2] = ["nvidia-container-runtime", "nvidia-container-runtime.legacy"];
 const HOOK: &str = "nvidia-container-runtime-hook";
+/// The file beside the stand-ins that names the process which has put them there.
+const RUNNER: &str = "runner.pid";
 const VISIBLE: &str = "NVIDIA_VISIBLE_DEVICES=";
 
-/// Puts the stand-ins into a folder: this very program under their names.
+/// Puts the stand-ins into a folder: this very program under their names. They need this process, for as
+/// long as they are used, to find the machine's programs.
 ///
 /// # Errors
 /// When they cannot be put there.
@@ -34,7 +37,7 @@ pub fn install(folder: &Path) -> Result<(), String> {
     for name in RUNTIMES.iter().chain([&HOOK]) {
         gpuctl_sim::files::install(&runner, &folder.join(name))?;
     }
-    Ok(())
+    gpuctl_sim::files::write(&folder.join(RUNNER), &std::process::id().to_string())
 }
 
 /// Acts as the part of the toolkit that the program is called like; `None` if it is called otherwise.
@@ -180,22 +183,25 @@ fn hook(place: &Path) -> Result<(), String> {
         return Ok(());
     }
     // Version 2 keeps the rules in a program, which the real one replaces; this one takes it away.
-    // The machine's bpftool sees the cgroups that are mounted here by this process.
+    // bpftool sees the cgroups that are mounted here by this process.
     let here = std::process::id();
     let path = format!("/proc/{here}/root/sys/fs/cgroup{}", of("").ok_or("no cgroup")?);
-    detach_all(&path)
+    detach_all(place, &path)
 }
 
-fn detach_all(cgroup: &str) -> Result<(), String> {
+fn detach_all(place: &Path, cgroup: &str) -> Result<(), String> {
     // A hook's environment is empty: it has no PATH. An Engine of another Debian has only what is in its
-    // own root: the program is the machine's.
-    let outside = Path::new("/proc/1/root");
+    // own root: the program is that of the machine, where whoever has installed this runs. Not process 1,
+    // into which root may not look everywhere.
+    let runner = fs::read_to_string(place.join("nvidia").join(RUNNER));
+    let process = format!("/proc/{}", runner.map_err(|e| format!("no runner: {e}"))?.trim());
+    let outside = Path::new(&process).join("root");
     let program = ["usr/sbin/bpftool", "sbin/bpftool", "usr/bin/bpftool"];
     let program =
         program.into_iter().find(|p| outside.join(p).exists()).ok_or("no bpftool here")?;
     let bpftool = |arguments: &[&str]| {
         let mut enter = Command::new("/usr/bin/nsenter");
-        enter.args(["--mount=/proc/1/ns/mnt", "--"]).arg(Path::new("/").join(program));
+        enter.arg(format!("--mount={process}/ns/mnt")).arg("--").arg(Path::new("/").join(program));
         let got = enter.args(arguments).output().map_err(|e| format!("bpftool: {e}"))?;
         let said = String::from_utf8_lossy(&got.stderr).into_owned();
         got.status.success().then_some(got.stdout).ok_or(format!("bpftool: {said}"))

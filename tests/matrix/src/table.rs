@@ -90,7 +90,13 @@ tried with a real container that tries to open the device nodes, while another c
   was broken off
 
 20.10, 26.1 and 28.5 are Debian's Engines, 28.5 with each of its two image stores; 29-fixtures is what Engine 29
-handed to a runtime when it was recorded. With systemd all of it runs in a booted Debian.
+handed to a runtime when it was recorded.
+
+All containers are real; not every column has a machine of its own. With cgroupfs, where the machine has version 1
+of cgroups, it runs where version 2 alone is mounted. With systemd, 26.1 strict runs in a booted Debian, whose
+first process is systemd; the other columns run on the machine, under a manager of systemd of their own that has
+a part of the machine's cgroups for the whole (`tests/matrix/under-systemd`), and in the booted Debian where that
+cannot be had.
 
 A way that names a GPU was tried twice: with one that another container holds, and with a free one. The cell
 is of the free one; had the other been opened, it would say \"not caught\".

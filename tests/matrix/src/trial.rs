@@ -56,7 +56,7 @@ impl Trial {
             return Err(format!("this machine's cgroups are not {}", column.cgroup_name()));
         }
         if column.cgroup == Cgroup::V2Systemd && !systemd() {
-            return Err("systemd is not this machine's init".into());
+            return Err("no systemd makes cgroups here".into());
         }
         let debian = debian(column)?;
         let engine = engine::Options {
@@ -267,21 +267,24 @@ impl Trial {
     }
 
     /// Kills what is alive in cgroups of containers that Docker does not show running: an Engine whose start
-    /// fails late may leave runc's init. How many there were.
+    /// fails late may leave runc's init. How many there were. Only cgroups of this place are looked at: none is
+    /// another Engine's.
     ///
     /// # Errors
     /// When one cannot be killed.
     pub fn kill_unstarted(&self) -> Result<usize, String> {
         let mut killed = 0;
         for folder in processes::cgroups(self.node.place()) {
-            for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
-                let name = entry.file_name().to_string_lossy().into_owned();
-                // systemd's: docker-ID.scope.
-                let id = name.strip_prefix("docker-").unwrap_or(&name).trim_end_matches(".scope");
-                let procs = std::fs::read_to_string(entry.path().join("cgroup.procs"));
-                let (64, Ok(procs), false) = (id.len(), procs, self.running(id)) else { continue };
-                for pid in procs.lines().filter_map(|l| l.parse().ok()) {
-                    kill(Pid::from_raw(pid), Signal::SIGKILL).map_err(|e| e.to_string())?;
+            let below = std::fs::read_dir(&folder).into_iter().flatten().flatten();
+            for cgroup in below.map(|entry| entry.path()).chain([folder.clone()]) {
+                let name = cgroup.file_name().unwrap_or_default().to_string_lossy();
+                if container_of(&name).is_none_or(|id| self.running(id)) {
+                    continue;
+                }
+                let procs = std::fs::read_to_string(cgroup.join("cgroup.procs"));
+                for pid in procs.iter().flat_map(|p| p.lines()).filter_map(|l| l.parse().ok()) {
+                    kill(Pid::from_raw(pid), Signal::SIGKILL)
+                        .map_err(|e| format!("cannot end {pid} in {}: {e}", cgroup.display()))?;
                     killed += 1;
                 }
             }
@@ -294,6 +297,14 @@ impl Trial {
         self.node.docker(&["inspect", "--format", "{{.State.Running}}", name]).stdout.trim()
             == "true"
     }
+}
+
+/// The container that a cgroup of this name is of: `ID` by the Engine, `docker-ID.scope` by systemd, and
+/// `SLICE:docker:ID` where a shim forgot to say that it meant systemd.
+fn container_of(cgroup: &str) -> Option<&str> {
+    let scope = cgroup.strip_prefix("docker-").and_then(|rest| rest.strip_suffix(".scope"));
+    let id = scope.or(cgroup.rsplit(':').next())?;
+    (id.len() == 64 && id.bytes().all(|b| b.is_ascii_hexdigit())).then_some(id)
 }
 
 /// The Debian whose Engine a column has, with what the CLI needs besides; `None` for the machine's own.
@@ -317,7 +328,8 @@ pub fn refusal(got: &Output) -> Option<String> {
     Some(line.trim_end().trim_end_matches(": unknown").trim_end_matches(": unknown.").to_owned())
 }
 
-/// Whether systemd is init here.
+/// Whether systemd may be asked for cgroups here: as the machine's first process, or as tests/matrix/under-systemd
+/// has it.
 pub fn systemd() -> bool {
     Path::new("/run/systemd/system").is_dir()
 }
@@ -358,4 +370,31 @@ fn install(node: &mut Node, column: Column) -> Result<(), String> {
 fn real_runc(node: &Node) -> Result<PathBuf, String> {
     let narrow = node.place().libexec().join("runc");
     if narrow.is_file() { Ok(narrow) } else { node.site().engine().runc() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_containers_cgroup_is_known_by_each_of_its_names() {
+        let id = "0123456789abcdef".repeat(4);
+        let of = |name: String| container_of(&name).map(str::to_owned);
+        for name in
+            [id.clone(), format!("docker-{id}.scope"), format!("gpuctl-a1.slice:docker:{id}")]
+        {
+            assert_eq!(of(name.clone()), Some(id.clone()), "{name}");
+        }
+        // A container of podman's, one without an id, and what else lies there.
+        for name in [
+            format!("libpod-{id}.scope"),
+            format!("docker-{id}"),
+            format!("docker-{}.scope", &id[1..]),
+            id.replace('a', "g"),
+            "gpuctl-a1.slice".into(),
+            String::new(),
+        ] {
+            assert_eq!(of(name.clone()), None, "{name}");
+        }
+    }
 }

@@ -90,27 +90,52 @@ fn names(pid: i32, place: &Place) -> bool {
     has("cmdline", &folder) || has("environ", &config)
 }
 
-/// The place's cgroup in every hierarchy that has it, under the Engine's name for it or systemd's.
+/// The place's cgroup in every hierarchy that has it, under the Engine's name for it or systemd's; and those
+/// of containers that lie beside it, where containerd's first runtime has made some.
 pub fn cgroups(place: &Place) -> Vec<PathBuf> {
     let name = place.cgroup();
+    let slice = format!("{name}.slice");
     // systemd puts a slice into those that its name begins with.
-    let slice = name.split_once('-').map(|(first, _)| format!("{first}.slice/{name}.slice"));
+    let in_slices = name.split_once('-').map(|(first, _)| format!("{first}.slice/{slice}"));
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let mut found: Vec<PathBuf> = mounts
         .lines()
         .filter_map(|line| {
             let mut fields = line.split(' ');
             let (_, folder, kind) = (fields.next()?, fields.next()?, fields.next()?);
-            kind.starts_with("cgroup").then(|| Path::new(folder))
+            kind.starts_with("cgroup").then(|| (Path::new(folder), kind == "cgroup2"))
         })
-        .flat_map(|folder| {
-            std::iter::once(&name).chain(&slice).map(|n| folder.join(n)).collect::<Vec<_>>()
+        .flat_map(|(folder, second)| {
+            let mut found: Vec<PathBuf> =
+                std::iter::once(&name).chain(&in_slices).map(|n| folder.join(n)).collect();
+            if second {
+                let of_engines = engines_folder(&own).map(|path| folder.join(path));
+                let folders = of_engines.into_iter().chain([folder.to_owned()]);
+                found.extend(folders.flat_map(|folder| strays(&folder, &slice)));
+            }
+            found
         })
         .filter(|folder| folder.is_dir())
         .collect();
     found.sort();
     found.dedup();
     found
+}
+
+/// The cgroups of containers, in a folder, that should lie in a slice: containerd's first runtime hands systemd's
+/// word for them, `SLICE:docker:ID`, to a runc that is not told of systemd and takes it for a path.
+fn strays(folder: &Path, slice: &str) -> Vec<PathBuf> {
+    let is_stray = |name: &str| name.strip_prefix(slice).is_some_and(|rest| rest.starts_with(':'));
+    let below = fs::read_dir(folder).into_iter().flatten().flatten();
+    below.filter(|e| e.file_name().to_str().is_some_and(is_stray)).map(|e| e.path()).collect()
+}
+
+/// Where runc puts what no absolute path names: beside the cgroup of the Engine, which is the caller's. By the
+/// caller's /proc/self/cgroup, of version 2, and without the first slash.
+fn engines_folder(own: &str) -> Option<&str> {
+    let path = own.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    Some(path.rsplit_once('/').map_or("", |(parent, _)| parent))
 }
 
 /// A folder and all below it, the deepest first.
@@ -231,5 +256,32 @@ pub fn remove(place: &Place) -> Result<()> {
             Err(format!("cannot remove {}: {e}", place.root().display()))
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_containers_cgroup_beside_its_slice_is_found_and_no_other_places() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["a-1.slice:docker:x", "a-1.slice:docker:y", "a-12.slice:docker:x", "a-1.slice"]
+        {
+            fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        let mut found = strays(folder.path(), "a-1.slice");
+        found.sort();
+        let wanted = ["x", "y"].map(|id| folder.path().join(format!("a-1.slice:docker:{id}")));
+        assert_eq!(found, wanted);
+    }
+
+    #[test]
+    fn runc_puts_it_beside_the_engines_own_cgroup() {
+        let own = "5:devices:/other\n0::/system.slice/test.service\n";
+        assert_eq!(engines_folder(own), Some("system.slice"));
+        assert_eq!(engines_folder("0::/work\n"), Some(""));
+        assert_eq!(engines_folder("0::/\n"), Some(""));
+        assert_eq!(engines_folder("5:devices:/\n"), None);
     }
 }

@@ -157,7 +157,11 @@ fn compose_up(trial: &mut Trial) -> Tried {
 
 fn swarm(trial: &mut Trial) -> Tried {
     let node = &trial.node;
-    let init = node.docker(&["swarm", "init", "--advertise-addr", "127.0.0.1"]);
+    // Another column's swarm, or the machine's own, may have the usual port.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr());
+    let address = port.map_err(|e| format!("no free port: {e}"))?.to_string();
+    let init =
+        node.docker(&["swarm", "init", "--advertise-addr", &address, "--listen-addr", &address]);
     if init.code != 0 {
         let said = init.stderr.lines().next().unwrap_or("nothing").trim();
         return Ok(Verdict::not_applicable(format!("docker swarm init says: {said}")));
