@@ -24,7 +24,10 @@ fn plan(process: usize, containers: usize, each: usize) -> Vec<(usize, usize)> {
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         usize::try_from(seed >> 33).expect("small") % below
     };
-    (0..each).map(|_| (next(containers), next(5))).collect()
+    // The first of each is to a container that another process begins with too.
+    (0..each)
+        .map(|turn| if turn == 0 { (process / 2, 0) } else { (next(containers), next(5)) })
+        .collect()
 }
 
 fn change(node: &Node, (number, kind): (usize, usize), turn: usize) -> Output {
