@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod booted;
+pub mod broken;
 pub mod check;
 pub mod choose;
 pub mod fields;

@@ -18,7 +18,7 @@ pub use flags::{env, label, mount, publish, restart, swap};
 pub use image::without_image;
 pub use model::{Change, HostPort, Mount, Publish, Restart};
 pub use mounts::{Kept, anonymous, inherited};
-pub use plan::{Way, way};
+pub use plan::{Way, is_reversible, way};
 
 /// Why a change cannot be asked for: what is wrong, and what to type instead.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

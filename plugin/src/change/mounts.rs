@@ -71,7 +71,10 @@ pub fn inherited(is: &Value, to_be: &Value, old: &str, ours: &BTreeSet<String>) 
         .cloned()
         .collect();
     let (before, after, left) = (places(is), said(to_be), places(to_be));
-    let gone = before.iter().any(|place| !left.contains(place));
+    // Docker takes nothing from a container that has a tmpfs among its mounts: it looks for its volume.
+    let tmpfs = list(is, "/HostConfig/Mounts")
+        .any(|mount| mount.get("Type").and_then(Value::as_str) == Some("tmpfs"));
+    let gone = tmpfs || before.iter().any(|place| !left.contains(place));
     let named = |place: &String| after.contains(place) && !sourceless(to_be, place);
     let anonymous = anonymous(is);
     let kept: Vec<&(String, String)> =
@@ -190,6 +193,15 @@ mod tests {
         without_cache["Mounts"].as_array_mut().unwrap().remove(1);
         let (_, how) = inherited(&spec(), &without_cache, "abc", &BTreeSet::new());
         assert_eq!(how, Kept::Named(vec!["s1:/scratch".into()]));
+    }
+
+    #[test]
+    fn nothing_comes_from_a_container_with_a_tmpfs_among_its_mounts() {
+        let mut is = spec();
+        let tmpfs = json!({"Type": "tmpfs", "Target": "/quick"});
+        is["HostConfig"]["Mounts"].as_array_mut().unwrap().push(tmpfs);
+        let (_, how) = inherited(&is, &is, "abc", &BTreeSet::new());
+        assert_eq!(how, Kept::Named(vec!["c1:/cache".into(), "s1:/scratch".into()]));
     }
 
     #[test]

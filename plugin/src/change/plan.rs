@@ -11,7 +11,8 @@ pub enum Way {
     Nothing,
     /// The container itself is changed.
     InPlace {
-        /// The body of Docker's update, and the one that takes it back; none where only GPUs differ.
+        /// The body of Docker's update, and the one that takes back what can be taken back; none where only
+        /// GPUs differ.
         update: Option<(Value, Value)>,
         /// Whether its GPUs differ: then it is restarted.
         gpus: bool,
@@ -55,8 +56,9 @@ pub fn way(differences: &[Difference], is: &Value, to_be: &Value, replace: bool)
     Way::InPlace { update: Some((update, back)), gpus }
 }
 
-/// The body of an update to these fields of a spec. `None` where Docker cannot set one of them: 0 and
-/// empty are "as it is" to it. Taken back, a limit that there was not is set to what is none.
+/// The body of an update to these fields of a spec. Docker cannot set all of them: 0 and empty are "as it
+/// is" to it, and less than 6 MB of memory is refused. Then `None`, or, where that is not `strict`, a body
+/// without.
 fn body(fields: &[&str], spec: &Value, strict: bool) -> Option<Value> {
     let host = spec.get("HostConfig")?;
     let mut body = Map::new();
@@ -74,10 +76,12 @@ fn body(fields: &[&str], spec: &Value, strict: bool) -> Option<Value> {
         let none = matches!(&value, Value::Null)
             || value.as_i64() == Some(0)
             || value.as_str().is_some_and(str::is_empty);
-        if none && strict {
-            return None;
+        match none {
+            false => drop(body.insert((*key).into(), value)),
+            true if strict => return None,
+            true if *key == "PidsLimit" => drop(body.insert((*key).into(), json!(-1))),
+            true => {}
         }
-        body.insert((*key).into(), if none { no_limit(key) } else { value });
     }
     // Docker compares the two with each other.
     if body.contains_key("Memory") && !body.contains_key("MemorySwap") {
@@ -89,13 +93,10 @@ fn body(fields: &[&str], spec: &Value, strict: bool) -> Option<Value> {
     Some(Value::Object(body))
 }
 
-/// What is no limit, to an Engine that takes 0 for "as it is".
-fn no_limit(key: &str) -> Value {
-    match key {
-        "Memory" | "MemorySwap" | "PidsLimit" | "CpuQuota" => json!(-1),
-        "CpusetCpus" | "CpusetMems" => json!(""),
-        _ => json!(0),
-    }
+/// Whether an update can be taken back by this one: else it is made when nothing else can fail.
+pub fn is_reversible((update, back): &(Value, Value)) -> bool {
+    let fields = update.as_object().into_iter().flat_map(Map::keys);
+    fields.into_iter().all(|field| back.get(field).is_some())
 }
 
 #[cfg(test)]
@@ -128,9 +129,14 @@ mod tests {
         };
         let update = json!({"Memory": 2_i64 << 30, "MemorySwap": 4_i64 << 30, "NanoCpus": 2_000_000_000_i64,
             "RestartPolicy": {"Name": "on-failure", "MaximumRetryCount": 3}});
-        let back = json!({"Memory": 1_i64 << 30, "MemorySwap": 2_i64 << 30, "NanoCpus": 0,
+        let back = json!({"Memory": 1_i64 << 30, "MemorySwap": 2_i64 << 30,
             "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0}});
-        assert_eq!(of(&limits, (1, 1)), Way::InPlace { update: Some((update, back)), gpus: false });
+        let update = (update, back);
+        assert!(!is_reversible(&update), "processors without a limit cannot be set");
+        assert_eq!(of(&limits, (1, 1)), Way::InPlace { update: Some(update), gpus: false });
+        let memory = Change { memory: Some(2 << 30), ..Change::default() };
+        let Way::InPlace { update: Some(update), .. } = of(&memory, (1, 1)) else { panic!() };
+        assert!(is_reversible(&update));
         let env = Change {
             env: vec![("A".into(), "2".into())],
             memory: Some(2 << 30),

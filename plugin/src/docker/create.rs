@@ -44,7 +44,9 @@ pub(super) fn body(recorded: &Value, changes: &Changes, version: ApiVersion) -> 
     // A hostname that Docker made from the id belongs to the old container.
     let made = create.get("Hostname").and_then(Value::as_str) == Some(short);
     let shared = mode.starts_with("container:");
-    if made || shared {
+    // One that has the host's own shows that, and Docker takes none for it.
+    let of_host = host.get("UTSMode").and_then(Value::as_str) == Some("host");
+    if made || shared || of_host {
         create.remove("Hostname");
     }
     if shared {
@@ -200,6 +202,10 @@ mod tests {
         let made = body(&r, &Changes::default(), (1, 53)).unwrap();
         assert!(made.create.get("Hostname").is_none());
         r["Config"]["Hostname"] = json!("x");
+        r["HostConfig"]["UTSMode"] = json!("host");
+        let of_host = body(&r, &Changes::default(), (1, 53)).unwrap();
+        assert!(of_host.create.get("Hostname").is_none());
+        r["HostConfig"]["UTSMode"] = json!("");
         r["Config"]["ExposedPorts"] = json!({"80/tcp": {}});
         r["HostConfig"]["NetworkMode"] = json!("container:abc");
         let shared = body(&r, &Changes::default(), (1, 53)).unwrap();

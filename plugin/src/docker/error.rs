@@ -42,6 +42,11 @@ impl DockerError {
         }
     }
 
+    /// Whether nobody answers: then it is not known whether it was done, and a later try may do it.
+    pub fn is_unreachable(&self) -> bool {
+        matches!(self, Self::Unreachable(..))
+    }
+
     /// Whether there is no such thing.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::NotFound(_))

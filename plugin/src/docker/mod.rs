@@ -360,6 +360,15 @@ impl Docker {
         serde_json::from_slice(&bytes).map_err(|e| DockerError::Odd(e.to_string()))
     }
 
+    /// Whether a container has files of its own, as `docker diff` tells them.
+    ///
+    /// # Errors
+    /// [`DockerError`].
+    pub fn has_files(&self, id: &str) -> Result<bool, DockerError> {
+        let changes = self.raw("GET", &format!("/containers/{id}/changes"), None, self.limit)?;
+        Ok(changes.as_array().is_some_and(|list| !list.is_empty()))
+    }
+
     /// Whether the Engine has started this container since a time: of one that is gone already, its
     /// events are all that is left.
     ///

@@ -160,7 +160,7 @@ fn source(
         }
         (None, gpus) => gpus,
     };
-    let files = match layers::upper(ctx, &found.id, &shown, &docker_name)? {
+    let files = match layers::of_source(ctx, &found.id, &shown, &docker_name)? {
         Some(upper) => {
             let words = docker_name.to_string();
             let source = layers::Source { upper, kept: false, words };

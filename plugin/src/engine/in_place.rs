@@ -1,9 +1,11 @@
 //! A change in place: claim, set the binding, Docker's update, restart, rename. The runtime injects
 //! the new set of GPUs; nothing is copied. Without other GPUs nothing is restarted.
 //!
-//! Steps of the journal: `claim` (undone: the binding and the leases are put back), `restart` (of a
-//! running container: stopped, renamed, started) and `rename` (name and records), both finished,
-//! unless somebody else has the new name; `undo` instead of these, once undoing has begun.
+//! Steps of the journal: `claim` (undone: the binding and the leases are put back), `restart` (Docker's
+//! update, and a running container is stopped, renamed, started) and `rename` (name and records), both
+//! finished, unless somebody else has the new name; `undo` instead of these, once undoing has begun.
+//! Docker takes no limit away: an update that sets one for the first time comes after the restart, and is
+//! not to be taken back.
 
 use gpuctl_ledger::ledger::{At, Batch, Ledger, LedgerError};
 use gpuctl_ledger::model::{
@@ -20,8 +22,9 @@ use super::context::Context;
 use super::create::keep_copy;
 use super::journal::Journal;
 use super::names::Found;
-use super::undo_in_place::{Started, removed, undo, was_removed};
+use super::undo_in_place::{Started, has, removed, undo, was_removed};
 use super::{creation, ending, leases, version};
+use crate::change;
 use crate::docker::Inspect;
 
 /// What finishing and undoing need.
@@ -82,15 +85,16 @@ pub(super) fn execute(
     let mut journal = Journal::begin(ctx, name, kind, data.by.clone(), "claim", data)?;
     let claimed = claim(ctx, &journal.operation.token, data, found, binding);
     let restarted = claimed.and_then(|()| {
-        if let Some((update, _)) = &data.update {
-            ctx.docker()?.update(data.id.as_str(), update)?;
-        }
         journal.step(ctx, "restart", data, Batch::new())?;
+        let first = data.update.as_ref().is_some_and(change::is_reversible);
+        if first {
+            limit(ctx, data)?;
+        }
         if data.was_running {
             let name = &found.record.record.name;
             again(ctx, data, name, found.docker_name.as_str())?;
         }
-        Ok(())
+        if first { Ok(()) } else { limit(ctx, data) }
     });
     if let Err(failure) = restarted {
         return match undo(ctx, journal, Started::OrLater) {
@@ -106,6 +110,22 @@ pub(super) fn execute(
     Err(Failure::new(removed(name)).hint(format!(
         "docker gpuctl rm {name} forgets it; docker gpuctl run --from {name} builds it again"
     )))
+}
+
+/// Docker's update; it may be made already.
+///
+/// # Errors
+/// What Docker says against it: then nothing of it is so, or it is not known.
+pub(super) fn limit(ctx: &Context, data: &Data) -> Result<(), Failure> {
+    let Some((update, _)) = &data.update else { return Ok(()) };
+    let docker = ctx.docker()?;
+    match docker.update(data.id.as_str(), update) {
+        // It may be that only the answer was lost.
+        Err(_) if docker.inspect(data.id.as_str())?.is_some_and(|shown| has(&shown, update)) => {
+            Ok(())
+        }
+        updated => Ok(updated?),
+    }
 }
 
 /// Stops it and starts it anew, renamed meanwhile: some Engines cannot rename a container that was
@@ -192,6 +212,7 @@ pub(super) fn finish(ctx: &Context, journal: Journal) -> Result<bool, Failure> {
         _ => Vec::new(),
     };
     ending::release_dead(ctx, &data.id, &keep)?;
+    leases::named(ctx, &data.id, &new_name)?;
     let mut batch = Batch::new();
     version::becomes_current(ctx, &name, data.to, &data.id, &mut batch)?;
     journal.finish_with(ctx, &batch, &version_record(ctx, &name, &data, &shown))?;

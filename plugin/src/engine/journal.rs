@@ -408,23 +408,18 @@ impl Journal {
     }
 }
 
-/// Where tests kill the program: before and after each step.
+/// Where tests break it off: before and after each step.
 fn fault(operation: &impl Change, when: &str) {
     fault_at(operation, operation.step(), when);
 }
 
-/// Where tests kill the program. Compiled out of releases.
+/// Where tests break it off. Compiled out of releases.
 #[cfg(feature = "faults")]
 fn fault_at(operation: &impl Change, step: &str, when: &str) {
-    let here = format!("{}:{step}:{when}", operation.point());
-    // Of several changes of one kind, one is meant by its name.
-    let this = format!("{here}@{}", operation.shown());
-    if std::env::var("GPUCTL_KILL_AT").is_ok_and(|at| at == here || at == this) {
-        let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL);
-    }
+    super::faults::pass(&operation.point(), step, when, &operation.shown());
 }
 
-/// Where tests kill the program: nothing in a release.
+/// Where tests break it off: nothing in a release.
 #[cfg(not(feature = "faults"))]
 #[inline]
 fn fault_at(_: &impl Change, _: &str, _: &str) {}

@@ -56,6 +56,28 @@ pub(super) fn upper(
     layer::find(&facts).map_err(failure)
 }
 
+/// As [`upper()`], for who takes the files: where Docker put some into a container that never ran (`docker
+/// cp`) and shows no folder of them, it is not known where they are.
+///
+/// # Errors
+/// As [`upper()`], and then.
+pub(super) fn of_source(
+    ctx: &Context,
+    id: &ContainerId,
+    shown: &Inspect,
+    docker_name: &DockerName,
+) -> Result<Option<PathBuf>, Failure> {
+    let found = upper(ctx, id, shown, docker_name)?;
+    if found.is_none() && ctx.docker()?.has_files(id.as_str())? {
+        return Err(Failure::new(format!(
+            "{docker_name} was never started, and files were put into it: where they are is known from its \
+             first start on"
+        ))
+        .hint(format!("docker gpuctl start {docker_name}, then try again; it need not run any more then")));
+    }
+    Ok(found)
+}
+
 /// Where a new container is to have its files. With containerd's image store that is known once it was
 /// mounted: its start, which our runtime refuses, notes it.
 ///

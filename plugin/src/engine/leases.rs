@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use gpuctl_ledger::audit::{Decision, Entry};
 use gpuctl_ledger::grant::{self, Claim, Granted};
-use gpuctl_ledger::ledger::{At, Batch, LedgerError};
+use gpuctl_ledger::ledger::{At, Batch, Change, LedgerError};
 use gpuctl_ledger::model::{
     Binding, ContainerId, ContainerName, DockerName, GpuRequest, Holder, Lease, Token, Unit,
     Version,
@@ -148,6 +148,25 @@ pub(super) fn tell_rebound(
         .gpus(&units.unwrap_or_default())
         .why(why)
         .write(&ctx.config);
+}
+
+/// How long the new name of a container waits for starts under way.
+const NAMED: Duration = Duration::from_secs(2);
+
+/// Has the leases of a container, and the node's note of them, say its new name.
+///
+/// # Errors
+/// The ledger's.
+pub(super) fn named(ctx: &Context, id: &ContainerId, name: &DockerName) -> Result<(), Failure> {
+    let of = |holder: &Holder| Holder { docker_name: name.clone(), ..holder.clone() };
+    let _ = ctx.ledger.change_leases(id, None, |lease| {
+        if lease.holder.docker_name == *name {
+            return Change::Keep;
+        }
+        Change::Put(Box::new(Lease { holder: of(&lease.holder), ..lease.clone() }))
+    })?;
+    note_holder(ctx, id, NAMED, |noted| (noted.docker_name != *name).then(|| of(noted)));
+    Ok(())
 }
 
 /// Has the node's note of a container's grant say another holder, where `change` gives one. No start

@@ -16,6 +16,8 @@ mod creation;
 mod doctor;
 mod ending;
 mod events;
+#[cfg(feature = "faults")]
+mod faults;
 mod history;
 mod images;
 mod in_place;

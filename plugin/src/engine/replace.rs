@@ -114,7 +114,7 @@ pub(super) fn prepare(
     let ours: BTreeSet<String> =
         kept::versions(ctx, name)?.into_iter().map(|v| v.container.to_string()).collect();
     let (spec, anonymous) = change::inherited(is, &spec, found.id.as_str(), &ours);
-    let own = layers::upper(ctx, &found.id, shown, &found.docker_name)?;
+    let own = layers::of_source(ctx, &found.id, shown, &found.docker_name)?;
     let source = target.files.clone().or_else(|| {
         let words = format!("the files of {}", found.docker_name);
         own.clone().map(|upper| Source { upper, kept: false, words })

@@ -5,11 +5,12 @@ use std::time::{Duration, Instant};
 use gpuctl_ledger::ledger::Batch;
 use gpuctl_ledger::model::{ContainerId, ContainerName, DockerName};
 use gpuctl_ledger::node::notes;
+use serde_json::Value;
 
 use super::api::Failure;
 use super::context::Context;
 use super::ending;
-use super::in_place::{Data, again, finish, words};
+use super::in_place::{Data, again, finish, limit, words};
 use super::journal::Journal;
 use super::leases::{self, Before};
 use crate::docker::Inspect;
@@ -45,16 +46,19 @@ pub(super) fn undo(
     let data: Data = journal.data()?;
     // Until the step `restart` it is not stopped: one that does not run ended by itself.
     let ours = journal.operation.step != "claim";
+    // While the Engine cannot be asked, it stays open whether it is done or undone.
+    let docker = ctx.docker()?;
+    let shown = docker.inspect(data.id.as_str())?;
     if ours && journal.operation.step != "undo" {
         // Begun, it can only be undone: the binding no longer tells what the new version is to have.
         journal.step(ctx, "undo", &data, Batch::new())?;
     }
     let _ = notes::remove_binding(&ctx.config.paths, &data.id);
-    let docker = ctx.docker()?;
-    let shown = docker.inspect(data.id.as_str())?;
     let restarted = shown.as_ref().is_some_and(|s| has_restarted(s, &data));
     let runs = shown.as_ref().is_some_and(Inspect::running);
-    if let Some((_, back)) = data.update.as_ref().filter(|_| shown.is_some()) {
+    // What was not set, or cannot be taken back, is left.
+    let back = data.update.as_ref().map(|(_, back)| back);
+    if let Some(back) = back.zip(shown.as_ref()).filter(|(back, s)| !has(s, back)).map(|(b, _)| b) {
         match docker.update(data.id.as_str(), back) {
             Err(_) if was_removed(ctx, &data.id)? => {}
             updated => updated?,
@@ -98,6 +102,7 @@ pub(super) fn undo(
         let (name, has) = (&journal.operation.name, words(&data.before.gpus));
         match (docker.start(data.id.as_str()), started) {
             (Ok(()), _) => format!("{name} runs again with {has}"),
+            (Err(why), _) if why.is_unreachable() => return Err(why.into()),
             (Err(_), _) if was_removed(ctx, &data.id)? => removed(name),
             (Err(why), Started::OrLater) => return Err(why.into()),
             (Err(why), Started::OrNot) => {
@@ -140,6 +145,14 @@ pub(super) fn was_removed(ctx: &Context, id: &ContainerId) -> Result<bool, Failu
     }
 }
 
+/// Whether a container's settings are those of a body of Docker's update.
+pub(super) fn has(shown: &Inspect, update: &Value) -> bool {
+    let fields = update.as_object().into_iter().flatten();
+    fields
+        .into_iter()
+        .all(|(key, value)| shown.0.pointer(&format!("/HostConfig/{key}")) == Some(value))
+}
+
 fn has_restarted(shown: &Inspect, data: &Data) -> bool {
     shown.started_at().unwrap_or_default() != data.started_at
 }
@@ -173,12 +186,18 @@ pub(super) fn recover(ctx: &Context, mut journal: Journal) -> Result<String, Fai
     // From the step `restart` on it may be that the Engine is just about to stop it, which can be
     // neither seen nor taken back: so it is done. One that was started anew and has ended since is
     // left so: that is its own affair.
-    if data.was_running
-        && !has_restarted(&shown, &data)
-        && let Err(why) = again(ctx, &data, &name, shown.name())
-    {
+    let restarted = match data.was_running && !has_restarted(&shown, &data) {
+        true => again(ctx, &data, &name, shown.name()),
+        false => Ok(()),
+    };
+    let step = journal.operation.step.clone();
+    let limited =
+        restarted.and_then(|()| if step == "restart" { limit(ctx, &data) } else { Ok(()) });
+    if let Err(why) = limited {
         let how = undo(ctx, journal, Started::OrNot)?;
-        return Ok(format!("{what} was broken off and cannot be finished ({why}): {how}"));
+        return Ok(format!(
+            "{what} was broken off and cannot be finished ({why}): it is undone, {how}"
+        ));
     }
     let new_name = DockerName::of(&name, data.to);
     if let Some(other) = ctx.docker()?.inspect(new_name.as_str())?
@@ -187,7 +206,7 @@ pub(super) fn recover(ctx: &Context, mut journal: Journal) -> Result<String, Fai
         // Somebody has taken its name meanwhile, and may keep it for ever.
         let how = undo(ctx, journal, Started::OrNot)?;
         return Ok(format!(
-            "{what} was broken off, and {new_name} is another container by now: {how}"
+            "{what} was broken off, and {new_name} is another container by now: it is undone, {how}"
         ));
     }
     if journal.operation.step != "rename" {

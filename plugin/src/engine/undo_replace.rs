@@ -45,6 +45,7 @@ pub(super) fn undo(ctx: &Context, mut journal: Journal) -> Result<String, Failur
         if data.was_running && !runs {
             how = match docker.start(data.old.as_str()) {
                 Ok(()) => format!("{name} runs again as it was"),
+                Err(why) if why.is_unreachable() => return Err(why.into()),
                 Err(why) => {
                     let why = Failure::from(why).message;
                     ending::release_dead(ctx, &data.old, &[])?;
