@@ -109,6 +109,12 @@ pub(super) fn change(
 /// less, what it writes for itself may fail, and then it can only be read.
 const GROWS_WITH: u64 = 32 << 20;
 
+/// What a copy that shares its blocks may take beyond those that are moved: its filesystem's own.
+const MOVES_WITH: u64 = 16 << 20;
+
+/// What is done with what is needed to resize a copy.
+const COPIED: &str = "are copied for it";
+
 /// Sees whether the host's disk can hold it.
 fn check_room(
     ctx: &Context,
@@ -122,10 +128,12 @@ fn check_room(
     let xfs = observe::filesystem(ctx, now) == ImageFilesystem::Xfs;
     let whole = rules::image_bytes(spec.size, xfs);
     let images = &ctx.config.volumes.images;
-    let (now_needed, why) = if offline && !layer::shares(images, images) {
-        (taken, "are copied for it")
-    } else {
-        (ByteSize(GROWS_WITH), "are needed to grow")
+    // Blocks that are shared take room once they are moved: those beyond the new end.
+    let moved = observe::length(spec).saturating_sub(whole).min(taken.0);
+    let (now_needed, why) = match offline {
+        true if !layer::shares(images, images) => (taken, COPIED),
+        true => (ByteSize(moved + MOVES_WITH), COPIED),
+        false => (ByteSize(GROWS_WITH), "are needed to grow"),
     };
     let full = if offline && allocate { whole } else { whole.saturating_sub(taken.0) };
     let need = Need {

@@ -118,6 +118,12 @@ pub(super) fn on_disk(ctx: &Context, version: &VolumeVersionRecord) -> Option<By
     }
 }
 
+/// How long a volume's image is, in bytes; 0 where it has none.
+pub(super) fn length(spec: &Spec) -> u64 {
+    let file = Detail::of(spec).ok().and_then(|detail| std::fs::metadata(detail.file).ok());
+    file.map_or(0, |meta| meta.len())
+}
+
 /// The containers that mount a volume, running or not.
 ///
 /// # Errors
