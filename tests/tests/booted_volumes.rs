@@ -102,6 +102,99 @@ fn an_image_outlives_a_power_cut_and_grows_while_it_is_written_to() {
     host.sh("! losetup -a | grep data-0");
 }
 
+/// All that volumes with quotas have on the host.
+fn traces(host: &mut Host) -> String {
+    host.sh("docker volume ls -q; ls /var/lib/docker/volumes; docker ps -a --format '{{.Names}} {{.State}}' | sort; \
+             docker images -a --format '{{.Repository}}:{{.Tag}}'; docker gpuctl volume ls -q; docker gpuctl volume history kill -q 2>&1; true")
+}
+
+/// Kills a command on the volume at a point; what the next one said, which ends it first.
+#[track_caller]
+fn killed(host: &mut Host, point: &str, name: &str, words: &str) -> String {
+    let killed = host.try_sh(&format!("GPUCTL_KILL_AT={point} docker gpuctl volume {words}"));
+    assert_ne!(killed.code, 0, "{point}: {killed}");
+    let next = host.try_sh(&format!("docker gpuctl volume resize {name} 1GB --dry-run --roll"));
+    format!("{}{}", next.stdout, next.stderr)
+}
+
+/// kill -9 at each step of what is done to a volume that Docker's quotas keep to its size: all is as it was,
+/// or as it was to be, and kept to just that.
+#[track_caller]
+fn killed_at_each_step(host: &mut Host) {
+    let clean = traces(host);
+    let undone = ["size:volume", "size:image", "size:mounted", "size:container"];
+    for point in ["volume-create:make:begun", "volume-create:make:done"].into_iter().chain(undone) {
+        let said = killed(host, point, "kill", "create kill --size 40MB");
+        assert!(said.contains("was broken off: it is undone"), "{point}: {said}");
+        assert_eq!(traces(host), clean, "{point}");
+    }
+    killed(host, "volume-create:end:done", "kill", "create kill --size 40MB");
+    let current = |host: &mut Host| {
+        let shown = host.sh("docker gpuctl volume inspect kill --format json");
+        let shown: serde_json::Value = serde_json::from_str(&shown).expect("JSON");
+        shown["docker_name"].as_str().expect("a name").to_owned()
+    };
+    let mut volume = current(host);
+    inside(
+        host,
+        &volume,
+        "dd if=/dev/urandom of=/v/f bs=1M count=20 2>/dev/null; ln /v/f /v/.g; sync",
+    );
+    let sum = inside(host, &volume, "md5sum /v/f");
+    host.sh(&format!(
+        "docker gpuctl run -d --name rolls --gpus 1 --network none --stop-signal KILL -v {volume}:/v busybox sleep 1000000"
+    ));
+    let mut size = 40;
+    let steps = [
+        ("make:begun", false),
+        ("make:done", false),
+        ("stop:begun", false),
+        ("stop:done", false),
+        ("copy:begun", false),
+        ("copy:done", false),
+        ("move:begun", false),
+        ("move:done", false),
+        ("record:begun", true),
+        ("record:done", true),
+        ("end:done", true),
+    ];
+    let steps = steps.map(|(step, done)| (format!("volume-resize:{step}"), done));
+    for (point, done) in undone.map(|point| (point.to_owned(), false)).into_iter().chain(steps) {
+        let before = traces(host);
+        let wanted = if size == 40 { 60 } else { 40 };
+        let said = killed(host, &point, "kill", &format!("resize kill {wanted}MB --roll"));
+        if !point.ends_with("end:done") {
+            let how =
+                if done { "was broken off: it is done" } else { "was broken off: it is undone" };
+            assert!(said.contains(how), "{point}: {said}");
+        }
+        if !done {
+            assert_eq!(traces(host), before, "{point}");
+            continue;
+        }
+        let old = std::mem::replace(&mut volume, current(host));
+        assert_ne!(old, volume, "{point}");
+        size = wanted;
+        let script =
+            "md5sum /v/f; dd if=/dev/zero of=/v/z bs=4096 2>/dev/null; stat -c %s /v/z; rm /v/z";
+        let got =
+            host.sh(&format!("docker exec $(docker ps -q --filter name=rolls-) sh -c '{script}'"));
+        let (now, room) = got.split_once('\n').expect("two lines");
+        let room: u64 = room.trim().parse().expect("a number");
+        let left = (size - 20) * MIB;
+        assert!(now == sum && room <= left && room > left - MIB, "{point}: {got}");
+        host.sh("docker gpuctl prune rolls -f; docker gpuctl volume prune -f");
+        assert!(!traces(host).lines().any(|line| line == old), "{point}");
+    }
+    host.sh("docker gpuctl rm -f rolls");
+    for point in ["volume-rm:remove:begun", "volume-rm:remove:done", "volume-rm:end:done"] {
+        host.sh("docker gpuctl volume ls -q | grep kill || docker gpuctl volume create kill --size 40MB");
+        let said = killed(host, point, "kill", "rm --history kill");
+        assert!(said.contains("it is done") || point.ends_with("end:done"), "{point}: {said}");
+        assert_eq!(traces(host), clean, "{point}");
+    }
+}
+
 #[test]
 fn quotas_of_xfs_keep_a_volume_to_its_size() {
     let Some(mut host) = Host::boot(CgroupDriver::Systemd, false) else { return };
@@ -155,6 +248,7 @@ fn quotas_of_xfs_keep_a_volume_to_its_size() {
     inside(&mut host, &again, "rm -f /v/full");
     let got = fill(&mut host, &again, "full");
     assert!((31 * MIB..=32 * MIB).contains(&got), "after a boot: {got}");
+    killed_at_each_step(&mut host);
     host.sh("docker gpuctl volume create cut --size 80MB");
     cut_in_a_copy(&mut host, "cut", "/var/lib/docker/volumes/cut-1/_data");
     // One of Docker's own is taken in with its limit.

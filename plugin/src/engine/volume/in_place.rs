@@ -129,7 +129,7 @@ fn check_room(
     let whole = rules::image_bytes(spec.size, xfs);
     let images = &ctx.config.volumes.images;
     // Blocks that are shared take room once they are moved: those beyond the new end.
-    let moved = observe::length(spec).saturating_sub(whole).min(taken.0);
+    let moved = observe::length(now).saturating_sub(whole).min(taken.0);
     let (now_needed, why) = match offline {
         true if !layer::shares(images, images) => (taken, COPIED),
         true => (ByteSize(moved + MOVES_WITH), COPIED),

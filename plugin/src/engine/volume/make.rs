@@ -277,7 +277,10 @@ fn check_room(ctx: &Context, new: &New<'_>, front: &mut dyn Front) -> Result<(),
         full,
         asked: format!("{} asked for", new.size),
         allocate: new.allocate && new.backend == Backend::Image,
-        else_do: "without --allocate the room is taken as files are written",
+        else_do: match new.from {
+            Some(from) if observe::allocated(from) => room::PRUNE,
+            _ => "without --allocate the room is taken as files are written",
+        },
     };
     room::check(ctx, new.backend, &need, front)
 }
