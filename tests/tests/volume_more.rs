@@ -130,8 +130,8 @@ fn a_volume_of_dockers_is_taken_in_and_gets_a_limit() {
     }
 }
 
-/// `docker volume prune` removes what no container mounts. An image outlives that, and Docker gets its volume
-/// again; what `docker run -v` has made in its place meanwhile is not taken for it.
+/// An image outlives `docker volume rm`, and Docker gets its volume again; what `docker run -v` has made in
+/// its place meanwhile is not taken for it.
 #[test]
 fn what_was_removed_in_docker_is_given_back() {
     if !engine_runs_here() {

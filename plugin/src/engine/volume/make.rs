@@ -21,8 +21,9 @@ use super::{copy, find, observe};
 use crate::volume::image::Detail;
 use crate::volume::{MakeError, Sizing, Spec, rules};
 
-/// How many names are tried for which Docker would not keep to the size.
-const TRIES: u32 = 8;
+/// How many names are tried for which Docker would not keep to the size: each that was undone or removed
+/// since the Engine was started is one.
+const TRIES: u32 = 64;
 
 /// What undoing needs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
