@@ -53,6 +53,21 @@ fn cut_in_a_copy(host: &mut Host, name: &str, copied: &str) {
     assert_eq!(inside(host, &new, sums), sum);
 }
 
+/// What a growth in place by 100 MB takes, in ms: the median of three.
+#[track_caller]
+fn growth(host: &mut Host, name: &str, mib: u64) -> u64 {
+    host.sh(&format!("docker gpuctl volume create {name} --size {mib}MB"));
+    let times = host.sh(&format!(
+        "for n in 1 2 3; do began=$(date +%s%N); \
+         docker gpuctl volume resize {name} $(({mib} + n * 100))MB --in-place >&2 || exit 1; \
+         echo $((($(date +%s%N) - began) / 1000000)); done"
+    ));
+    host.sh(&format!("docker gpuctl volume rm --history {name}"));
+    let mut times: Vec<u64> = times.lines().map(|t| t.parse().expect("a number")).collect();
+    times.sort_unstable();
+    times[1]
+}
+
 #[test]
 fn an_image_outlives_a_power_cut_and_grows_while_it_is_written_to() {
     let Some(mut host) = Host::boot(CgroupDriver::Systemd, false) else { return };
@@ -93,6 +108,10 @@ fn an_image_outlives_a_power_cut_and_grows_while_it_is_written_to() {
     let got = fill(&mut host, "data-0", "full");
     assert!(got <= 240 * MIB && got > 238 * MIB, "{got}");
     host.sh("docker rm -f writer && docker gpuctl volume rm --history data");
+    // While it is mounted, how large it was does not matter.
+    let (small, vast) = (growth(&mut host, "small", 300), growth(&mut host, "vast", 20 << 10));
+    eprintln!("a growth in place by 100 MB: of 300 MB {small} ms, of 20 GB {vast} ms");
+    assert!(vast < 2 * small, "{vast} ms, {small} ms");
     host.sh("docker gpuctl volume create cut --size 80MB");
     cut_in_a_copy(&mut host, "cut", "/var/lib/gpuctl/volumes/mounts/cut-1/data");
     host.sh("docker gpuctl volume rm --history cut");
