@@ -140,6 +140,8 @@ fn killed(host: &mut Host, point: &str, name: &str, words: &str) -> String {
 /// or as it was to be, and kept to just that.
 #[track_caller]
 fn killed_at_each_step(host: &mut Host) {
+    // It would end what was broken off, sooner than the next command on a slow machine.
+    host.sh("systemctl stop gpuctl.service");
     let clean = traces(host);
     let undone = ["size:volume", "size:image", "size:mounted", "size:container"];
     for point in ["volume-create:make:begun", "volume-create:make:done"].into_iter().chain(undone) {
@@ -213,6 +215,7 @@ fn killed_at_each_step(host: &mut Host) {
         assert!(said.contains("it is done") || point.ends_with("end:done"), "{point}: {said}");
         assert_eq!(traces(host), clean, "{point}");
     }
+    host.sh("systemctl start gpuctl.service");
 }
 
 #[test]

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::usage::Usage;
-use super::{GivenUp, MakeError, Sizing, Spec, engine_view, programs, unit};
+use super::{GivenUp, MakeError, Sizing, Spec, engine_view, mounts, programs, unit};
 use crate::docker::Docker;
 use crate::engine::api::Failure;
 use crate::faults;
@@ -514,11 +514,18 @@ fn released(detail: &Detail) -> Result<(), Failure> {
             Some(_) if Instant::now() < until => std::thread::sleep(Duration::from_millis(20)),
             Some(device) => {
                 let name = device.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                let holders = mounts::processes_with(&format!("/dev/{name}"));
+                let hint = match holders.as_slice() {
+                    [] => "something has one of its files open, or its mounts".to_owned(),
+                    _ => "these processes have mounts of their own, with it: stop them, then try again"
+                        .to_owned(),
+                };
                 return Err(Failure::new(format!(
                     "{} is unmounted here, and something else still has it as /dev/{name}",
                     detail.mount_point().display()
                 ))
-                .hint(format!("grep {name} /proc/*/mountinfo shows who")));
+                .details(holders)
+                .hint(hint));
             }
         }
     }
