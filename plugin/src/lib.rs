@@ -7,6 +7,7 @@ pub mod client;
 pub mod commands;
 pub mod docker;
 pub mod engine;
+mod faults;
 pub mod gpu;
 pub mod layer;
 pub mod service;

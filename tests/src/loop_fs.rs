@@ -126,11 +126,12 @@ pub fn loop_fs(kind: Kind, size: u64) -> Option<LoopFs> {
     Some(fs)
 }
 
-/// A mount namespace of the calling thread's own.
+/// A mount namespace of the calling thread's own. What is unmounted outside goes from it too: another test's
+/// volume, say, which it would keep in use.
 fn private() {
     unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace");
     let none: Option<&str> = None;
-    mount(none, "/", none, MsFlags::MS_PRIVATE | MsFlags::MS_REC, none).expect("private mounts");
+    mount(none, "/", none, MsFlags::MS_SLAVE | MsFlags::MS_REC, none).expect("mounts of its own");
 }
 
 /// Runs a program.

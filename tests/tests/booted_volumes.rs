@@ -53,6 +53,21 @@ fn cut_in_a_copy(host: &mut Host, name: &str, copied: &str) {
     assert_eq!(inside(host, &new, sums), sum);
 }
 
+/// What a growth in place by 100 MB takes, in ms: the median of three.
+#[track_caller]
+fn growth(host: &mut Host, name: &str, mib: u64) -> u64 {
+    host.sh(&format!("docker gpuctl volume create {name} --size {mib}MB"));
+    let times = host.sh(&format!(
+        "for n in 1 2 3; do began=$(date +%s%N); \
+         docker gpuctl volume resize {name} $(({mib} + n * 100))MB --in-place >&2 || exit 1; \
+         echo $((($(date +%s%N) - began) / 1000000)); done"
+    ));
+    host.sh(&format!("docker gpuctl volume rm --history {name}"));
+    let mut times: Vec<u64> = times.lines().map(|t| t.parse().expect("a number")).collect();
+    times.sort_unstable();
+    times[1]
+}
+
 #[test]
 fn an_image_outlives_a_power_cut_and_grows_while_it_is_written_to() {
     let Some(mut host) = Host::boot(CgroupDriver::Systemd, false) else { return };
@@ -93,6 +108,10 @@ fn an_image_outlives_a_power_cut_and_grows_while_it_is_written_to() {
     let got = fill(&mut host, "data-0", "full");
     assert!(got <= 240 * MIB && got > 238 * MIB, "{got}");
     host.sh("docker rm -f writer && docker gpuctl volume rm --history data");
+    // While it is mounted, how large it was does not matter.
+    let (small, vast) = (growth(&mut host, "small", 300), growth(&mut host, "vast", 20 << 10));
+    eprintln!("a growth in place by 100 MB: of 300 MB {small} ms, of 20 GB {vast} ms");
+    assert!(vast < 2 * small, "{vast} ms, {small} ms");
     host.sh("docker gpuctl volume create cut --size 80MB");
     cut_in_a_copy(&mut host, "cut", "/var/lib/gpuctl/volumes/mounts/cut-1/data");
     host.sh("docker gpuctl volume rm --history cut");
@@ -100,6 +119,103 @@ fn an_image_outlives_a_power_cut_and_grows_while_it_is_written_to() {
         "! ls /etc/systemd/system/docker.service.wants/*data* /etc/systemd/system/*data*.mount",
     );
     host.sh("! losetup -a | grep data-0");
+}
+
+/// All that volumes with quotas have on the host.
+fn traces(host: &mut Host) -> String {
+    host.sh("docker volume ls -q; ls /var/lib/docker/volumes; docker ps -a --format '{{.Names}} {{.State}}' | sort; \
+             docker images -a --format '{{.Repository}}:{{.Tag}}'; docker gpuctl volume ls -q; docker gpuctl volume history kill -q 2>&1; true")
+}
+
+/// Kills a command on the volume at a point; what the next one said, which ends it first.
+#[track_caller]
+fn killed(host: &mut Host, point: &str, name: &str, words: &str) -> String {
+    let killed = host.try_sh(&format!("GPUCTL_KILL_AT={point} docker gpuctl volume {words}"));
+    assert_ne!(killed.code, 0, "{point}: {killed}");
+    let next = host.try_sh(&format!("docker gpuctl volume resize {name} 1GB --dry-run --roll"));
+    format!("{}{}", next.stdout, next.stderr)
+}
+
+/// kill -9 at each step of what is done to a volume that Docker's quotas keep to its size: all is as it was,
+/// or as it was to be, and kept to just that.
+#[track_caller]
+fn killed_at_each_step(host: &mut Host) {
+    // It would end what was broken off, sooner than the next command on a slow machine.
+    host.sh("systemctl stop gpuctl.service");
+    let clean = traces(host);
+    let undone = ["size:volume", "size:image", "size:mounted", "size:container"];
+    for point in ["volume-create:make:begun", "volume-create:make:done"].into_iter().chain(undone) {
+        let said = killed(host, point, "gone", "create gone --size 40MB");
+        assert!(said.contains("was broken off: it is undone"), "{point}: {said}");
+        assert_eq!(traces(host), clean, "{point}");
+    }
+    // Of another name: undoing one whose name Docker remembers comes to such an end, too.
+    killed(host, "volume-create:end:done", "kill", "create kill --size 40MB");
+    let current = |host: &mut Host| {
+        let shown = host.sh("docker gpuctl volume inspect kill --format json");
+        let shown: serde_json::Value = serde_json::from_str(&shown).expect("JSON");
+        shown["docker_name"].as_str().expect("a name").to_owned()
+    };
+    let mut volume = current(host);
+    inside(
+        host,
+        &volume,
+        "dd if=/dev/urandom of=/v/f bs=1M count=20 2>/dev/null; ln /v/f /v/.g; sync",
+    );
+    let sum = inside(host, &volume, "md5sum /v/f");
+    host.sh(&format!(
+        "docker gpuctl run -d --name rolls --gpus 1 --network none --stop-signal KILL -v {volume}:/v busybox sleep 1000000"
+    ));
+    let mut size = 40;
+    let steps = [
+        ("make:begun", false),
+        ("make:done", false),
+        ("stop:begun", false),
+        ("stop:done", false),
+        ("copy:begun", false),
+        ("copy:done", false),
+        ("move:begun", false),
+        ("move:done", false),
+        ("record:begun", true),
+        ("record:done", true),
+        ("end:done", true),
+    ];
+    let steps = steps.map(|(step, done)| (format!("volume-resize:{step}"), done));
+    for (point, done) in undone.map(|point| (point.to_owned(), false)).into_iter().chain(steps) {
+        let before = traces(host);
+        let wanted = if size == 40 { 60 } else { 40 };
+        let said = killed(host, &point, "kill", &format!("resize kill {wanted}MB --roll"));
+        if !point.ends_with("end:done") {
+            let how =
+                if done { "was broken off: it is done" } else { "was broken off: it is undone" };
+            assert!(said.contains(how), "{point}: {said}");
+        }
+        if !done {
+            assert_eq!(traces(host), before, "{point}");
+            continue;
+        }
+        let old = std::mem::replace(&mut volume, current(host));
+        assert_ne!(old, volume, "{point}");
+        size = wanted;
+        let script =
+            "md5sum /v/f; dd if=/dev/zero of=/v/z bs=4096 2>/dev/null; stat -c %s /v/z; rm /v/z";
+        let got =
+            host.sh(&format!("docker exec $(docker ps -q --filter name=rolls-) sh -c '{script}'"));
+        let (now, room) = got.split_once('\n').expect("two lines");
+        let room: u64 = room.trim().parse().expect("a number");
+        let left = (size - 20) * MIB;
+        assert!(now == sum && room <= left && room > left - MIB, "{point}: {got}");
+        host.sh("docker gpuctl prune rolls -f; docker gpuctl volume prune -f");
+        assert!(!traces(host).lines().any(|line| line == old), "{point}");
+    }
+    host.sh("docker gpuctl rm -f rolls");
+    for point in ["volume-rm:remove:begun", "volume-rm:remove:done", "volume-rm:end:done"] {
+        host.sh("docker gpuctl volume ls -q | grep kill || docker gpuctl volume create kill --size 40MB");
+        let said = killed(host, point, "kill", "rm --history kill");
+        assert!(said.contains("it is done") || point.ends_with("end:done"), "{point}: {said}");
+        assert_eq!(traces(host), clean, "{point}");
+    }
+    host.sh("systemctl start gpuctl.service");
 }
 
 #[test]
@@ -155,6 +271,7 @@ fn quotas_of_xfs_keep_a_volume_to_its_size() {
     inside(&mut host, &again, "rm -f /v/full");
     let got = fill(&mut host, &again, "full");
     assert!((31 * MIB..=32 * MIB).contains(&got), "after a boot: {got}");
+    killed_at_each_step(&mut host);
     host.sh("docker gpuctl volume create cut --size 80MB");
     cut_in_a_copy(&mut host, "cut", "/var/lib/docker/volumes/cut-1/_data");
     // One of Docker's own is taken in with its limit.

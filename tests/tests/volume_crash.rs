@@ -88,6 +88,10 @@ fn create_is_whole_or_nothing() {
     for by_doctor in [false, true] {
         for (point, end) in [
             ("volume-create:make:begun", Undone),
+            ("image:file", Undone),
+            ("image:formatted", Undone),
+            ("image:mounted", Undone),
+            ("image:unit", Undone),
             ("volume-create:make:done", Undone),
             ("volume-create:end:done", Silent),
         ] {
@@ -155,8 +159,12 @@ fn in_place_is_the_old_limit_or_the_new_one() {
     for by_doctor in [false, true] {
         for (point, to, end) in [
             ("volume-in-place:offline:begun", 20, Undone),
+            ("image:copied", 20, Undone),
+            ("image:measured", 20, Undone),
             ("volume-in-place:offline:done", 20, Undone),
             ("volume-in-place:swap:begun", 20, Done),
+            ("image:swapped", 28, Done),
+            ("image:attached", 18, Done),
             ("volume-in-place:swap:done", 32, Done),
             ("volume-in-place:end:done", 24, Silent),
         ] {
@@ -190,6 +198,9 @@ fn rm_is_finished() {
     for by_doctor in [false, true] {
         for (point, end) in [
             ("volume-rm:remove:begun", Done),
+            ("image:forgotten", Done),
+            ("image:unmounted", Done),
+            ("image:removed", Done),
             ("volume-rm:remove:done", Done),
             ("volume-rm:end:done", Silent),
         ] {

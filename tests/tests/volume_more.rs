@@ -130,6 +130,66 @@ fn a_volume_of_dockers_is_taken_in_and_gets_a_limit() {
     }
 }
 
+/// An image outlives `docker volume rm`, and Docker gets its volume again; what `docker run -v` has made in
+/// its place meanwhile is not taken for it.
+#[test]
+fn what_was_removed_in_docker_is_given_back() {
+    if !engine_runs_here() {
+        return;
+    }
+    let node = node();
+    let create = ["volume", "create", "data", "--size", "32MB", "--label", "team=x", "--allocate"];
+    node.gpuctl_ok(&create);
+    inside(&node, "data-0", "echo zero >/v/f");
+    node.gpuctl_ok(&["volume", "resize", "data", "48MB"]);
+    inside(&node, "data-1", "echo one >/v/f");
+    node.docker_ok(&["volume", "rm", "data-0", "data-1"]);
+    let history = node.gpuctl_ok(&["volume", "history", "data"]);
+    let row = |n: usize| history.lines().nth(n).unwrap_or_default().to_owned();
+    assert!(row(1).contains("MB (removed)") && row(2).contains("MB (removed)"), "{history}");
+    // The room of the next version is taken at once too.
+    let taken = |n| row(n).split_whitespace().nth(3).and_then(|t| t[..2].parse::<u32>().ok());
+    assert!(taken(2).is_some_and(|mb| mb >= 48), "{history}");
+    let refused = node.gpuctl(&["volume", "resize", "data", "64MB"]);
+    assert!(refused.code == 1 && refused.stderr.contains("doctor --fix gives"), "{refused}");
+    assert_eq!(node.docker_ok(&["volume", "ls", "-q"]), "");
+
+    let fixed = node.gpuctl(&["doctor", "--fix"]);
+    assert!(fixed.stdout.contains("Docker has it again"), "{fixed}");
+    assert_eq!(inside(&node, "data-1", "cat /v/f"), "one");
+    let label = ["volume", "inspect", "-f", "{{.Labels.team}}", "data-1"];
+    assert_eq!(node.docker_ok(&label), "x");
+    // An older one is for rollback, or goes with the next prune.
+    assert_eq!(node.docker_ok(&["volume", "ls", "-q"]), "data-1");
+    assert_eq!(node.gpuctl_ok(&["volume", "rollback", "data"]), "data-2");
+    assert_eq!(inside(&node, "data-2", "cat /v/f"), "zero");
+
+    node.docker_ok(&["volume", "rm", "data-2", "data-0"]);
+    inside(&node, "data-2", "echo theirs >/v/g");
+    let ls = node.gpuctl_ok(&["volume", "ls"]);
+    assert!(ls.contains("another volume has its name"), "{ls}");
+    for words in [
+        &["volume", "resize", "data", "64MB"][..],
+        &["volume", "rm", "data"],
+        &["volume", "rm", "--history", "data"],
+    ] {
+        let got = node.gpuctl(words);
+        assert!(got.code == 1 && got.stderr.contains("docker volume rm data-2, if"), "{got}");
+    }
+    let doctor = node.gpuctl(&["doctor", "--fix"]);
+    assert!(doctor.stdout.contains("data-2 in Docker is another volume than ours"), "{doctor}");
+    assert_eq!(inside(&node, "data-2", "cat /v/g"), "theirs");
+    node.docker_ok(&["volume", "rm", "data-2"]);
+    node.gpuctl(&["doctor", "--fix"]);
+    assert_eq!(inside(&node, "data-2", "cat /v/f; ls /v"), "zero\nf");
+    // Of data-0 only the image was left.
+    assert_eq!(node.gpuctl_ok(&["volume", "prune", "-f"]), "data-0\ndata-1");
+    let left = std::fs::read_dir(node.place().at("volumes")).expect("a folder").count();
+    assert_eq!(left, 2, "data-2.img and mounts");
+    node.gpuctl_ok(&["volume", "rm", "--history", "data"]);
+    node.check();
+}
+
 /// The disk of the images is full in the middle of a copy: all is as it was.
 #[test]
 fn a_host_disk_that_gets_full_undoes_a_resize() {
@@ -179,11 +239,16 @@ fn command(words: &[&str]) {
 impl Narrow {
     /// One of this size, at `volumes/narrow` of the node's place.
     fn mount(node: &Node, size: &str) -> Self {
+        Self::made(node, size, &["mkfs.ext4", "-q", "-F", "-b", "4096", "-m", "0"])
+    }
+
+    /// As [`Self::mount`], made by this command.
+    fn made(node: &Node, size: &str, make: &[&str]) -> Self {
         let (disk, folder) = (node.place().at("disk"), node.place().at("volumes/narrow"));
         std::fs::create_dir(&folder).expect("a folder");
         let (file, point) = (disk.display().to_string(), folder.display().to_string());
         command(&["truncate", "-s", size, &file]);
-        command(&["mkfs.ext4", "-q", "-F", "-b", "4096", "-m", "0", &file]);
+        command(&[make, &[file.as_str()]].concat());
         command(&["mount", "-o", "loop", &file, &point]);
         Self { folder }
     }
@@ -205,6 +270,36 @@ impl Narrow {
 impl Drop for Narrow {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg("-l").arg(&self.folder).output();
+    }
+}
+
+/// Shrinking resizes a copy of the image. On a disk on which files share their blocks that takes room only
+/// for what is moved; an xfs that was made without that is told from one that was.
+#[test]
+fn a_shrink_in_place_needs_room_only_where_blocks_are_not_shared() {
+    if !engine_runs_here() {
+        return;
+    }
+    for (works, reflink, left) in
+        [(true, "reflink=1", 98), (false, "reflink=1", 70), (false, "reflink=0", 98)]
+    {
+        let node = node();
+        let disk = Narrow::made(&node, "400M", &["mkfs.xfs", "-q", "-m", reflink]);
+        node.edit_config(|text| text.replace("/volumes\"", "/volumes/narrow\""));
+        node.gpuctl_ok(&["volume", "create", "data", "--size", "200MB"]);
+        let write =
+            "dd if=/dev/urandom of=/v/f bs=1M count=100 2>/dev/null; cd /v; md5sum f >sum; sync";
+        inside(&node, "data-0", write);
+        disk.leave(left << 20);
+        let got = node.gpuctl(&["volume", "resize", "data", "150MB", "--in-place"]);
+        if works {
+            assert_eq!(got.code, 0, "{got}");
+        } else {
+            assert!(got.code == 1 && got.stderr.contains("MB are copied for it, "), "{got}");
+        }
+        let size = if works { "150MB" } else { "200MB" };
+        assert!(node.gpuctl_ok(&["volume", "ls"]).contains(size), "{got}");
+        assert_eq!(inside(&node, "data-0", "cd /v && md5sum -c sum"), "f: OK");
     }
 }
 
@@ -299,6 +394,8 @@ fn an_image_with_xfs_grows_while_it_is_in_use() {
             310,
             "resize in place of volume data was broken off: it is done",
         ),
+        ("image:longer", 314, "resize in place of volume data was broken off: it is done"),
+        ("image:device", 317, "resize in place of volume data was broken off: it is done"),
         (
             "volume-in-place:grow:done",
             320,

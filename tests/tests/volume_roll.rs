@@ -144,6 +144,45 @@ fn containers_move_to_the_new_version_and_back() {
     node.check();
 }
 
+/// However a container came to have it to read only, by which words, and written how.
+#[test]
+fn who_only_read_reads_only_still() {
+    if !engine_runs_here() {
+        return;
+    }
+    let node = node();
+    let readers: [(&str, &str, &[&str]); 4] = [
+        ("from", "/data", &["--volumes-from", "train-0:ro"]),
+        // Given on by one that has it so itself, besides a volume without a name.
+        ("again", "/sets", &["--volumes-from", "eval-0", "-v", "/scratch"]),
+        ("bound", "/b", &["-v", "data-0:/b/:ro"]),
+        ("mounted", "/m/n", &["--mount", "type=volume,src=data-0,dst=/m//n/,readonly"]),
+    ];
+    for (name, _, flags) in readers {
+        run(&node, name, flags);
+    }
+    run(&node, "shares", &["--volumes-from", "train-0"]);
+    node.gpuctl_ok(&["volume", "resize", "data", "48MB", "--roll"]);
+    within(&node, "train-1", "echo two >/data/.file");
+    for (name, place, _) in readers {
+        let container = format!("{name}-1");
+        let script = format!(
+            "cat {place}/.file; touch {place}/x 2>&1 | grep -c Read-only; grep -c ' {place} ' /proc/self/mountinfo"
+        );
+        assert_eq!(within(&node, &container, &script), "two\n1\n1", "{name}");
+        assert!(mounts(&node, &container).contains(&"data-1".to_owned()), "{name}");
+    }
+    within(&node, "again-1", "touch /scratch/x");
+    assert_eq!(within(&node, "shares-1", "echo three >/data/.file; cat /data/.file"), "three");
+    // The next time too.
+    node.gpuctl_ok(&["volume", "resize", "data", "64MB", "--roll"]);
+    for (name, place, _) in readers {
+        let script = format!("cat {place}/.file; touch {place}/x 2>&1 | grep -c Read-only");
+        assert_eq!(within(&node, &format!("{name}-2"), &script), "three\n1", "{name}");
+    }
+    node.check();
+}
+
 #[test]
 fn where_one_cannot_move_none_does() {
     if !engine_runs_here() {

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::Wrong;
 use super::model::{Change, HostPort, Mount, Publish};
-use super::mounts::{bind_parts, list};
+use super::mounts::{self, bind_parts, list};
 
 /// The spec with the change. Ports that are to be chosen (`auto`) must have been: see
 /// [`super::model::HostPort`].
@@ -207,7 +207,7 @@ fn swap(spec: &mut Value, old: &str, new: &str) -> Result<(), Wrong> {
             let Some(text) = bind.as_str() else { continue };
             let (source, place, options) = bind_parts(text);
             if source == old {
-                places.push(place.to_owned());
+                places.push(mounts::place(place));
                 let options =
                     if options.is_empty() { String::new() } else { format!(":{options}") };
                 *bind = json!(format!("{new}:{place}{options}"));
@@ -218,7 +218,7 @@ fn swap(spec: &mut Value, old: &str, new: &str) -> Result<(), Wrong> {
         for mount in mounts {
             if mount.get("Source").and_then(Value::as_str) == Some(old) {
                 let place = mount.get("Target").and_then(Value::as_str).unwrap_or_default();
-                places.push(place.to_owned());
+                places.push(mounts::place(place));
                 mount["Source"] = json!(new);
             }
         }
@@ -229,10 +229,10 @@ fn swap(spec: &mut Value, old: &str, new: &str) -> Result<(), Wrong> {
             Some((source.to_owned(), m.get("Destination")?.as_str()?.to_owned()))
         })
         .collect();
-    // An anonymous one is in neither: it is mounted by name from now on.
+    // One without a name, or of --volumes-from, is in neither: it is mounted by name from now on.
     for (name, place) in &shown {
         if name == old && !places.contains(place) {
-            let bind = json!(format!("{new}:{place}"));
+            let bind = json!(mounts::bind(spec, new, place));
             array(object(spec, "HostConfig"), "Binds").push(bind);
             places.push(place.clone());
         }
@@ -250,37 +250,40 @@ fn swap(spec: &mut Value, old: &str, new: &str) -> Result<(), Wrong> {
 
 fn unmount(spec: &mut Value, target: &str) -> Result<(), Wrong> {
     let mut found = false;
+    let asked = target;
+    let target = mounts::place(target);
+    let is = |text: &str| mounts::place(text) == target;
     let mut keep = |is: bool| {
         found |= is;
         !is
     };
     let host = object(spec, "HostConfig");
     if let Some(binds) = host.get_mut("Binds").and_then(Value::as_array_mut) {
-        binds.retain(|bind| keep(bind_parts(bind.as_str().unwrap_or_default()).1 == target));
+        binds.retain(|bind| keep(is(bind_parts(bind.as_str().unwrap_or_default()).1)));
     }
     if let Some(mounts) = host.get_mut("Mounts").and_then(Value::as_array_mut) {
-        mounts.retain(|m| keep(m.get("Target").and_then(Value::as_str) == Some(target)));
+        mounts.retain(|m| keep(m.get("Target").and_then(Value::as_str).is_some_and(is)));
     }
     if let Some(tmpfs) = host.get_mut("Tmpfs").and_then(Value::as_object_mut) {
-        tmpfs.retain(|place, _| keep(place == target));
+        tmpfs.retain(|place, _| keep(is(place)));
     }
     if let Some(volumes) = object(spec, "Config").get_mut("Volumes").and_then(Value::as_object_mut)
     {
-        volumes.retain(|place, _| keep(place == target));
+        volumes.retain(|place, _| keep(is(place)));
     }
     if let Some(shown) = spec.get_mut("Mounts").and_then(Value::as_array_mut) {
-        shown.retain(|m| keep(m.get("Destination").and_then(Value::as_str) == Some(target)));
+        shown.retain(|m| keep(m.get("Destination").and_then(Value::as_str).is_some_and(is)));
     }
     if found {
         return Ok(());
     }
-    Err(Wrong::new(format!("--mount-rm {target}: nothing is mounted there"))
+    Err(Wrong::new(format!("--mount-rm {asked}: nothing is mounted there"))
         .hint("it takes the place in the container: docker gpuctl inspect shows Mounts"))
 }
 
 fn add_mount(spec: &mut Value, mount: &Mount) -> Result<(), Wrong> {
     let target = mount.target().to_owned();
-    if super::mounts::said(spec).contains(&target) {
+    if mounts::said(spec).contains(&mounts::place(&target)) {
         return Err(Wrong::new(format!("--mount-add: something is mounted at {target} already"))
             .hint(format!("--mount-rm {target} takes it away in the same change")));
     }
@@ -290,7 +293,8 @@ fn add_mount(spec: &mut Value, mount: &Mount) -> Result<(), Wrong> {
     };
     array(object(spec, "HostConfig"), key).push(value);
     // For what else looks at the places: inherited() tells what is gone by them.
-    array(as_object(spec), "Mounts").push(json!({"Type": "bind", "Destination": target}));
+    array(as_object(spec), "Mounts")
+        .push(json!({"Type": "bind", "Destination": mounts::place(&target)}));
     Ok(())
 }
 

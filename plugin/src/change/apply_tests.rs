@@ -113,6 +113,16 @@ fn a_volume_is_swapped_wherever_it_is_said() {
     assert_eq!(swap("data")["HostConfig"]["Binds"], json!(["new:/data:ro"]));
     assert_eq!(swap("sets")["HostConfig"]["Mounts"][0]["Source"], "new");
     assert_eq!(swap("anon")["HostConfig"]["Binds"], json!(["data:/data:ro", "new:/anon"]));
+    // What another container gave to be read only is read only still; a place is one however it is written.
+    let mut spec = spec();
+    spec["Mounts"][2]["RW"] = json!(false);
+    spec["HostConfig"]["Binds"] = json!(["data://data/"]);
+    let swap = |old: &str| {
+        let change = Change { volumes: vec![(old.into(), "new".into())], ..Change::default() };
+        apply(&spec, &change).unwrap()["HostConfig"]["Binds"].clone()
+    };
+    assert_eq!(swap("anon"), json!(["data://data/", "new:/anon:ro"]));
+    assert_eq!(swap("data"), json!(["new://data/"]));
     let none =
         refused(Change { volumes: vec![("other".into(), "new".into())], ..Change::default() });
     assert!(none.hint.unwrap().contains("data, sets, anon"));
@@ -123,7 +133,7 @@ fn mounts_are_taken_away_and_added() {
     let of = |target: &str| applied(Change { mount_rm: vec![target.into()], ..Change::default() });
     assert_eq!(of("/data")["HostConfig"]["Binds"], json!([]));
     assert_eq!(of("/sets")["HostConfig"]["Mounts"], json!([]));
-    assert_eq!(of("/tmp")["HostConfig"]["Tmpfs"], json!({}));
+    assert_eq!(of("/tmp/")["HostConfig"]["Tmpfs"], json!({}));
     assert_eq!(of("/anon")["Mounts"].as_array().unwrap().len(), 2);
     assert!(refused(Change { mount_rm: vec!["/none".into()], ..Change::default() }).hint.is_some());
     let new = applied(Change {
@@ -132,6 +142,6 @@ fn mounts_are_taken_away_and_added() {
         ..Change::default()
     });
     assert_eq!(new["HostConfig"]["Binds"], json!(["other:/data"]));
-    let twice = Change { mount_add: vec![Mount::Bind("other:/sets".into())], ..Change::default() };
+    let twice = Change { mount_add: vec![Mount::Bind("other:/sets/".into())], ..Change::default() };
     assert!(refused(twice).hint.unwrap().contains("--mount-rm /sets"));
 }

@@ -15,34 +15,42 @@ pub(super) fn list<'a>(spec: &'a Value, pointer: &str) -> impl Iterator<Item = &
     spec.pointer(pointer).and_then(Value::as_array).into_iter().flatten()
 }
 
+/// A place as Docker shows it: without a slash at its end, or two in a row.
+pub(super) fn place(text: &str) -> String {
+    let parts: Vec<&str> = text.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
+    format!("/{}", parts.join("/"))
+}
+
+/// A bind of this volume to a place, which can be written to only if it can be there now.
+pub(super) fn bind(spec: &Value, volume: &str, at: &str) -> String {
+    let read_only = list(spec, "/Mounts").any(|mount| {
+        mount.get("Destination").and_then(Value::as_str) == Some(at)
+            && mount.get("RW").and_then(Value::as_bool) == Some(false)
+    });
+    format!("{volume}:{at}{}", if read_only { ":ro" } else { "" })
+}
+
 /// Where the spec itself mounts something: binds, mounts, tmpfs.
 pub(super) fn said(spec: &Value) -> BTreeSet<String> {
     let binds = list(spec, "/HostConfig/Binds").filter_map(Value::as_str);
-    let binds = binds.map(|bind| bind_parts(bind).1.to_owned());
+    let binds = binds.map(|bind| place(bind_parts(bind).1));
     let mounts = list(spec, "/HostConfig/Mounts");
-    let mounts = mounts.filter_map(|m| m.get("Target")?.as_str().map(str::to_owned));
+    let mounts = mounts.map(target);
     let tmpfs = spec.pointer("/HostConfig/Tmpfs").and_then(Value::as_object);
-    let tmpfs = tmpfs.into_iter().flat_map(|map| map.keys().cloned());
+    let tmpfs = tmpfs.into_iter().flat_map(|map| map.keys().map(|at| place(at)));
     binds.chain(mounts).chain(tmpfs).collect()
 }
 
 /// The anonymous volumes of a container: their names and places. What the spec names is none; nor is a
 /// mount without a source, whose volume Docker made: that one is anonymous.
 pub fn anonymous(spec: &Value) -> Vec<(String, String)> {
-    let sourceless = |place: &str| {
-        list(spec, "/HostConfig/Mounts").any(|m| {
-            m.get("Target").and_then(Value::as_str) == Some(place)
-                && m.get("Source").and_then(Value::as_str).unwrap_or_default().is_empty()
-                && m.get("Type").and_then(Value::as_str) == Some("volume")
-        })
-    };
     let said = said(spec);
     list(spec, "/Mounts")
         .filter(|mount| mount.get("Type").and_then(Value::as_str) == Some("volume"))
         .filter_map(|mount| {
             let name = mount.get("Name")?.as_str()?;
             let place = mount.get("Destination")?.as_str()?;
-            (!said.contains(place) || sourceless(place))
+            (!said.contains(place) || sourceless(spec, place))
                 .then(|| (name.to_owned(), place.to_owned()))
         })
         .collect()
@@ -86,8 +94,7 @@ pub fn inherited(is: &Value, to_be: &Value, old: &str, ours: &BTreeSet<String>) 
         // A mount without a source would make a new volume in its place.
         drop_sourceless(&mut spec, &kept);
     } else if !kept.is_empty() {
-        let named: Vec<String> =
-            kept.iter().map(|(name, place)| format!("{name}:{place}")).collect();
+        let named: Vec<String> = kept.iter().map(|(name, at)| bind(is, name, at)).collect();
         drop_sourceless(&mut spec, &kept);
         if let Some(host) = spec.get_mut("HostConfig").and_then(Value::as_object_mut) {
             let mut binds: Vec<Value> =
@@ -108,8 +115,8 @@ fn sourceless(spec: &Value, place: &str) -> bool {
     list(spec, "/HostConfig/Mounts").any(|m| is_sourceless(m) && target(m) == place)
 }
 
-fn target(mount: &Value) -> &str {
-    mount.get("Target").and_then(Value::as_str).unwrap_or_default()
+fn target(mount: &Value) -> String {
+    place(mount.get("Target").and_then(Value::as_str).unwrap_or_default())
 }
 
 fn is_sourceless(mount: &Value) -> bool {
@@ -121,7 +128,7 @@ fn drop_sourceless(spec: &mut Value, kept: &[&(String, String)]) {
     let Some(mounts) = spec.pointer_mut("/HostConfig/Mounts").and_then(Value::as_array_mut) else {
         return;
     };
-    mounts.retain(|m| !(is_sourceless(m) && kept.iter().any(|(_, place)| place == target(m))));
+    mounts.retain(|m| !(is_sourceless(m) && kept.iter().any(|(_, place)| *place == target(m))));
 }
 
 /// Every place where something is mounted.
@@ -181,12 +188,14 @@ mod tests {
 
     #[test]
     fn where_a_mount_is_taken_away_the_others_are_named() {
-        let mut to_be = spec();
+        let mut is = spec();
+        is["Mounts"][2]["RW"] = json!(false);
+        let mut to_be = is.clone();
         to_be["HostConfig"]["Binds"] = json!([]);
         to_be["Mounts"].as_array_mut().unwrap().remove(0);
-        let (new, how) = inherited(&spec(), &to_be, "abc", &BTreeSet::new());
-        assert_eq!(how, Kept::Named(vec!["c1:/cache".into(), "s1:/scratch".into()]));
-        assert_eq!(new["HostConfig"]["Binds"], json!(["c1:/cache", "s1:/scratch"]));
+        let (new, how) = inherited(&is, &to_be, "abc", &BTreeSet::new());
+        assert_eq!(how, Kept::Named(vec!["c1:/cache".into(), "s1:/scratch:ro".into()]));
+        assert_eq!(new["HostConfig"]["Binds"], json!(["c1:/cache", "s1:/scratch:ro"]));
         assert_eq!(new["HostConfig"]["VolumesFrom"], json!(["other", "f00:ro"]));
         let mut without_cache = spec();
         without_cache["Config"]["Volumes"] = json!({});

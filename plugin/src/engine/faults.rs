@@ -47,9 +47,8 @@ pub(super) fn pass(change: &str, step: &str, when: &str, shown: &str) {
     let this = format!("{here}@{shown}");
     note(&this);
     let is = |variable| std::env::var(variable).is_ok_and(|at| at == here || at == this);
-    if is("GPUCTL_KILL_AT") {
-        let _ = raise(Signal::SIGKILL);
-    }
+    crate::faults::point(&here);
+    crate::faults::point(&this);
     if is("GPUCTL_INTERRUPT_AT") {
         let _ = kill(Pid::this(), Signal::SIGINT);
         std::thread::sleep(NOTED);

@@ -17,9 +17,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::usage::Usage;
-use super::{GivenUp, MakeError, Sizing, Spec, engine_view, programs, unit};
+use super::{GivenUp, MakeError, Sizing, Spec, engine_view, mounts, programs, unit};
 use crate::docker::Docker;
 use crate::engine::api::Failure;
+use crate::faults;
 
 /// Where systemd looks for units of the host's own.
 const UNITS: &str = "/etc/systemd/system";
@@ -157,6 +158,33 @@ impl Images<'_> {
         Ok(true)
     }
 
+    /// Gives Docker its volume again, which somebody has removed there: its image has all that was in it.
+    /// Whether there is an image.
+    ///
+    /// # Errors
+    /// [`Failure`].
+    pub(crate) fn restore(
+        &self,
+        spec: &Spec,
+        labels: &[(String, String)],
+    ) -> Result<bool, Failure> {
+        let detail = Detail::of(spec)?;
+        if !detail.file.exists() {
+            return Ok(false);
+        }
+        self.attach(spec)?;
+        let made =
+            self.docker.create_volume(&spec.docker_name, &bind(&detail.content()), labels)?;
+        super::keep_options(&made);
+        Ok(true)
+    }
+
+    /// Whether this is what Docker shows of its volume, and not of another of that name.
+    pub(crate) fn is_shown(spec: &Spec, shown: &Value) -> bool {
+        let device = shown.pointer("/Options/device").and_then(Value::as_str);
+        Detail::of(spec).is_ok_and(|detail| device == detail.content().to_str())
+    }
+
     /// Whether its file is there and not mounted.
     ///
     /// # Errors
@@ -210,9 +238,11 @@ impl Images<'_> {
             unmount(&detail)?;
             fs::rename(&copy.file, &detail.file).map_err(unwritten(&detail.file))?;
             sync_folder(&detail.file)?;
+            faults::point("image:swapped");
         }
         offline::remove_mount_point(&copy)?;
         self.attach(spec)?;
+        faults::point("image:attached");
         fit::fill_up(&detail, spec.size)?;
         self.sync(spec)
     }
@@ -261,9 +291,12 @@ impl Sizing for Images<'_> {
         let point = detail.mount_point();
         files::make_private_dir(&point).map_err(unwritten(&point))?;
         make_file(&detail)?;
+        faults::point("image:file");
         let content = detail.content();
         detail.base = fit::make(&detail, spec.size, given_up)?;
+        faults::point("image:mounted");
         write_unit(&detail)?;
+        faults::point("image:unit");
         self.sync(&Spec { detail: detail.value(), ..spec.clone() })?;
         if engine_view::hides(self.docker.host(), &content) {
             let folder = detail.file.parent().unwrap_or(Path::new("/")).display().to_string();
@@ -275,12 +308,7 @@ impl Sizing for Images<'_> {
             ))
             .into());
         }
-        let bind = [
-            ("type", "none".to_owned()),
-            ("o", "bind".to_owned()),
-            ("device", content.display().to_string()),
-        ];
-        super::docker_volume(self.docker, spec, token, &bind)?;
+        super::docker_volume(self.docker, spec, token, &bind(&content))?;
         Ok(detail.value())
     }
 
@@ -314,8 +342,10 @@ impl Sizing for Images<'_> {
 
     fn remove(&self, spec: &Spec, token: Option<&Token>) -> Result<(), Failure> {
         super::remove_docker_volume(self.docker, &spec.docker_name, token)?;
+        faults::point("image:forgotten");
         let detail = Detail::of(spec)?;
         unmount(&detail)?;
+        faults::point("image:unmounted");
         for path in unit_files(&detail) {
             files::remove(&path).map_err(unwritten(&path))?;
         }
@@ -325,6 +355,7 @@ impl Sizing for Images<'_> {
         for path in [copy.file, detail.file.clone()] {
             files::remove(&path).map_err(unwritten(&path))?;
         }
+        faults::point("image:removed");
         match fs::remove_dir(detail.mount_point()) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
                 Err(unwritten(&detail.mount_point())(e))
@@ -332,6 +363,15 @@ impl Sizing for Images<'_> {
             _ => Ok(()),
         }
     }
+}
+
+/// The options of a Docker volume that is this folder.
+fn bind(content: &Path) -> [(&'static str, String); 3] {
+    [
+        ("type", "none".to_owned()),
+        ("o", "bind".to_owned()),
+        ("device", content.display().to_string()),
+    ]
 }
 
 /// Makes the file, which must not be there.
@@ -474,11 +514,18 @@ fn released(detail: &Detail) -> Result<(), Failure> {
             Some(_) if Instant::now() < until => std::thread::sleep(Duration::from_millis(20)),
             Some(device) => {
                 let name = device.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                let holders = mounts::processes_with(&format!("/dev/{name}"));
+                let hint = match holders.as_slice() {
+                    [] => "something has one of its files open, or its mounts".to_owned(),
+                    _ => "these processes have mounts of their own, with it: stop them, then try again"
+                        .to_owned(),
+                };
                 return Err(Failure::new(format!(
                     "{} is unmounted here, and something else still has it as /dev/{name}",
                     detail.mount_point().display()
                 ))
-                .hint(format!("grep {name} /proc/*/mountinfo shows who")));
+                .details(holders)
+                .hint(hint));
             }
         }
     }

@@ -47,6 +47,30 @@ pub(crate) fn mount_of(path: &Path) -> std::io::Result<Option<Mount>> {
     Ok(mounts.max_by_key(|mount| mount.at.components().count()))
 }
 
+/// The processes that see this mounted, one for each mount namespace, a few at most: `812 (sleep)`.
+pub(super) fn processes_with(source: &str) -> Vec<String> {
+    const MOST: usize = 5;
+    let mut seen = std::collections::BTreeSet::new();
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let folder = entry.path();
+        let pid = entry.file_name().to_string_lossy().into_owned();
+        let is_new = |namespace| seen.insert(namespace);
+        if found.len() == MOST
+            || !pid.bytes().all(|b| b.is_ascii_digit())
+            || !std::fs::read_link(folder.join("ns/mnt")).is_ok_and(is_new)
+        {
+            continue;
+        }
+        let text = files::read_bounded(&folder.join("mountinfo"), LONGEST).unwrap_or_default();
+        if String::from_utf8_lossy(&text).lines().filter_map(line).any(|m| m.source == source) {
+            let name = std::fs::read_to_string(folder.join("comm")).unwrap_or_default();
+            found.push(format!("{pid} ({})", name.trim()));
+        }
+    }
+    found
+}
+
 /// `36 35 98:0 /mnt1 /mnt2 rw,noatime shared:1 - ext3 /dev/root rw,errors=continue`
 fn line(text: &str) -> Option<Mount> {
     let (before, after) = text.split_once(" - ")?;
@@ -93,6 +117,16 @@ mod tests {
         let without = "27 1 254:0 / / rw,relatime - ext4 /dev/vda rw";
         assert_eq!(line(without).unwrap().source, "/dev/vda");
         assert_eq!(line("torn"), None);
+    }
+
+    #[test]
+    fn who_has_something_mounted_is_found_once() {
+        let source = at(Path::new("/proc")).unwrap().unwrap().source;
+        let ours = format!("{} (", std::process::id());
+        let found = processes_with(&source);
+        assert!(!found.is_empty() && found.len() <= 5, "{found:?}");
+        assert!(found.iter().filter(|text| text.starts_with(&ours)).count() <= 1);
+        assert_eq!(processes_with("/dev/nothing"), Vec::<String>::new());
     }
 
     #[test]

@@ -11,6 +11,7 @@ use super::usage::{self, Usage};
 use super::{GivenUp, MakeError, OPERATION_LABEL, Sizing, Spec, mount_of, rules};
 use crate::docker::Docker;
 use crate::engine::api::Failure;
+use crate::faults;
 
 /// The image from which a container is created that mounts a new volume once; it is removed again.
 const IMAGE: &str = "gpuctl-volume";
@@ -56,6 +57,7 @@ impl Sized<'_> {
         let tag = token.as_str();
         let reference = format!("{IMAGE}:{tag}");
         self.docker.import_image(IMAGE, tag, &tar_of_one_folder(FOLDER))?;
+        faults::point("size:image");
         let body = json!({
             "Image": reference,
             "Cmd": ["-"],
@@ -68,7 +70,9 @@ impl Sized<'_> {
         });
         let made =
             container_name(token).and_then(|name| Ok(self.docker.create_plain(&name, &body)?));
+        faults::point("size:mounted");
         let removed = made.and_then(|id| Ok(self.docker.remove(id.as_str(), true, false)?));
+        faults::point("size:container");
         let image = self.docker.remove_image(&reference);
         removed?;
         Ok(image?)
@@ -110,6 +114,7 @@ impl Sizing for Sized<'_> {
     fn make(&self, spec: &Spec, token: &Token, _: GivenUp<'_>) -> Result<Value, MakeError> {
         let size = [("size", rules::docker_size(spec.size))];
         super::docker_volume(self.docker, spec, token, &size)?;
+        faults::point("size:volume");
         self.mount_once(spec, token)?;
         if self.is_limited(spec, &self.folder(spec)?) {
             return Ok(Value::Null);

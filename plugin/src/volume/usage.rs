@@ -27,12 +27,6 @@ pub(crate) fn free(path: &Path) -> std::io::Result<(u64, u64)> {
     Ok((stat.blocks_available().saturating_mul(unit), stat.blocks().saturating_mul(unit)))
 }
 
-/// Whether two files in this folder may share their blocks, so that a copy takes no room.
-pub(crate) fn shares_blocks(folder: &Path) -> bool {
-    let mount = super::mount_of(folder).ok().flatten();
-    mount.is_some_and(|mount| matches!(mount.kind.as_str(), "btrfs" | "xfs"))
-}
-
 /// What a tree takes on its disk: its blocks, a file with several names once, nothing beyond its own
 /// filesystem. It may be deeper than any path, and be written to meanwhile.
 ///

@@ -153,7 +153,7 @@ pub struct VolumeVersionRow {
     pub present: bool,
     /// How much fits in.
     pub size: Option<ByteSize>,
-    /// What it costs on the host's disk; absent where it is gone.
+    /// What it costs on the host's disk; absent where it is gone. An image outlives its volume in Docker.
     pub on_disk: Option<ByteSize>,
     /// What keeps it to its size.
     pub backend: Backend,

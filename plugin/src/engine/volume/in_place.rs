@@ -8,15 +8,17 @@ use gpuctl_ledger::model::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::super::api::{Event, Failure, Front, VolumeAnswer};
+use super::super::api::{Failure, Front, VolumeAnswer};
 use super::super::context::Context;
 use super::find::Found;
 use super::journal::Journal;
+use super::room::{self, Need};
 use super::{copy, find, observe};
 use crate::docker::User;
+use crate::layer;
+use crate::volume::Spec;
 use crate::volume::image::{Detail, Images};
 use crate::volume::rules::{self, Resize};
-use crate::volume::{Spec, usage};
 
 /// What finishing or undoing needs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -81,7 +83,7 @@ pub(super) fn change(
             vec![format!("grow {docker_name} from {from} to {size}, while it is mounted")]
         }));
     }
-    room_on_disk(ctx, now, size, offline, front)?;
+    check_room(ctx, now, &spec, offline, front)?;
     let data = Data { spec, version: now.version, from };
     let step = if offline { "offline" } else { "grow" };
     let kind = VolumeOperationKind::InPlace;
@@ -107,43 +109,42 @@ pub(super) fn change(
 /// less, what it writes for itself may fail, and then it can only be read.
 const GROWS_WITH: u64 = 32 << 20;
 
-/// Sees whether the host's disk can hold it, and says so where not.
-fn room_on_disk(
+/// What a copy that shares its blocks may take beyond those that are moved: its filesystem's own.
+const MOVES_WITH: u64 = 16 << 20;
+
+/// What is done with what is needed to resize a copy.
+const COPIED: &str = "are copied for it";
+
+/// Sees whether the host's disk can hold it.
+fn check_room(
     ctx: &Context,
     now: &VolumeVersionRecord,
-    size: ByteSize,
+    spec: &Spec,
     offline: bool,
     front: &mut dyn Front,
 ) -> Result<(), Failure> {
-    let Some((folder, free)) = observe::disk(ctx, now.backend) else { return Ok(()) };
-    let Some(spec) = Spec::of(now) else { return Ok(()) };
-    let allocated = Detail::of(&spec)?.allocated;
+    let allocate = Detail::of(spec)?.allocated;
     let taken = observe::on_disk(ctx, now).unwrap_or(ByteSize(0));
     let xfs = observe::filesystem(ctx, now) == ImageFilesystem::Xfs;
-    let whole = rules::image_bytes(size, xfs);
-    let folder = folder.display();
-    const HINT: &str = "docker gpuctl volume prune removes old versions that nobody uses";
-    // Where the filesystem shares blocks, the copy takes next to nothing.
-    let copied = if offline && !usage::shares_blocks(ctx.config.volumes.images.as_path()) {
-        taken
-    } else {
-        ByteSize(GROWS_WITH)
+    let whole = rules::image_bytes(spec.size, xfs);
+    let images = &ctx.config.volumes.images;
+    // Blocks that are shared take room once they are moved: those beyond the new end.
+    let moved = observe::length(now).saturating_sub(whole).min(taken.0);
+    let (now_needed, why) = match offline {
+        true if !layer::shares(images, images) => (taken, COPIED),
+        true => (ByteSize(moved + MOVES_WITH), COPIED),
+        false => (ByteSize(GROWS_WITH), "are needed to grow"),
     };
-    if copied > free {
-        let what = if offline { "are copied for it" } else { "are needed to grow" };
-        return Err(Failure::new(format!("{copied} {what}, {folder} has {free} free")).hint(HINT));
-    }
-    let more = ByteSize(if offline && allocated { whole } else { whole.saturating_sub(taken.0) });
-    if more <= free {
-        return Ok(());
-    }
-    let text = format!("{size} asked for, {more} more than now, {folder} has {free} free");
-    if allocated {
-        return Err(Failure::new(text).hint(HINT));
-    }
-    let text = format!("{text}: whoever fills the volume will find the disk full first");
-    front.event(Event::Warning { text });
-    Ok(())
+    let full = if offline && allocate { whole } else { whole.saturating_sub(taken.0) };
+    let need = Need {
+        now: now_needed,
+        why,
+        full: ByteSize(full),
+        asked: format!("{} asked for, {} more than now", spec.size, ByteSize(full)),
+        allocate,
+        else_do: room::PRUNE,
+    };
+    room::check(ctx, now.backend, &need, front)
 }
 
 /// Carries a growth or a swap to its end. A growth that fails is undone: then why it failed.

@@ -42,6 +42,9 @@ fn state(
     let Some(shown) = docker.volumes.get(&version.docker_name) else {
         return (None, Some("removed outside gpuctl".to_owned()));
     };
+    if !observe::is_same(version, shown) {
+        return (None, Some("another volume has its name in Docker".to_owned()));
+    }
     let used = match Spec::of(version) {
         Some(spec) => {
             let sizing = observe::sizing(ctx, version.backend);
@@ -132,12 +135,15 @@ pub(super) fn history(ctx: &Context, text: &str) -> Result<VolumeAnswer, Failure
     let docker = docker(ctx)?;
     let rows = find::versions(ctx, &record.name)?.into_iter().map(|at| {
         let version = at.record;
-        let present = docker.volumes.contains_key(&version.docker_name);
+        let shown = docker.volumes.get(&version.docker_name);
+        let present = shown.is_some_and(|shown| observe::is_same(&version, shown));
+        // An image outlives its volume in Docker.
+        let there = present || version.backend == Backend::Image;
         VolumeVersionRow {
             version: version.version,
             current: record.docker_name.is_some() && version.version == record.version,
             present,
-            on_disk: present.then(|| observe::on_disk(ctx, &version)).flatten(),
+            on_disk: there.then(|| observe::on_disk(ctx, &version)).flatten(),
             docker_name: version.docker_name,
             size: version.size,
             backend: version.backend,

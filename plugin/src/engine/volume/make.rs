@@ -3,6 +3,7 @@
 //! move to it, `stop` before that, and `move` and `record` after it. Broken off, it is undone; from
 //! `record` on it is finished.
 
+use gpuctl_ledger::config::ImageFilesystem;
 use gpuctl_ledger::ledger::{At, Batch};
 use gpuctl_ledger::model::{
     Backend, ByteSize, ContainerName, SCHEMA, Timestamp, Version, VolumeName, VolumeOperationKind,
@@ -11,16 +12,18 @@ use gpuctl_ledger::model::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::super::api::{Event, Failure, Front};
+use super::super::api::{Failure, Front};
 use super::super::context::Context;
 use super::journal::Journal;
 use super::roll::{self, Roll};
+use super::room::{self, Need};
 use super::{copy, find, observe};
 use crate::volume::image::Detail;
 use crate::volume::{MakeError, Sizing, Spec, rules};
 
-/// How many names are tried for which Docker would not keep to the size.
-const TRIES: u32 = 8;
+/// How many names are tried for which Docker would not keep to the size: each that was undone or removed
+/// since the Engine was started is one.
+const TRIES: u32 = 64;
 
 /// What undoing needs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -68,7 +71,7 @@ pub(super) struct New<'a> {
 /// # Errors
 /// [`Failure`]; then nothing is left of it.
 pub(super) fn make(ctx: &Context, new: &New<'_>, front: &mut dyn Front) -> Result<String, Failure> {
-    room_on_disk(ctx, new, front)?;
+    check_room(ctx, new, front)?;
     let kind = match new.from {
         Some(_) => VolumeOperationKind::Resize,
         None => VolumeOperationKind::Create,
@@ -256,42 +259,39 @@ pub(super) fn recover(
     Ok(std::iter::once("undone".to_owned()).chain(how).collect::<Vec<_>>().join("; "))
 }
 
-/// Sees whether the host's disk can hold it, and says so where not.
-fn room_on_disk(ctx: &Context, new: &New<'_>, front: &mut dyn Front) -> Result<(), Failure> {
-    let Some((folder, free)) = observe::disk(ctx, new.backend) else { return Ok(()) };
-    let shown = folder.display();
-    let needed = match new.from {
-        Some(from) => observe::used(ctx, from)?,
-        None => ByteSize(0),
+/// Sees whether the host's disk can hold it.
+fn check_room(ctx: &Context, new: &New<'_>, front: &mut dyn Front) -> Result<(), Failure> {
+    let copied = match new.from {
+        Some(from) if !shares(ctx, new.backend, from)? => observe::used(ctx, from)?,
+        _ => ByteSize(0),
     };
-    if needed > free && !may_share(new) {
-        return Err(Failure::new(format!("{needed} have to be copied, {shown} has {free} free"))
-            .hint("docker gpuctl volume prune removes old versions that nobody uses"));
-    }
-    let xfs = observe_xfs(ctx);
-    let whole = match new.backend {
-        Backend::Image => ByteSize(rules::image_bytes(new.size, xfs)),
+    let full = match new.backend {
+        Backend::Image => {
+            let xfs = ctx.config.volumes.filesystem == ImageFilesystem::Xfs;
+            ByteSize(rules::image_bytes(new.size, xfs))
+        }
         Backend::Size | Backend::Plain => new.size,
     };
-    if whole <= free {
-        return Ok(());
-    }
-    let text = format!("{} asked for, {shown} has {free} free", new.size);
-    if new.allocate && new.backend == Backend::Image {
-        return Err(
-            Failure::new(text).hint("without --allocate the room is taken as files are written")
-        );
-    }
-    let text = format!("{text}: whoever fills the volume will find the disk full first");
-    front.event(Event::Warning { text });
-    Ok(())
+    let need = Need {
+        now: copied,
+        why: "have to be copied",
+        full,
+        asked: format!("{} asked for", new.size),
+        allocate: new.allocate && new.backend == Backend::Image,
+        else_do: match new.from {
+            Some(from) if observe::allocated(from) => room::PRUNE,
+            _ => "without --allocate the room is taken as files are written",
+        },
+    };
+    room::check(ctx, new.backend, &need, front)
 }
 
-/// Whether the copy may share blocks with what it is a copy of.
-fn may_share(new: &New<'_>) -> bool {
-    new.backend == Backend::Size && new.from.is_some_and(|from| from.backend != Backend::Image)
-}
-
-fn observe_xfs(ctx: &Context) -> bool {
-    ctx.config.volumes.filesystem == gpuctl_ledger::config::ImageFilesystem::Xfs
+/// Whether the copy shares its blocks with what it is a copy of. With an image it never does: that is
+/// another filesystem.
+fn shares(ctx: &Context, backend: Backend, from: &VolumeVersionRecord) -> Result<bool, Failure> {
+    if backend == Backend::Image {
+        return Ok(false);
+    }
+    let there = ctx.config.docker.root.join("volumes");
+    Ok(crate::layer::shares(&observe::content(ctx, from)?, &there))
 }

@@ -14,6 +14,7 @@ mod recover;
 mod remove;
 mod resize;
 mod roll;
+mod room;
 pub(super) mod swap;
 mod tend;
 

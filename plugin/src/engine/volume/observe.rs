@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use gpuctl_ledger::config::ImageFilesystem;
 use gpuctl_ledger::model::{Backend, ByteSize, VolumeVersionRecord};
 
+use serde_json::Value;
+
 use super::super::api::Failure;
 use super::super::context::Context;
 use crate::docker::User;
@@ -63,18 +65,73 @@ pub(super) fn filesystem(ctx: &Context, version: &VolumeVersionRecord) -> ImageF
 pub(super) fn content(ctx: &Context, version: &VolumeVersionRecord) -> Result<PathBuf, Failure> {
     let name = &version.docker_name;
     let shown = ctx.docker()?.volume(name)?.ok_or_else(|| {
-        Failure::new(format!("Docker has no volume {name} any more: it was removed outside gpuctl"))
-            .hint(format!(
+        let hint = match on_disk(ctx, version) {
+            Some(_) => {
+                format!(
+                    "its image is still there: docker gpuctl doctor --fix gives Docker {name} again"
+                )
+            }
+            None => format!(
                 "docker gpuctl volume history {} shows which versions are there",
                 version.name
-            ))
+            ),
+        };
+        Failure::new(format!("Docker has no volume {name} any more: it was removed outside gpuctl"))
+            .hint(hint)
     })?;
+    check_same(version, &shown)?;
     if let Some(spec) = Spec::of(version) {
         return sizing(ctx, version.backend)?.content(&spec);
     }
     let path = shown["Mountpoint"].as_str().map(PathBuf::from);
     path.filter(|path| path.is_absolute())
         .ok_or_else(|| Failure::new(format!("Docker does not say where volume {name} is")))
+}
+
+/// Whether this is what Docker shows of a version, and not of another volume of that name: `docker run -v`
+/// makes one where there is none.
+pub(super) fn is_same(version: &VolumeVersionRecord, shown: &Value) -> bool {
+    let has_size = || shown.pointer("/Options/size").is_some_and(|size| size != "");
+    match (version.backend, Spec::of(version)) {
+        (Backend::Image, Some(spec)) => Images::is_shown(&spec, shown),
+        (Backend::Size, Some(_)) => has_size(),
+        _ => true,
+    }
+}
+
+/// Refuses where it is another.
+///
+/// # Errors
+/// [`Failure`].
+pub(super) fn check_same(version: &VolumeVersionRecord, shown: &Value) -> Result<(), Failure> {
+    if is_same(version, shown) {
+        return Ok(());
+    }
+    let name = &version.docker_name;
+    let hint = match version.backend {
+        Backend::Image => format!(
+            "docker volume rm {name}, if nothing in it is needed; docker gpuctl doctor --fix gives Docker ours again"
+        ),
+        _ => format!("docker volume rm {name}, if nothing in it is needed"),
+    };
+    Err(Failure::new(format!(
+        "{name} in Docker is another volume than ours: that was removed outside gpuctl, and one of its name made"
+    ))
+    .hint(hint))
+}
+
+/// Gives Docker the volume of a version again, where it has none and the image is there; whether it did.
+///
+/// # Errors
+/// [`Failure`].
+pub(super) fn restore(ctx: &Context, version: &VolumeVersionRecord) -> Result<bool, Failure> {
+    let Some(spec) = Spec::of(version).filter(|s| s.backend == Backend::Image) else {
+        return Ok(false);
+    };
+    let labels = version.spec.get("Labels").and_then(Value::as_object).into_iter().flatten();
+    let labels: Vec<(String, String)> =
+        labels.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect();
+    Images { docker: ctx.docker()? }.restore(&spec, &labels)
 }
 
 /// What is used of a version; it is mounted if it has to be.
@@ -116,6 +173,19 @@ pub(super) fn on_disk(ctx: &Context, version: &VolumeVersionRecord) -> Option<By
             usage::of_tree(Path::new(shown["Mountpoint"].as_str()?)).ok()
         }
     }
+}
+
+/// Whether the room of a version was taken at once.
+pub(super) fn allocated(version: &VolumeVersionRecord) -> bool {
+    let spec = Spec::of(version).filter(|spec| spec.backend == Backend::Image);
+    spec.and_then(|spec| Detail::of(&spec).ok()).is_some_and(|detail| detail.allocated)
+}
+
+/// How long a volume's image is, in bytes; 0 where it has none.
+pub(super) fn length(version: &VolumeVersionRecord) -> u64 {
+    let detail = Spec::of(version).and_then(|spec| Detail::of(&spec).ok());
+    let file = detail.and_then(|detail| std::fs::metadata(detail.file).ok());
+    file.map_or(0, |meta| meta.len())
 }
 
 /// The containers that mount a volume, running or not.

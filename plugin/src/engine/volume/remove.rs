@@ -1,13 +1,14 @@
 //! volume rm and prune: the volumes go, then their records. One step, `remove`, which is finished when
 //! it was broken off.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use gpuctl_ledger::ledger::{At, Batch};
 use gpuctl_ledger::model::{
     Backend, Version, VolumeName, VolumeOperationKind, VolumeRecord, VolumeVersionRecord,
 };
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::super::api::PrunedRow;
 use super::super::api::{Answer, Event, Failure, Front, VolumeAnswer};
@@ -85,6 +86,11 @@ fn remove_one(
         .filter(|v| history || is_current(&v.version))
         .collect();
     check_unused(ctx, &going)?;
+    for version in &going {
+        if let Some(shown) = ctx.docker()?.volume(&version.docker_name)? {
+            observe::check_same(version, &shown)?;
+        }
+    }
     let data = Data {
         targets: going.into_iter().map(target).collect(),
         forget: if history { Forget::All } else { Forget::Current },
@@ -98,11 +104,11 @@ fn remove_one(
     }
     let mut left = Vec::new();
     for version in versions.iter().map(|at| &at.record).filter(|v| !is_current(&v.version)) {
-        if ctx.docker()?.volume(&version.docker_name)?.is_some() {
-            left.push(match observe::on_disk(ctx, version) {
-                Some(cost) => format!("{} ({cost})", version.docker_name),
-                None => version.docker_name.clone(),
-            });
+        let there = ctx.docker()?.volume(&version.docker_name)?.is_some();
+        match observe::on_disk(ctx, version) {
+            Some(cost) => left.push(format!("{} ({cost})", version.docker_name)),
+            None if there => left.push(version.docker_name.clone()),
+            None => {}
         }
     }
     if !left.is_empty() {
@@ -196,7 +202,7 @@ pub(super) fn prune(
     // One look at Docker for any number of volumes; a version that is mounted since, Docker keeps.
     let (volumes, users) = (ctx.docker()?.volumes()?, ctx.docker()?.volume_users()?);
     let free = Free {
-        there: volumes.iter().filter_map(|v| v["Name"].as_str()).collect(),
+        there: volumes.iter().filter_map(|v| Some((v["Name"].as_str()?, v))).collect(),
         used: users.iter().map(|user| user.volume.as_str()).collect(),
     };
     for at in find::all(ctx)? {
@@ -224,11 +230,12 @@ pub(super) fn prune(
 
 /// What Docker has, by name.
 struct Free<'a> {
-    there: BTreeSet<&'a str>,
+    there: BTreeMap<&'a str, &'a Value>,
     used: BTreeSet<&'a str>,
 }
 
-/// The versions of a volume that are not current, are there, and that no container mounts.
+/// The versions of a volume that are not current, that no container mounts, and that are there: in Docker,
+/// or only an image of which somebody removed the volume there.
 fn old(
     ctx: &Context,
     name: &VolumeName,
@@ -241,11 +248,15 @@ fn old(
         let version = at.record;
         let docker_name = version.docker_name.clone();
         let current = record.docker_name.is_some() && version.version == record.version;
-        let there = free.there.contains(docker_name.as_str());
-        if current || !there || free.used.contains(docker_name.as_str()) {
+        if current || free.used.contains(docker_name.as_str()) {
             continue;
         }
         let on_disk = observe::on_disk(ctx, &version);
+        match free.there.get(docker_name.as_str()) {
+            Some(shown) if !observe::is_same(&version, shown) => continue,
+            None if on_disk.is_none() => continue,
+            _ => {}
+        }
         found.push((PrunedRow { docker_name, on_disk, failed: None }, target(&version)));
     }
     Ok(found)

@@ -87,7 +87,9 @@ pub(super) fn rollback(
             .hint(format!("docker gpuctl volume history {name} shows its versions")));
     }
     let old = find::version(ctx, name, wanted)?;
-    if ctx.docker()?.volume(&old.record.docker_name)?.is_none() {
+    if ctx.docker()?.volume(&old.record.docker_name)?.is_none()
+        && (how.dry_run || !observe::restore(ctx, &old.record)?)
+    {
         return Err(Failure::new(format!(
             "{}, version {wanted} of {name}, is no longer there",
             old.record.docker_name
@@ -114,7 +116,12 @@ fn before(
 ) -> Result<Version, Failure> {
     for at in find::versions(ctx, name)?.into_iter().rev() {
         let version = at.record.version;
-        if version < current && ctx.docker()?.volume(&at.record.docker_name)?.is_some() {
+        let there = || -> Result<bool, Failure> {
+            // An image outlives its volume in Docker.
+            Ok(ctx.docker()?.volume(&at.record.docker_name)?.is_some()
+                || observe::on_disk(ctx, &at.record).is_some())
+        };
+        if version < current && there()? {
             return Ok(version);
         }
     }
@@ -214,7 +221,7 @@ fn copy(
         backend,
         size,
         labels: labels(from.version),
-        allocate: how.allocate,
+        allocate: how.allocate || observe::allocated(from.version),
         from: Some(from.version),
         no_verify: how.no_verify,
         why: from.why.clone(),

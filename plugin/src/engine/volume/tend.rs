@@ -2,12 +2,12 @@
 //! not mounted are mounted. By the service every few seconds, and by doctor --fix.
 
 use gpuctl_ledger::ledger::At;
-use gpuctl_ledger::model::{Backend, Timestamp, VolumeName, VolumeOperation};
+use gpuctl_ledger::model::{Backend, Timestamp, VolumeName, VolumeOperation, VolumeVersionRecord};
 
 use super::super::api::Failure;
 use super::super::context::Context;
 use super::super::reconcile::Finding;
-use super::{find, journal, recover};
+use super::{find, journal, observe, recover};
 use crate::volume::Spec;
 use crate::volume::image::{Images, may_have_detached};
 
@@ -39,7 +39,7 @@ pub(in crate::engine) fn findings(
 ) -> Result<(), Failure> {
     journals(ctx, fix, |_| true, findings)?;
     unmounted(ctx, fix, findings)?;
-    gone(ctx, findings)
+    gone(ctx, fix, findings)
 }
 
 /// Changes whose author is dead.
@@ -125,21 +125,57 @@ fn attach(
 }
 
 /// Volumes that Docker no longer has.
-fn gone(ctx: &Context, findings: &mut Vec<Finding>) -> Result<(), Failure> {
+fn gone(ctx: &Context, fix: bool, findings: &mut Vec<Finding>) -> Result<(), Failure> {
     let there = ctx.docker()?.volumes()?;
     for at in find::all(ctx)? {
+        let name = at.record.name;
         let Some(docker_name) = at.record.docker_name else { continue };
-        if there.iter().any(|v| v["Name"] == docker_name.as_str()) {
+        let version = find::version(ctx, &name, at.record.version)?.record;
+        if let Some(shown) = there.iter().find(|v| v["Name"] == docker_name.as_str()) {
+            if let Err(why) = observe::check_same(&version, shown) {
+                findings.push(Finding { text: why.message, mended: false, by_hand: why.hint });
+            }
             continue;
         }
-        findings.push(Finding {
-            text: format!("volume {docker_name} was removed outside gpuctl"),
-            mended: false,
-            by_hand: Some(format!(
-                "docker gpuctl volume rm {0}, or docker gpuctl volume rollback {0}",
-                at.record.name
-            )),
-        });
+        let has_image = version.backend == Backend::Image && observe::length(&version) > 0;
+        if !has_image {
+            let text = format!("volume {docker_name} was removed outside gpuctl");
+            let by_hand =
+                format!("docker gpuctl volume rm {name}, or docker gpuctl volume rollback {name}");
+            findings.push(Finding { text, mended: false, by_hand: Some(by_hand) });
+        } else if !fix {
+            let text = format!(
+                "volume {docker_name} was removed outside gpuctl; its image, with all that is in it, is still there"
+            );
+            findings.push(Finding { text, mended: false, by_hand: None });
+        } else {
+            restore(ctx, &name, &version, findings)?;
+        }
     }
+    Ok(())
+}
+
+/// Gives Docker a volume again whose image is there.
+fn restore(
+    ctx: &Context,
+    name: &VolumeName,
+    version: &VolumeVersionRecord,
+    findings: &mut Vec<Finding>,
+) -> Result<(), Failure> {
+    // Whoever has the lock may be just about to remove it.
+    let Some(_lock) = journal::try_lock(ctx, name)? else { return Ok(()) };
+    if journal::open(ctx, name)?.is_some() {
+        return Ok(());
+    }
+    let docker_name = &version.docker_name;
+    findings.push(match observe::restore(ctx, version) {
+        Ok(_) => {
+            let text = format!(
+                "volume {docker_name} was removed outside gpuctl: Docker has it again, with all that was in it"
+            );
+            Finding { text, mended: true, by_hand: None }
+        }
+        Err(why) => Finding { text: why.message, mended: false, by_hand: why.hint },
+    });
     Ok(())
 }

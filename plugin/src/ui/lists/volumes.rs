@@ -83,8 +83,10 @@ pub static VOLUME_VERSIONS: List<VolumeVersionRow> = List {
             r.docker_name.clone()
         }),
         Column::new("Size", "SIZE", "size", |r: &VolumeVersionRow, _| size(r.size)),
-        Column::new("OnDisk", "ON DISK", "on_disk", |r: &VolumeVersionRow, _| {
-            if r.present { size(r.on_disk) } else { "removed".to_owned() }
+        Column::new("OnDisk", "ON DISK", "on_disk", |r: &VolumeVersionRow, _| match r.on_disk {
+            on_disk if r.present => size(on_disk),
+            Some(on_disk) => format!("{on_disk} (removed)"),
+            None => "removed".to_owned(),
         }),
         Column::new("Backend", "BACKEND", "backend", |r: &VolumeVersionRow, _| {
             r.backend.to_string()

@@ -11,6 +11,7 @@ use nix::sys::statvfs::statvfs;
 
 use super::{Detail, unwritten};
 use crate::engine::api::Failure;
+use crate::faults;
 use crate::volume::{GivenUp, mounts, programs, rules};
 
 /// How often it is enlarged until it is large enough. Each time what was missing is added, and some
@@ -106,6 +107,7 @@ pub(super) fn make(detail: &Detail, size: ByteSize, given_up: GivenUp<'_>) -> Re
         let file = open.map_err(unwritten(&detail.file))?;
         file.set_len(bytes).map_err(unwritten(&detail.file))?;
         format(detail, size, given_up)?;
+        faults::point("image:formatted");
         super::mount(detail, &[])?;
         let content = detail.content();
         fs::DirBuilder::new().mode(0o755).create(&content).map_err(unwritten(&content))?;
@@ -161,10 +163,12 @@ fn enlarge(detail: &Detail, more: u64, given_up: GivenUp<'_>) -> Result<(), Fail
     }
     let point = detail.mount_point();
     let mount = mounts::at(&point).map_err(|e| unread(detail, e))?;
+    faults::point("image:longer");
     let device = mount
         .map(|mount| mount.source)
         .ok_or_else(|| Failure::new(format!("{} is not mounted", point.display())))?;
     programs::done("losetup", &["-c".as_ref(), device.as_ref()], programs::SHORT, &|| false)?;
+    faults::point("image:device");
     if detail.is_xfs() {
         programs::done("xfs_growfs", &["-d".as_ref(), point.as_ref()], programs::LONG, given_up)?;
     } else {

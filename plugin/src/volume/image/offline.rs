@@ -8,6 +8,7 @@ use gpuctl_ledger::model::ByteSize;
 
 use super::{Detail, fit, unwritten};
 use crate::engine::api::Failure;
+use crate::faults;
 use crate::volume::{GivenUp, programs, rules};
 
 /// How often the copy is enlarged by what it lacks.
@@ -42,6 +43,7 @@ pub(super) fn resize(
         copy.file.as_ref(),
     ];
     programs::done("cp", &words, programs::LONG, given_up)?;
+    faults::point("image:copied");
     check(&copy, given_up)?;
     let inodes = rules::bytes_per_inode(size);
     let mut length = rules::whole_blocks(size) / inodes * (inodes + 256) + detail.base / 4;
@@ -50,6 +52,7 @@ pub(super) fn resize(
         set_length(&copy, length, given_up)?;
         super::mount(&copy, &["ro"])?;
         let missing = fit::missing(&copy, size);
+        faults::point("image:measured");
         super::unmount_released(&copy)?;
         match missing? {
             0 => {
