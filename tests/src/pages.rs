@@ -8,6 +8,8 @@
 //!   ports of 20000 to 29999 are alike, and so are spaces, however many.
 //!   `GPUCTL_WRITE_DOCS=1` puts what came into the page where it is not what is shown: `?` is filled in.
 //! - `<!-- file NAME -->` before a block: it is written to that file of the story's folder.
+//! - `<!-- apart: NAME -->` before a block ```` ```console ````: it is no part of the page's story, and run
+//!   by the test of that name, which sets the stage for it.
 //! - `<!-- not run: REASON -->` before a block: it is not run. ```` ```text ```` has no commands.
 //! - `<!-- happens: WORDS -->`: what the test does to the host there.
 //! - A block ```` ```toml ```` is a config, and must be one that the product takes.
@@ -32,6 +34,13 @@ pub enum Block {
         line: usize,
         /// Its content.
         text: String,
+    },
+    /// Commands that another test runs than the page's own.
+    Apart {
+        /// Its name.
+        name: String,
+        /// Them.
+        steps: Vec<Step>,
     },
     /// What is not run, and why.
     NotRun(String),
@@ -103,6 +112,11 @@ pub fn read(text: &str) -> Result<Vec<Block>, String> {
             blocks.push(Block::NotRun(why.trim().to_owned()));
         } else if let Some(name) = said.strip_prefix("file ") {
             blocks.push(Block::File { name: name.trim().to_owned(), text: text() });
+        } else if let Some(name) = said.strip_prefix("apart:") {
+            if kind.trim() != "console" {
+                return Err(format!("line {at}: what is run apart is a block ```console"));
+            }
+            blocks.push(Block::Apart { name: name.trim().to_owned(), steps: steps(&inside)? });
         } else {
             match kind.trim() {
                 "console" => blocks.push(Block::Story(steps(&inside)?)),
@@ -347,6 +361,17 @@ mod tests {
                 .unwrap();
         let file = Block::File { name: "compose.yaml".into(), text: "a:\n  b\n".into() };
         assert_eq!(read, [file, Block::Config { line: 7, text: "x = 1\n".into() }]);
+    }
+
+    #[test]
+    fn what_is_run_apart_is_told_from_the_story() {
+        let page = "<!-- apart: install -->\n```console\n$ a\n```\n```console\n$ b\n```\n";
+        let blocks = read(page).unwrap();
+        let [Block::Apart { name, steps }, Block::Story(_)] = blocks.as_slice() else {
+            panic!("{blocks:?}")
+        };
+        assert_eq!((name.as_str(), steps[0].command.as_str()), ("install", "a"));
+        assert!(read("<!-- apart: x -->\n```sh\na\n```\n").is_err());
     }
 
     #[test]

@@ -31,11 +31,6 @@ fn the_readme() {
 }
 
 #[test]
-fn install() {
-    page("docs/guide/install.md", options());
-}
-
-#[test]
 fn first_container() {
     page("docs/guide/first-container.md", options());
 }
@@ -231,7 +226,7 @@ fn every_page_is_run_and_every_config_is_one() {
         pages.extend(names.map(|name| format!("{folder}/{name}")));
     }
     pages.sort();
-    let mut run = vec![];
+    let (mut run, mut apart) = (vec![], vec![]);
     for page in pages {
         let text = std::fs::read_to_string(programs::repository().join(&page)).expect("the page");
         let blocks = pages::read(&text).unwrap_or_else(|why| panic!("{page}: {why}"));
@@ -246,6 +241,7 @@ fn every_page_is_run_and_every_config_is_one() {
                         .unwrap_or_else(|why| panic!("{page}:{line}: {why:?}"));
                 }
                 Block::Story(_) => story = true,
+                Block::Apart { name, .. } => apart.push((page.clone(), name)),
                 Block::File { .. } | Block::Happens(_) => {}
                 Block::NotRun(why) => eprintln!("not run in {page}: {why}"),
             }
@@ -254,5 +250,10 @@ fn every_page_is_run_and_every_config_is_one() {
             run.push(page);
         }
     }
-    assert_eq!(run, RUN, "a test here for each page that has commands");
+    assert_eq!(run, RUN, "a test here, or in docs_apart.rs, for each page that has commands");
+    let tests = include_str!("docs_apart.rs");
+    for (page, name) in apart {
+        let call = format!("runs_apart(\"{page}\", \"{name}\")");
+        assert!(tests.contains(&call), "{page}: docs_apart.rs has no {call}");
+    }
 }
