@@ -287,7 +287,9 @@ fn without_ports(line: &str) -> String {
     let mut left = line;
     while let Some(c) = left.chars().next() {
         let digits = left.bytes().take_while(u8::is_ascii_digit).count();
-        if digits == 5 && c == '2' && !before.is_ascii_alphanumeric() && before != '.' {
+        // Five digits may begin an id.
+        let ends = left.bytes().nth(digits).is_none_or(|after| !after.is_ascii_alphanumeric());
+        if digits == 5 && ends && c == '2' && !before.is_ascii_alphanumeric() && before != '.' {
             out += "PORT";
             before = '0';
             left = left.get(5..).unwrap_or_default();
@@ -401,6 +403,7 @@ mod tests {
         assert!(same("a   2 seconds ago  x", "a 1 second ago x\n"));
         assert!(same("up Less than a second", "up 4 minutes"));
         assert!(same("id 39b804690ef2", "id 0123456789ab"));
+        assert!(same("id 39b804690ef2", "id 28666f433e10"));
         assert!(same("since 02:25; GPU", "since 23:11; GPU"));
         assert!(same("2026-11-25T10:58:15.082+00:00 a", "2027-01-02T03:04:05.678+00:00 a"));
         assert!(same("0.0.0.0:20956->22/tcp", "0.0.0.0:28499->22/tcp"));

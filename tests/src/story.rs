@@ -175,7 +175,7 @@ impl<'a> Story<'a> {
     /// When it cannot be written.
     #[must_use]
     pub fn program(self, name: &str, script: &str) -> Self {
-        let file = self.folder.join(name);
+        let file = self.folder.join("bin").join(name);
         gpuctl_sim::files::write(&file, &format!("#!/bin/sh\n{script}\n")).expect("written");
         gpuctl_sim::files::install(&file.clone(), &file).expect("written");
         self
