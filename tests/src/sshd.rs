@@ -35,6 +35,9 @@ impl Sshd {
     /// When it does not come up.
     pub fn start(node: &Node, environment: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
+        // Users of the host have their keys looked up in it.
+        let open = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(folder.path(), open).expect("it may be entered");
         let at = |name: &str| folder.path().join(name);
         for name in ["host", "client"] {
             let mut keygen = Command::new("ssh-keygen");

@@ -17,6 +17,8 @@ use crate::{Node, programs};
 const LIMIT: Duration = Duration::from_secs(120);
 /// The users of the stories, with their uids; members of the group docker.
 const USERS: [(&str, u32); 2] = [("ann", 4001), ("bob", 4002)];
+/// One who is not.
+const STRANGER: (&str, u32) = ("eve", 4003);
 
 /// A copy of /etc, /var/lib and what else is named that only this thread and what it starts sees, and that goes with it.
 /// To be made before the nodes, and dropped after them.
@@ -78,7 +80,7 @@ impl Aside {
                 .expect("an overlay");
         }
         let mut passwd = fs::read_to_string("/etc/passwd").expect("/etc/passwd");
-        for (name, uid) in USERS {
+        for (name, uid) in USERS.into_iter().chain([STRANGER]) {
             passwd += &format!("{name}:x:{uid}:{uid}::/nonexistent:/bin/sh\n");
         }
         fs::write("/etc/passwd", passwd).expect("/etc/passwd of our own");
@@ -87,6 +89,24 @@ impl Aside {
         }
         fs::create_dir("/etc/gpuctl").expect("a folder");
         Self { folder, paths: paths.to_vec() }
+    }
+
+    /// Makes ann and bob members of the group that may use a node's Engine, for who logs in; eve is none.
+    ///
+    /// # Panics
+    /// When that cannot be.
+    pub fn members(&self, node: &Node) {
+        let gid = group_of(&node.place().docker_socket()).to_string();
+        let groups = fs::read_to_string("/etc/group").expect("/etc/group");
+        let mut lines: Vec<String> = groups.lines().map(str::to_owned).collect();
+        let its = |line: &&mut String| line.split(':').nth(2) == Some(gid.as_str());
+        let members = USERS.map(|(name, _)| name).join(",");
+        match lines.iter_mut().find(its) {
+            Some(line) if line.ends_with(':') => *line += &members,
+            Some(line) => *line += &format!(",{members}"),
+            None => lines.push(format!("enginegroup:x:{gid}:{members}")),
+        }
+        fs::write("/etc/group", lines.join("\n") + "\n").expect("/etc/group of our own");
     }
 
     /// Gives a node's files their usual paths.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use gpuctl_sim::command::{self, Output};
 use gpuctl_tests::node::wait_for;
 use gpuctl_tests::sshd::{self, HOST, Sshd};
+use gpuctl_tests::story::Aside;
 use gpuctl_tests::terminal::Terminal;
 use gpuctl_tests::{Node, Options, programs, skip};
 
@@ -161,6 +162,53 @@ fn a_context_over_ssh_is_served_by_that_hosts_service() {
         let socket = node.place().root().display().to_string();
         !got.stdout.lines().any(|line| line.contains("gpuctl dial") && line.contains(&socket))
     });
+    node.check();
+}
+
+#[test]
+fn a_user_over_ssh_is_who_logged_in_there_and_the_service_does_what_takes_root() {
+    if let Some(why) = sshd::missing() {
+        return skip(why);
+    }
+    let aside = Aside::new();
+    let node = Node::start(Options { service: true, ..Options::default() });
+    aside.members(&node);
+    let ssh = Sshd::start(&node, &[]);
+    let by = |user: &str, words: &[&str]| {
+        let url = format!("ssh://{user}@{HOST}");
+        ssh.client(&[&["-H", url.as_str(), "gpuctl"], words].concat())
+    };
+    let ann = |words: &[&str]| by("ann", words);
+    assert_eq!(ok(ann(&["gpus", "-q"])).lines().count(), 8);
+    let run = "run -d --gpus 2 --name train --stop-timeout 0 busybox sleep 100000";
+    let id = ok(ann(&run.split(' ').collect::<Vec<_>>()));
+    assert_eq!(node.id("train-0"), id);
+    assert_eq!(ok(ann(&["exec", "train", "echo", "inside"])), "inside");
+    assert_eq!(ok(ann(&["scale", "train", "--gpus", "3"])), "train-1");
+    attached_run(ann);
+    // Whose it is and who did it, as anybody there sees it.
+    let row = ok(by("bob", &["ps", "--format", "{{.Name}} {{.Owner}}"]));
+    assert_eq!(row, "train ann");
+    let events = node.gpuctl_ok(&["events", "--since", "1h", "--until", "0s", "--format", "json"]);
+    assert!(events.contains(r#""user":"ann""#) && !events.contains(r#""user":"root""#), "{events}");
+    // Root's own things are not theirs by this way either.
+    let setup = ann(&["setup", "--dry-run"]);
+    refused(&setup, &["the host whose shell you are in", "ssh -t ann@gpuhost sudo docker gpuctl"]);
+    assert_eq!(ok(ann(&["doctor", "--format", "{{.Name}}"])).lines().next(), Some("engine"));
+
+    // Who is not in the group docker there: nothing is begun, and it is said who can change that.
+    for words in [
+        &["ps"][..],
+        &["run", "-d", "--gpus", "1", "busybox", "true"],
+        &["run", "--rm", "--gpus", "1", "busybox", "true"],
+        &["exec", "train", "true"],
+    ] {
+        let got = by("eve", words);
+        refused(&got, &["eve", "group docker", "hint: "]);
+        assert!(got.stdout.is_empty(), "{got}");
+    }
+    ok(ann(&["rm", "-f", "train"]));
+    assert_eq!(node.docker_ok(&["ps", "-aq"]), "");
     node.check();
 }
 
