@@ -7,6 +7,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use gpuctl_sim::command::{self, Output};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::node::{LIMIT, Node, wait_for};
 use crate::programs;
@@ -113,6 +115,16 @@ impl Sshd {
         let text = |text: &std::ffi::OsStr| text.to_string_lossy().into_owned();
         let docker = self.client_command(&[]);
         docker.get_envs().filter_map(|(name, value)| Some((text(name), text(value?)))).collect()
+    }
+
+    /// It stands still, or goes on: connections are taken and nobody answers.
+    ///
+    /// # Panics
+    /// When it is gone.
+    pub fn pause(&self, still: bool) {
+        let signal = if still { Signal::SIGSTOP } else { Signal::SIGCONT };
+        let pid = Pid::from_raw(i32::try_from(self.server.id()).expect("a pid"));
+        kill(pid, signal).expect("sshd is there");
     }
 
     /// What the server has said.

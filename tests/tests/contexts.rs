@@ -76,6 +76,19 @@ fn top_shows_another_hosts_gpus_over_ssh() {
     let before = screen.modes();
     screen.line(&format!("docker -H {url} gpuctl top -i 0.5; echo end''ed $?"));
     screen.wait_for("2 of 8 held");
+    // Looks come over one line: some are seen, and nobody logs in for them.
+    let logins = || ssh.log().matches("Accepted publickey").count();
+    let before_looks = logins();
+    node.docker_ok(&["run", "-d", "--name", "later", "--gpus", "1", "busybox", "sleep", "1000"]);
+    screen.wait_for("3 of 8 held");
+    node.docker_ok(&["rm", "-f", "later"]);
+    screen.wait_for("2 of 8 held");
+    assert_eq!(logins(), before_looks);
+    // A line that breaks is made anew.
+    node.kill_service();
+    screen.wait_for("no gpuctl service answers");
+    node.start_service();
+    screen.wait_for("2 of 8 held");
     screen.type_text("s");
     screen.wait_for("Stop train-0 of root, which holds GPUs 0,1?");
     screen.type_text("y");
@@ -210,6 +223,31 @@ fn a_user_over_ssh_is_who_logged_in_there_and_the_service_does_what_takes_root()
     ok(ann(&["rm", "-f", "train"]));
     assert_eq!(node.docker_ok(&["ps", "-aq"]), "");
     node.check();
+}
+
+#[test]
+fn completion_asks_another_host_and_waits_for_none_that_is_slow() {
+    if let Some(why) = sshd::missing() {
+        return skip(why);
+    }
+    let node = Node::start(Options { service: true, ..Options::default() });
+    let ssh = Sshd::start(&node, &[]);
+    node.gpuctl_ok(&["run", "-d", "--name", "train", "--gpus", "1", "busybox", "sleep", "1000"]);
+    let completed = |words: &[&str]| {
+        let mut docker = ssh.client_command(&[&["__completeNoDesc", "gpuctl"], words].concat());
+        docker.env("DOCKER_HOST", format!("ssh://root@{HOST}"));
+        ok(command::run(&mut docker, LIMIT).expect("docker starts"))
+    };
+    wait_for("a connection in time", LIMIT, || completed(&["stop", "t"]).starts_with("train\n"));
+    ssh.pause(true);
+    // adopt asks twice, and run asks Docker and the service.
+    for words in [&["stop", "t"][..], &["adopt", ""], &["run", "--gpus", ""]] {
+        let begun = std::time::Instant::now();
+        let got = completed(words);
+        let took = begun.elapsed();
+        assert!(!got.contains("train") && took < Duration::from_millis(1900), "{took:?}: {got}");
+    }
+    ssh.pause(false);
 }
 
 #[test]

@@ -2,9 +2,9 @@
 //! a block means.
 
 use std::cell::RefCell;
-use std::path::PathBuf;
 use std::time::Duration;
 
+use gpuctl_tests::newer::composes;
 use gpuctl_tests::node::wait_for;
 use gpuctl_tests::pages::{self, Block};
 use gpuctl_tests::story::{Aside, Story};
@@ -65,27 +65,13 @@ fn compose() {
     if !engine_runs_here() {
         return;
     }
-    let Some(program) = compose_v2() else {
+    let Some(program) = composes().into_iter().next() else {
         return skip("docker compose is not installed: Debian 12 has none");
     };
     let node = Node::start(options());
     let to = node.place().docker_config().join("cli-plugins/docker-compose");
     gpuctl_sim::files::install(&program, &to).expect("compose is put there");
     Story::on(&node).runs("docs/guide/compose.md");
-}
-
-/// Compose as a plugin: this machine's, or that of a kept Debian.
-fn compose_v2() -> Option<PathBuf> {
-    let kept = std::env::var_os("GPUCTL_ROOTS").map(PathBuf::from);
-    let roots =
-        ["/usr/libexec/docker", "/usr/lib/docker", "/usr/local/lib/docker"].map(PathBuf::from);
-    let kept =
-        kept.iter().flat_map(|k| ["trixie", "sid"].map(|s| k.join(s).join("usr/libexec/docker")));
-    roots
-        .into_iter()
-        .chain(kept)
-        .map(|r| r.join("cli-plugins/docker-compose"))
-        .find(|p| p.is_file())
 }
 
 #[test]

@@ -18,6 +18,7 @@ mod history;
 mod inspect;
 mod list_args;
 mod logs;
+mod looks;
 mod man;
 mod near;
 mod pass;

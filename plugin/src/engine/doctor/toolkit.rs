@@ -107,8 +107,7 @@ fn version(text: &str) -> Option<Version> {
 fn judge(read: Version, checks: &mut Checks) {
     let open: Vec<&Fault> = FAULTS.iter().filter(|fault| read < fault.mended).collect();
     let Some(last) = open.last() else {
-        let text =
-            format!("nvidia-container-toolkit {}, with no fault that is known here", read);
+        let text = format!("nvidia-container-toolkit {}, with no fault that is known here", read);
         return checks.ok(NAME, text);
     };
     let cves: Vec<String> = open.iter().map(|f| format!("{}{}", f.cve, (f.by)(read))).collect();
