@@ -288,7 +288,7 @@ fn without_ports(line: &str) -> String {
     while let Some(c) = left.chars().next() {
         let digits = left.bytes().take_while(u8::is_ascii_digit).count();
         // Five digits may begin an id.
-        let ends = left.bytes().nth(digits).is_none_or(|after| !after.is_ascii_alphanumeric());
+        let ends = left.as_bytes().get(digits).is_none_or(|after| !after.is_ascii_alphanumeric());
         if digits == 5 && ends && c == '2' && !before.is_ascii_alphanumeric() && before != '.' {
             out += "PORT";
             before = '0';

@@ -8,8 +8,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use gpuctl_sim::command;
-use gpuctl_tests::node::LIMIT;
 use gpuctl_tests::newer::composes;
+use gpuctl_tests::node::LIMIT;
 use gpuctl_tests::{Node, Options, Output, engine_runs_here, skip};
 
 const LONG: [&str; 3] = ["busybox", "sleep", "100000"];
