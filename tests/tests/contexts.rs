@@ -247,10 +247,13 @@ fn completion_asks_another_host_and_waits_for_none_that_is_slow() {
     ssh.pause(true);
     // adopt asks twice, and run asks Docker and the service.
     for words in [&["stop", "t"][..], &["adopt", ""], &["run", "--gpus", ""]] {
-        let begun = std::time::Instant::now();
-        let got = completed(words);
-        let took = begun.elapsed();
-        assert!(!got.contains("train") && took < Duration::from_millis(1900), "{took:?}: {got}");
+        // Of several tries one is not slowed down by what else this machine does.
+        let in_time = (0..6).any(|_| {
+            let begun = std::time::Instant::now();
+            assert!(!completed(words).contains("train"));
+            begun.elapsed() < Duration::from_millis(1800)
+        });
+        assert!(in_time, "{words:?}");
     }
     ssh.pause(false);
 }
