@@ -241,7 +241,7 @@ fn completion_asks_another_host_and_waits_for_none_that_is_slow() {
     // It is asked; on a busy machine a login alone takes longer than anybody waits.
     wait_for("a login", LIMIT, || {
         let got = completed(&["stop", "t"]);
-        assert!(["train\n:4", ":4"].contains(&got.as_str()), "{got}");
+        assert!(got == ":4" || got.starts_with("train"), "{got}");
         ssh.log().contains("Accepted publickey")
     });
     ssh.pause(true);

@@ -259,7 +259,8 @@ fn a_docker_cli_that_is_told_to_shows_our_hints() {
     fs::write(&file, yaml).expect("written");
     for real in composes() {
         gpuctl_sim::files::install(&real, &compose).expect("compose is put there");
-        let line = format!("$DOCKER compose -f {} -p demo", file.display());
+        let folder = file.parent().expect("a folder").display();
+        let line = format!("cd {folder}; COMPOSE_PROJECT_NAME=demo $DOCKER compose");
         let got = run(&format!("{line} up -d"));
         assert!(got.code == 0 && got.stdout.contains("What's next:"), "{}\n{got}", real.display());
         assert!(got.stdout.contains("demo-train-1 holds GPU "), "{got}");

@@ -150,7 +150,7 @@ fn nothing_that_comes_over_the_socket_kills_it() {
         b"null\n",
         b"{\"protocol\":6}\n",
         b"{\"protocol\":6,\"request\":{\"op\":\"format_disk\"}}\n",
-        b"{\"protocol\":6,\"request\":{\"op\":\"gpus\"}}\n",
+        b"{\"protocol\":7,\"request\":{\"op\":\"gpus\"}}\n",
         b"{\"protocol\":6,\"request\":{\"op\":\"start\",\"names\":[\"../../../etc\",\"\",\"\\u0000\"]}}\n",
         odd_name.as_bytes(),
         dashes.as_bytes(),
