@@ -7,6 +7,18 @@ use gpuctl_sim::{Place, Root, engine, processes, sweep};
 use crate::node::BASE;
 use crate::{Node, Options, skip};
 
+/// Compose as a plugin of the Docker CLI: this machine's, and those of kept Debians.
+#[must_use]
+pub fn composes() -> Vec<PathBuf> {
+    let kept = std::env::var_os("GPUCTL_ROOTS").map(PathBuf::from);
+    let roots =
+        ["/usr/libexec/docker", "/usr/lib/docker", "/usr/local/lib/docker"].map(PathBuf::from);
+    let kept =
+        kept.iter().flat_map(|k| ["trixie", "sid"].map(|s| k.join(s).join("usr/libexec/docker")));
+    let all = roots.into_iter().chain(kept).map(|r| r.join("cli-plugins/docker-compose"));
+    all.filter(|p| p.is_file()).collect()
+}
+
 /// Another Debian for the Engines of one test. Dropped, it is gone; what a killed test leaves of it
 /// is swept like any place. `GPUCTL_ROOTS=FOLDER` keeps them in that folder for the next run.
 pub struct Debian {

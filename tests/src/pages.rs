@@ -8,6 +8,8 @@
 //!   ports of 20000 to 29999 are alike, and so are spaces, however many.
 //!   `GPUCTL_WRITE_DOCS=1` puts what came into the page where it is not what is shown: `?` is filled in.
 //! - `<!-- file NAME -->` before a block: it is written to that file of the story's folder.
+//! - `<!-- apart: NAME -->` before a block ```` ```console ````: it is no part of the page's story, and run
+//!   by the test of that name, which sets the stage for it.
 //! - `<!-- not run: REASON -->` before a block: it is not run. ```` ```text ```` has no commands.
 //! - `<!-- happens: WORDS -->`: what the test does to the host there.
 //! - A block ```` ```toml ```` is a config, and must be one that the product takes.
@@ -32,6 +34,13 @@ pub enum Block {
         line: usize,
         /// Its content.
         text: String,
+    },
+    /// Commands that another test runs than the page's own.
+    Apart {
+        /// Its name.
+        name: String,
+        /// Them.
+        steps: Vec<Step>,
     },
     /// What is not run, and why.
     NotRun(String),
@@ -103,6 +112,11 @@ pub fn read(text: &str) -> Result<Vec<Block>, String> {
             blocks.push(Block::NotRun(why.trim().to_owned()));
         } else if let Some(name) = said.strip_prefix("file ") {
             blocks.push(Block::File { name: name.trim().to_owned(), text: text() });
+        } else if let Some(name) = said.strip_prefix("apart:") {
+            if kind.trim() != "console" {
+                return Err(format!("line {at}: what is run apart is a block ```console"));
+            }
+            blocks.push(Block::Apart { name: name.trim().to_owned(), steps: steps(&inside)? });
         } else {
             match kind.trim() {
                 "console" => blocks.push(Block::Story(steps(&inside)?)),
@@ -273,7 +287,9 @@ fn without_ports(line: &str) -> String {
     let mut left = line;
     while let Some(c) = left.chars().next() {
         let digits = left.bytes().take_while(u8::is_ascii_digit).count();
-        if digits == 5 && c == '2' && !before.is_ascii_alphanumeric() && before != '.' {
+        // Five digits may begin an id.
+        let ends = left.as_bytes().get(digits).is_none_or(|after| !after.is_ascii_alphanumeric());
+        if digits == 5 && ends && c == '2' && !before.is_ascii_alphanumeric() && before != '.' {
             out += "PORT";
             before = '0';
             left = left.get(5..).unwrap_or_default();
@@ -350,6 +366,17 @@ mod tests {
     }
 
     #[test]
+    fn what_is_run_apart_is_told_from_the_story() {
+        let page = "<!-- apart: install -->\n```console\n$ a\n```\n```console\n$ b\n```\n";
+        let blocks = read(page).unwrap();
+        let [Block::Apart { name, steps }, Block::Story(_)] = blocks.as_slice() else {
+            panic!("{blocks:?}")
+        };
+        assert_eq!((name.as_str(), steps[0].command.as_str()), ("install", "a"));
+        assert!(read("<!-- apart: x -->\n```sh\na\n```\n").is_err());
+    }
+
+    #[test]
     fn what_happens_has_its_place_in_the_story() {
         let page = "```console\n$ a\n```\n<!-- happens: etcd stops -->\n```console\n$ b\n```\n";
         let blocks = read(page).unwrap();
@@ -376,6 +403,7 @@ mod tests {
         assert!(same("a   2 seconds ago  x", "a 1 second ago x\n"));
         assert!(same("up Less than a second", "up 4 minutes"));
         assert!(same("id 39b804690ef2", "id 0123456789ab"));
+        assert!(same("id 39b804690ef2", "id 28666f433e10"));
         assert!(same("since 02:25; GPU", "since 23:11; GPU"));
         assert!(same("2026-11-25T10:58:15.082+00:00 a", "2027-01-02T03:04:05.678+00:00 a"));
         assert!(same("0.0.0.0:20956->22/tcp", "0.0.0.0:28499->22/tcp"));

@@ -7,6 +7,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use gpuctl_sim::command::{self, Output};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::node::{LIMIT, Node, wait_for};
 use crate::programs;
@@ -35,6 +37,9 @@ impl Sshd {
     /// When it does not come up.
     pub fn start(node: &Node, environment: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
+        // Users of the host have their keys looked up in it.
+        let open = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(folder.path(), open).expect("it may be entered");
         let at = |name: &str| folder.path().join(name);
         for name in ["host", "client"] {
             let mut keygen = Command::new("ssh-keygen");
@@ -110,6 +115,16 @@ impl Sshd {
         let text = |text: &std::ffi::OsStr| text.to_string_lossy().into_owned();
         let docker = self.client_command(&[]);
         docker.get_envs().filter_map(|(name, value)| Some((text(name), text(value?)))).collect()
+    }
+
+    /// It stands still, or goes on: connections are taken and nobody answers.
+    ///
+    /// # Panics
+    /// When it is gone.
+    pub fn pause(&self, still: bool) {
+        let signal = if still { Signal::SIGSTOP } else { Signal::SIGCONT };
+        let pid = Pid::from_raw(i32::try_from(self.server.id()).expect("a pid"));
+        kill(pid, signal).expect("sshd is there");
     }
 
     /// What the server has said.

@@ -17,11 +17,14 @@ use crate::{Node, programs};
 const LIMIT: Duration = Duration::from_secs(120);
 /// The users of the stories, with their uids; members of the group docker.
 const USERS: [(&str, u32); 2] = [("ann", 4001), ("bob", 4002)];
+/// One who is not.
+const STRANGER: (&str, u32) = ("eve", 4003);
 
-/// A copy of /etc and /var/lib that only this thread and what it starts sees, and that goes with it.
+/// A copy of /etc, /var/lib and what else is named that only this thread and what it starts sees, and that goes with it.
 /// To be made before the nodes, and dropped after them.
 pub struct Aside {
     folder: tempfile::TempDir,
+    paths: Vec<&'static str>,
 }
 
 impl Aside {
@@ -30,12 +33,40 @@ impl Aside {
     /// # Panics
     /// When this process may not.
     pub fn new() -> Self {
+        Self::of(&["/etc", "/var/lib"])
+    }
+
+    /// As [`Aside::new`], and so much more that packages can be installed there: the programs too, with a
+    /// /run in which neither systemd nor udev of this machine is heard.
+    ///
+    /// # Panics
+    /// As [`Aside::new`].
+    pub fn with_programs() -> Self {
+        let aside = Self::of(&["/etc", "/var/lib", "/usr", "/var/cache", "/var/log"]);
+        let none: Option<&str> = None;
+        let run = aside.folder.path().join("run");
+        fs::create_dir(&run).expect("a folder");
+        mount(Some("run"), &run, Some("tmpfs"), MsFlags::empty(), none).expect("a /run of our own");
+        // The lock of iptables is one for the whole machine.
+        let lock = |run: &Path| run.join("xtables.lock");
+        for file in [lock(Path::new("/run")), lock(&run)] {
+            fs::OpenOptions::new().create(true).append(true).open(file).expect("a lock");
+        }
+        let bound = MsFlags::MS_BIND | MsFlags::MS_REC;
+        mount(Some(&lock(Path::new("/run"))), &lock(&run), none, bound, none).expect("the lock");
+        fs::create_dir(run.join("lock")).expect("a folder");
+        mount(Some(&run), "/run", none, bound, none).expect("a /run of our own");
+        aside
+    }
+
+    fn of(paths: &[&'static str]) -> Self {
         let none: Option<&str> = None;
         unshare(CloneFlags::CLONE_NEWNS).expect("root may have a mount namespace of its own");
         mount(none, "/", none, MsFlags::MS_SLAVE | MsFlags::MS_REC, none)
             .expect("mounts of our own");
         let folder = tempfile::tempdir_in("/var/tmp").expect("a folder");
-        for (path, name) in [("/etc", "etc"), ("/var/lib", "lib")] {
+        for path in paths {
+            let name = path.trim_start_matches('/').replace('/', "-");
             let at = |kind: &str| folder.path().join(format!("{name}-{kind}"));
             for kind in ["upper", "work"] {
                 fs::create_dir(at(kind)).expect("a folder");
@@ -45,11 +76,11 @@ impl Aside {
                 at("upper").display(),
                 at("work").display()
             );
-            mount(Some("overlay"), path, Some("overlay"), MsFlags::empty(), Some(layers.as_str()))
+            mount(Some("overlay"), *path, Some("overlay"), MsFlags::empty(), Some(layers.as_str()))
                 .expect("an overlay");
         }
         let mut passwd = fs::read_to_string("/etc/passwd").expect("/etc/passwd");
-        for (name, uid) in USERS {
+        for (name, uid) in USERS.into_iter().chain([STRANGER]) {
             passwd += &format!("{name}:x:{uid}:{uid}::/nonexistent:/bin/sh\n");
         }
         fs::write("/etc/passwd", passwd).expect("/etc/passwd of our own");
@@ -57,7 +88,25 @@ impl Aside {
             let _ = fs::remove_dir_all(path);
         }
         fs::create_dir("/etc/gpuctl").expect("a folder");
-        Self { folder }
+        Self { folder, paths: paths.to_vec() }
+    }
+
+    /// Makes ann and bob members of the group that may use a node's Engine, for who logs in; eve is none.
+    ///
+    /// # Panics
+    /// When that cannot be.
+    pub fn members(&self, node: &Node) {
+        let gid = group_of(&node.place().docker_socket()).to_string();
+        let groups = fs::read_to_string("/etc/group").expect("/etc/group");
+        let mut lines: Vec<String> = groups.lines().map(str::to_owned).collect();
+        let its = |line: &&mut String| line.split(':').nth(2) == Some(gid.as_str());
+        let members = USERS.map(|(name, _)| name).join(",");
+        match lines.iter_mut().find(its) {
+            Some(line) if line.ends_with(':') => *line += &members,
+            Some(line) => *line += &format!(",{members}"),
+            None => lines.push(format!("enginegroup:x:{gid}:{members}")),
+        }
+        fs::write("/etc/group", lines.join("\n") + "\n").expect("/etc/group of our own");
     }
 
     /// Gives a node's files their usual paths.
@@ -83,8 +132,13 @@ impl Default for Aside {
 
 impl Drop for Aside {
     fn drop(&mut self) {
-        for path in ["/etc", "/var/lib"] {
-            let _ = umount2(path, MntFlags::MNT_DETACH);
+        for path in &self.paths {
+            let _ = umount2(*path, MntFlags::MNT_DETACH);
+        }
+        let run = self.folder.path().join("run");
+        if run.exists() {
+            let _ = umount2("/run", MntFlags::MNT_DETACH);
+            let _ = umount2(&run, MntFlags::MNT_DETACH);
         }
         // The overlay's own folder has no rights for anybody.
         let _ = fs::remove_dir_all(self.folder.path());
@@ -135,15 +189,49 @@ impl<'a> Story<'a> {
         self
     }
 
-    /// Runs a page of the repository from its first line to its last.
+    /// A program that stands for one of the host's: a script of sh, first on the PATH of all commands.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    #[must_use]
+    pub fn program(self, name: &str, script: &str) -> Self {
+        let file = self.folder.join("bin").join(name);
+        gpuctl_sim::files::write(&file, &format!("#!/bin/sh\n{script}\n")).expect("written");
+        gpuctl_sim::files::install(&file.clone(), &file).expect("written");
+        self
+    }
+
+    /// The folder in which all commands run.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Runs a page of the repository from its first line to its last, but for what is run apart.
     ///
     /// # Panics
     /// When a command does not do what the page shows.
     pub fn runs(&self, page: &str) {
+        let blocks = |block: Block| (!matches!(block, Block::Apart { .. })).then_some(block);
+        self.all(page, blocks);
+    }
+
+    /// Runs those blocks of a page that are run apart, by this name.
+    ///
+    /// # Panics
+    /// As [`Story::runs`]; when there are none.
+    pub fn runs_apart(&self, page: &str, by: &str) {
+        self.all(page, |block| match block {
+            Block::Apart { name, steps } if name == by => Some(Block::Story(steps)),
+            _ => None,
+        });
+    }
+
+    fn all(&self, page: &str, chosen: impl Fn(Block) -> Option<Block>) {
         let text = fs::read_to_string(programs::repository().join(page)).expect("the page");
         let blocks = pages::read(&text).unwrap_or_else(|why| panic!("{page}: {why}"));
         let mut ran: Vec<(Step, Option<(String, i32)>)> = vec![];
-        for block in blocks {
+        for block in blocks.into_iter().filter_map(chosen) {
             match block {
                 Block::Story(steps) => ran.extend(steps.into_iter().map(|step| {
                     let other = self.step(page, &step);
@@ -156,7 +244,7 @@ impl<'a> Story<'a> {
                     Some(so) => so(),
                     None => panic!("{page}: no test makes it happen: {what}"),
                 },
-                Block::Config { .. } | Block::NotRun(_) => {}
+                Block::Config { .. } | Block::NotRun(_) | Block::Apart { .. } => {}
             }
         }
         assert!(!ran.is_empty(), "{page} has no command that runs");

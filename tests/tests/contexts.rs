@@ -8,6 +8,7 @@ use std::time::Duration;
 use gpuctl_sim::command::{self, Output};
 use gpuctl_tests::node::wait_for;
 use gpuctl_tests::sshd::{self, HOST, Sshd};
+use gpuctl_tests::story::Aside;
 use gpuctl_tests::terminal::Terminal;
 use gpuctl_tests::{Node, Options, programs, skip};
 
@@ -74,6 +75,19 @@ fn top_shows_another_hosts_gpus_over_ssh() {
     let screen = Terminal::with(&ssh.environment(), &docker, None, 80, 24);
     let before = screen.modes();
     screen.line(&format!("docker -H {url} gpuctl top -i 0.5; echo end''ed $?"));
+    screen.wait_for("2 of 8 held");
+    // Looks come over one line: some are seen, and nobody logs in for them.
+    let logins = || ssh.log().matches("Accepted publickey").count();
+    let before_looks = logins();
+    node.docker_ok(&["run", "-d", "--name", "later", "--gpus", "1", "busybox", "sleep", "1000"]);
+    screen.wait_for("3 of 8 held");
+    node.docker_ok(&["rm", "-f", "later"]);
+    screen.wait_for("2 of 8 held");
+    assert_eq!(logins(), before_looks);
+    // A line that breaks is made anew.
+    node.kill_service();
+    screen.wait_for("no gpuctl service answers");
+    node.start_service();
     screen.wait_for("2 of 8 held");
     screen.type_text("s");
     screen.wait_for("Stop train-0 of root, which holds GPUs 0,1?");
@@ -162,6 +176,86 @@ fn a_context_over_ssh_is_served_by_that_hosts_service() {
         !got.stdout.lines().any(|line| line.contains("gpuctl dial") && line.contains(&socket))
     });
     node.check();
+}
+
+#[test]
+fn a_user_over_ssh_is_who_logged_in_there_and_the_service_does_what_takes_root() {
+    if let Some(why) = sshd::missing() {
+        return skip(why);
+    }
+    let aside = Aside::new();
+    let node = Node::start(Options { service: true, ..Options::default() });
+    aside.members(&node);
+    let ssh = Sshd::start(&node, &[]);
+    let by = |user: &str, words: &[&str]| {
+        let url = format!("ssh://{user}@{HOST}");
+        ssh.client(&[&["-H", url.as_str(), "gpuctl"], words].concat())
+    };
+    let ann = |words: &[&str]| by("ann", words);
+    assert_eq!(ok(ann(&["gpus", "-q"])).lines().count(), 8);
+    let run = "run -d --gpus 2 --name train --stop-timeout 0 busybox sleep 100000";
+    let id = ok(ann(&run.split(' ').collect::<Vec<_>>()));
+    assert_eq!(node.id("train-0"), id);
+    assert_eq!(ok(ann(&["exec", "train", "echo", "inside"])), "inside");
+    assert_eq!(ok(ann(&["scale", "train", "--gpus", "3"])), "train-1");
+    attached_run(ann);
+    // Whose it is and who did it, as anybody there sees it.
+    let row = ok(by("bob", &["ps", "--format", "{{.Name}} {{.Owner}}"]));
+    assert_eq!(row, "train ann");
+    let events = node.gpuctl_ok(&["events", "--since", "1h", "--until", "0s", "--format", "json"]);
+    assert!(events.contains(r#""user":"ann""#) && !events.contains(r#""user":"root""#), "{events}");
+    // Root's own things are not theirs by this way either.
+    let setup = ann(&["setup", "--dry-run"]);
+    refused(&setup, &["the host whose shell you are in", "ssh -t ann@gpuhost sudo docker gpuctl"]);
+    assert_eq!(ok(ann(&["doctor", "--format", "{{.Name}}"])).lines().next(), Some("engine"));
+
+    // Who is not in the group docker there: nothing is begun, and it is said who can change that.
+    for words in [
+        &["ps"][..],
+        &["run", "-d", "--gpus", "1", "busybox", "true"],
+        &["run", "--rm", "--gpus", "1", "busybox", "true"],
+        &["exec", "train", "true"],
+    ] {
+        let got = by("eve", words);
+        refused(&got, &["eve", "group docker", "hint: "]);
+        assert!(got.stdout.is_empty(), "{got}");
+    }
+    ok(ann(&["rm", "-f", "train"]));
+    assert_eq!(node.docker_ok(&["ps", "-aq"]), "");
+    node.check();
+}
+
+#[test]
+fn completion_asks_another_host_and_waits_for_none_that_is_slow() {
+    if let Some(why) = sshd::missing() {
+        return skip(why);
+    }
+    let node = Node::start(Options { service: true, ..Options::default() });
+    let ssh = Sshd::start(&node, &[]);
+    node.gpuctl_ok(&["run", "-d", "--name", "train", "--gpus", "1", "busybox", "sleep", "1000"]);
+    let completed = |words: &[&str]| {
+        let mut docker = ssh.client_command(&[&["__completeNoDesc", "gpuctl"], words].concat());
+        docker.env("DOCKER_HOST", format!("ssh://root@{HOST}"));
+        ok(command::run(&mut docker, LIMIT).expect("docker starts"))
+    };
+    // It is asked; on a busy machine a login alone takes longer than anybody waits.
+    wait_for("a login", LIMIT, || {
+        let got = completed(&["stop", "t"]);
+        assert!(got == ":4" || got.starts_with("train"), "{got}");
+        ssh.log().contains("Accepted publickey")
+    });
+    ssh.pause(true);
+    // adopt asks twice, and run asks Docker and the service.
+    for words in [&["stop", "t"][..], &["adopt", ""], &["run", "--gpus", ""]] {
+        // Of several tries one is not slowed down by what else this machine does.
+        let in_time = (0..6).any(|_| {
+            let begun = std::time::Instant::now();
+            assert!(!completed(words).contains("train"));
+            begun.elapsed() < Duration::from_millis(1800)
+        });
+        assert!(in_time, "{words:?}");
+    }
+    ssh.pause(false);
 }
 
 #[test]

@@ -2,9 +2,9 @@
 //! a block means.
 
 use std::cell::RefCell;
-use std::path::PathBuf;
 use std::time::Duration;
 
+use gpuctl_tests::newer::composes;
 use gpuctl_tests::node::wait_for;
 use gpuctl_tests::pages::{self, Block};
 use gpuctl_tests::story::{Aside, Story};
@@ -28,11 +28,6 @@ fn page(page: &str, options: Options) {
 #[test]
 fn the_readme() {
     page("README.md", options());
-}
-
-#[test]
-fn install() {
-    page("docs/guide/install.md", options());
 }
 
 #[test]
@@ -70,27 +65,13 @@ fn compose() {
     if !engine_runs_here() {
         return;
     }
-    let Some(program) = compose_v2() else {
+    let Some(program) = composes().into_iter().next() else {
         return skip("docker compose is not installed: Debian 12 has none");
     };
     let node = Node::start(options());
     let to = node.place().docker_config().join("cli-plugins/docker-compose");
     gpuctl_sim::files::install(&program, &to).expect("compose is put there");
     Story::on(&node).runs("docs/guide/compose.md");
-}
-
-/// Compose as a plugin: this machine's, or that of a kept Debian.
-fn compose_v2() -> Option<PathBuf> {
-    let kept = std::env::var_os("GPUCTL_ROOTS").map(PathBuf::from);
-    let roots =
-        ["/usr/libexec/docker", "/usr/lib/docker", "/usr/local/lib/docker"].map(PathBuf::from);
-    let kept =
-        kept.iter().flat_map(|k| ["trixie", "sid"].map(|s| k.join(s).join("usr/libexec/docker")));
-    roots
-        .into_iter()
-        .chain(kept)
-        .map(|r| r.join("cli-plugins/docker-compose"))
-        .find(|p| p.is_file())
 }
 
 #[test]
@@ -139,10 +120,33 @@ fn backup() {
     let aside = Aside::new();
     let node = Node::start(options());
     aside.shows(&node);
-    Story::on(&node)
-        .when("systemctl stop gpuctl.socket gpuctl.service", || node.kill_service())
-        .when("systemctl start gpuctl.socket gpuctl.service", || node.start_service())
-        .runs("docs/operations/backup.md");
+    Story::on(&node).program("systemctl", &units(&node)).runs("docs/operations/backup.md");
+}
+
+/// A systemctl that knows the units of the service: a node of its own has no systemd.
+fn units(node: &Node) -> String {
+    let pid = node.site().service().expect("the service runs");
+    let (place, plugin) = (node.place(), node.site().plugin());
+    let (config, socket, log) = (place.config(), place.socket(), place.at("service.log"));
+    format!(
+        r#"
+case "$*" in
+    "stop gpuctl.socket gpuctl.service")
+        kill {pid} && while kill -0 {pid} 2>/dev/null; do sleep 0.1; done
+        rm -f {socket}
+        ;;
+    "start gpuctl.socket gpuctl.service")
+        GPUCTL_CONFIG={config} setsid {plugin} serve >>{log} 2>&1 </dev/null &
+        for _ in $(seq 100); do test -S {socket} && exit 0; sleep 0.1; done
+        exit 1
+        ;;
+    *) echo "no systemctl $*"; exit 1 ;;
+esac"#,
+        config = config.display(),
+        socket = socket.display(),
+        plugin = plugin.display(),
+        log = log.display(),
+    )
 }
 
 #[test]
@@ -231,7 +235,7 @@ fn every_page_is_run_and_every_config_is_one() {
         pages.extend(names.map(|name| format!("{folder}/{name}")));
     }
     pages.sort();
-    let mut run = vec![];
+    let (mut run, mut apart) = (vec![], vec![]);
     for page in pages {
         let text = std::fs::read_to_string(programs::repository().join(&page)).expect("the page");
         let blocks = pages::read(&text).unwrap_or_else(|why| panic!("{page}: {why}"));
@@ -246,6 +250,7 @@ fn every_page_is_run_and_every_config_is_one() {
                         .unwrap_or_else(|why| panic!("{page}:{line}: {why:?}"));
                 }
                 Block::Story(_) => story = true,
+                Block::Apart { name, .. } => apart.push((page.clone(), name)),
                 Block::File { .. } | Block::Happens(_) => {}
                 Block::NotRun(why) => eprintln!("not run in {page}: {why}"),
             }
@@ -254,5 +259,10 @@ fn every_page_is_run_and_every_config_is_one() {
             run.push(page);
         }
     }
-    assert_eq!(run, RUN, "a test here for each page that has commands");
+    assert_eq!(run, RUN, "a test here, or in docs_apart.rs, for each page that has commands");
+    let tests = include_str!("docs_apart.rs");
+    for (page, name) in apart {
+        let call = format!("runs_apart(\"{page}\", \"{name}\")");
+        assert!(tests.contains(&call), "{page}: docs_apart.rs has no {call}");
+    }
 }

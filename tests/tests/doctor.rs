@@ -99,6 +99,7 @@ fn a_node_that_is_well_has_every_line_and_no_problem() {
         "real runtime",
         "state",
         "ledger",
+        "audit",
         "clock",
         "driver",
         "persistence",
@@ -180,6 +181,27 @@ fn a_program_that_others_can_write_is_told_and_closed() {
     broken(&node, "state", "problem", &["can be written by others"], open, || {
         assert_eq!(bad(&doctor(&node, &["--fix"]), "state").verdict, "fixed");
     });
+    // A log of decisions that takes none, and nobody else would say it: starts go on.
+    let (log, kept) = (state.join("audit.log"), state.join("kept"));
+    node.docker_ok(&["run", "--rm", "--gpus", "1", "busybox", "true"]);
+    fs::rename(&log, &kept).unwrap();
+    let words = ["is no file", "decisions about GPUs are not written down", "audit.log.foreign"];
+    let link = || std::os::unix::fs::symlink("/dev/null", &log).unwrap();
+    broken(&node, "audit", "problem", &words, link, || {
+        node.docker_ok(&["run", "--rm", "--gpus", "1", "busybox", "true"]);
+        fs::remove_file(&log).unwrap();
+        fs::rename(&kept, &log).unwrap();
+    });
+    let attribute = |flag: &str| {
+        let mut chattr = std::process::Command::new("chattr");
+        chattr.arg(flag).arg(&log).status().is_ok_and(|status| status.success())
+    };
+    if attribute("+i") {
+        assert!(attribute("-i"));
+        let words = ["cannot be written", "chattr -i"];
+        let shut = || assert!(attribute("+i"));
+        broken(&node, "audit", "problem", &words, shut, || assert!(attribute("-i")));
+    }
     let text = fs::read_to_string(node.place().config()).unwrap();
     let runtime = node.config().runtime.real;
     let runtime = runtime.display().to_string();

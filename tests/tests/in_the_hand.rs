@@ -8,6 +8,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use gpuctl_sim::command;
+use gpuctl_tests::newer::composes;
 use gpuctl_tests::node::LIMIT;
 use gpuctl_tests::{Node, Options, Output, engine_runs_here, skip};
 
@@ -249,8 +250,26 @@ fn a_docker_cli_that_is_told_to_shows_our_hints() {
     let got = run("$DOCKER start web");
     assert!(got.code == 0 && got.stdout.contains("web holds GPU "), "{got}");
     assert!(!got.stdout.contains("another"), "{got}");
-    // Compose is a plugin; one that does what it would stands for it.
+    // Compose is a plugin, and the CLI says less of it: each that there is, by the guide's own file.
     let compose = config.join("cli-plugins/docker-compose");
+    let guide = include_str!("../../docs/guide/compose.md");
+    let (_, yaml) = guide.split_once("```yaml\n").expect("the guide's file");
+    let yaml = yaml.split("```").next().expect("its end");
+    let file = node.place().at("compose.yaml");
+    fs::write(&file, yaml).expect("written");
+    for real in composes() {
+        gpuctl_sim::files::install(&real, &compose).expect("compose is put there");
+        let folder = file.parent().expect("a folder").display();
+        let line = format!("cd {folder}; COMPOSE_PROJECT_NAME=demo $DOCKER compose");
+        let got = run(&format!("{line} up -d"));
+        assert!(got.code == 0 && got.stdout.contains("What's next:"), "{}\n{got}", real.display());
+        assert!(got.stdout.contains("demo-train-1 holds GPU "), "{got}");
+        // What has just been started has nothing to do with this one.
+        let got = run(&format!("{line} ps"));
+        assert!(got.code == 0 && !got.stdout.contains("What's next"), "{got}");
+        assert_eq!(run(&format!("{line} down -t 0")).code, 0);
+    }
+    // Where there is none, one that does what it would stands for it.
     let text = "#!/bin/sh\nif [ \"$1\" = docker-cli-plugin-metadata ]; then\n\
          echo '{\"SchemaVersion\":\"0.1.0\",\"Vendor\":\"x\",\"Version\":\"1\",\"ShortDescription\":\"x\"}'\n\
          exit\nfi\nexec \"$DOCKER\" run -d --name composed --gpus 1 busybox sleep 100000\n";

@@ -133,7 +133,7 @@ fn nothing_that_comes_over_the_socket_kills_it() {
     let long = "x".repeat(3 << 20);
     let create = |name: &str| {
         format!(
-            r#"{{"protocol":5,"request":{{"op":"create","name":"{name}","gpus":{{"count":1}},"start":"detached","auto_remove":false,"from":null}}}}"#
+            r#"{{"protocol":6,"request":{{"op":"create","name":"{name}","gpus":{{"count":1}},"start":"detached","auto_remove":false,"from":null}}}}"#
         ) + "\n"
     };
     let odd_name = create("../../etc/passwd");
@@ -148,10 +148,10 @@ fn nothing_that_comes_over_the_socket_kills_it() {
         b"\xff\xfe\x00\n",
         b"{}\n",
         b"null\n",
-        b"{\"protocol\":5}\n",
-        b"{\"protocol\":5,\"request\":{\"op\":\"format_disk\"}}\n",
-        b"{\"protocol\":6,\"request\":{\"op\":\"gpus\"}}\n",
-        b"{\"protocol\":5,\"request\":{\"op\":\"start\",\"names\":[\"../../../etc\",\"\",\"\\u0000\"]}}\n",
+        b"{\"protocol\":6}\n",
+        b"{\"protocol\":6,\"request\":{\"op\":\"format_disk\"}}\n",
+        b"{\"protocol\":7,\"request\":{\"op\":\"gpus\"}}\n",
+        b"{\"protocol\":6,\"request\":{\"op\":\"start\",\"names\":[\"../../../etc\",\"\",\"\\u0000\"]}}\n",
         odd_name.as_bytes(),
         dashes.as_bytes(),
         deep.as_bytes(),
@@ -227,7 +227,7 @@ fn a_client_names_no_container_that_it_did_not_create() {
     let before = (state::ledger(node), state::containers(node));
     let mut stream = UnixStream::connect(node.place().socket()).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    let ask = r#"{"protocol":5,"request":{"op":"create","name":"mine","gpus":{"count":1},"start":"detached","auto_remove":false,"from":null}}"#;
+    let ask = r#"{"protocol":6,"request":{"op":"create","name":"mine","gpus":{"count":1},"start":"detached","auto_remove":false,"from":null}}"#;
     stream.write_all(format!("{ask}\n").as_bytes()).unwrap();
     let mut first = [0; 4096];
     let n = stream.read(&mut first).unwrap();

@@ -184,7 +184,16 @@ fn another(host: &str, by: &str, ours: &str) -> Failure {
 pub fn check(globals: &Globals, around: &Surroundings, ours: &str) -> Result<(), Failure> {
     match resolve(globals, around, ours)? {
         Target::Here => Ok(()),
-        Target::There(far) => Err(another(&far.host, &far.by, ours)),
+        Target::There(far) => {
+            let failure = Failure::new(format!(
+                "this works on the host whose shell you are in, and {} names the Engine at {}",
+                far.by, far.host
+            ));
+            Err(failure.hint(match &far.way {
+                Way::Ssh(host) => format!("ssh -t {} sudo docker gpuctl ...", host.shown()),
+                Way::Engine => "log in on that host, and run it there".to_owned(),
+            }))
+        }
     }
 }
 
@@ -258,7 +267,7 @@ mod tests {
         assert!(check(&globals(Some(OURS), None), &nothing, OURS).is_ok());
         assert!(check(&globals(None, Some("default")), &nothing, OURS).is_ok());
         let other = check(&globals(Some("tcp://far:2376"), None), &nothing, OURS).unwrap_err();
-        assert!(other.message.contains("tcp://far:2376") && other.message.contains(OURS));
+        assert!(other.message.contains("-H names the Engine at tcp://far:2376"), "{other}");
         let by_env = Surroundings { host: Some("tcp://far:1".into()), ..nothing.clone() };
         assert!(check(&Globals::default(), &by_env, OURS).is_err());
         // A flag counts before the environment.

@@ -170,7 +170,7 @@ impl Front for Terminal {
             Event::Progress(progress) => self.meter.show(&progress),
             Event::Warning { text } => ui::tell(&format!("warning: {text}")),
             // Only events asks for these, and prints them itself.
-            Event::Decision { .. } => {}
+            Event::Decision { .. } | Event::View(_) => {}
         }
     }
 

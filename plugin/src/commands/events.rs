@@ -114,7 +114,7 @@ impl Front for Shown {
                     Err(why) => ui::tell(&format!("warning: {why}")),
                 }
             }
-            Event::Progress(_) => {}
+            Event::Progress(_) | Event::View(_) => {}
             Event::Note { text } => ui::tell(&text),
             Event::Warning { text } => ui::tell(&format!("warning: {text}")),
         }

@@ -135,10 +135,12 @@ fn dress(command: Command, path: &str) -> Command {
     let names: Vec<String> = command.get_subcommands().map(|c| c.get_name().to_owned()).collect();
     let more = [rest_of_about(&command), aliases(&command, &bin)];
     let more: Vec<String> = more.into_iter().filter(|text| !text.is_empty()).collect();
+    let has_commands = !names.is_empty();
     let mut command = command
+        .disable_help_subcommand(!path.is_empty())
         .help_template("Usage:  {usage}\n\n{about}\n\n{before-help}{all-args}{after-help}")
         .max_term_width(WIDEST)
-        .after_help(after(path))
+        .after_help(after(path, has_commands))
         // --help is as long as -h: Docker's is.
         .disable_help_flag(true)
         .arg(
@@ -176,8 +178,8 @@ fn aliases(command: &Command, bin: &str) -> String {
     format!("Aliases:\n  {bin}, {}", all.join(", "))
 }
 
-/// Filters and examples.
-fn after(path: &str) -> String {
+/// Filters, examples, and where to read on.
+fn after(path: &str, has_commands: bool) -> String {
     let mut text = String::new();
     let words: Vec<&str> = path.split(' ').collect();
     let known = filters::of_command(&words);
@@ -193,6 +195,13 @@ fn after(path: &str) -> String {
         for example in *examples {
             let _ = writeln!(text, "  {example}");
         }
+    }
+    if has_commands {
+        let gap = if text.is_empty() { "" } else { "\n" };
+        let _ = writeln!(
+            text,
+            "{gap}Run 'docker gpuctl {path} COMMAND --help' for more information on a command."
+        );
     }
     text
 }
@@ -283,7 +292,7 @@ fn root_text(command: &Command, width: usize) -> String {
     let rest: Vec<&Command> = shown.iter().filter(|c| !grouped(c)).copied().collect();
     group("Commands", &rest);
     text.push_str("\nOptions:\n  -h, --help      Print help\n  -V, --version   Print version\n");
-    let _ = write!(text, "\n{}", after(""));
+    let _ = write!(text, "\n{}", after("", false));
     text.push_str("\nRun 'docker gpuctl COMMAND --help' for more information on a command.\n");
     text
 }

@@ -18,6 +18,7 @@ mod history;
 mod inspect;
 mod list_args;
 mod logs;
+mod looks;
 mod man;
 mod near;
 mod pass;
@@ -41,10 +42,11 @@ mod stop;
 mod top;
 mod unpause;
 mod update;
+mod usage;
 mod version;
 mod volume;
 
-use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::error::ErrorKind;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::client::argv::Globals;
@@ -162,6 +164,9 @@ fn parsed(globals: Globals, words: &[String]) -> Result<u8, Failure> {
         ui::print(&help::root(&command()));
         return Ok(0);
     }
+    if words == ["-v"] {
+        return parsed(globals, &["--version".to_owned()]);
+    }
     let all = std::iter::once("docker gpuctl").chain(words.iter().map(String::as_str));
     let read = command().try_get_matches_from(all);
     let command = match read.and_then(|matches| Words::from_arg_matches(&matches)) {
@@ -170,7 +175,12 @@ fn parsed(globals: Globals, words: &[String]) -> Result<u8, Failure> {
             ui::print(&help::root(&command()));
             return Ok(0);
         }
-        Err(error) if error.use_stderr() => return Err(usage(&error, words)),
+        Err(error) if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            // As docker volume does it.
+            ui::print(&help::as_dockers(&error.render().to_string()));
+            return Ok(0);
+        }
+        Err(error) if error.use_stderr() => return Err(usage::usage(&error, words)),
         Err(error) => {
             ui::print(&help::as_dockers(&error.render().to_string()));
             return Ok(0);
@@ -210,77 +220,6 @@ fn parsed(globals: Globals, words: &[String]) -> Result<u8, Failure> {
         Command::Doctor(args) => doctor::doctor(&Session::open(&globals)?, &args),
         Command::Version(args) => version::version(&globals, &args),
     }
-}
-
-/// clap's words in our form.
-fn usage(error: &clap::Error, words: &[String]) -> Failure {
-    let text = error.render().to_string();
-    let mut lines = text.lines().map(str::trim_end).filter(|l| !l.is_empty());
-    let first = lines.next().unwrap_or("wrong usage");
-    let message = first.strip_prefix("error: ").unwrap_or(first).to_owned();
-    let extra =
-        |l: &&str| !l.starts_with("For more information") && !l.trim_start().starts_with("tip:");
-    let wrong_flag = || {
-        let word = error.get(ContextKind::InvalidArg);
-        matches!(word, Some(ContextValue::String(word)) if word.starts_with('-'))
-    };
-    // How it is written is no news to who has only slipped.
-    let slipped = match error.kind() {
-        ErrorKind::InvalidSubcommand => true,
-        ErrorKind::UnknownArgument => wrong_flag(),
-        _ => false,
-    };
-    let lines = lines.filter(extra).filter(|_| !slipped);
-    let details = lines.map(help::plain).collect();
-    let path = path(words);
-    let help =
-        if path.is_empty() { "docker gpuctl".to_owned() } else { format!("docker gpuctl {path}") };
-    let invalid = |kind| match error.get(kind) {
-        Some(ContextValue::String(word)) => Some(word.clone()),
-        _ => None,
-    };
-    let root = command();
-    let at = path.split_whitespace().try_fold(&root, |c, name| c.find_subcommand(name));
-    let meant = at.and_then(|at| match error.kind() {
-        ErrorKind::InvalidSubcommand => {
-            let word = invalid(ContextKind::InvalidSubcommand)?;
-            let names = at.get_subcommands().flat_map(clap::Command::get_name_and_visible_aliases);
-            near::nearest(&word, names).map(|name| format!("{help} {name}"))
-        }
-        ErrorKind::UnknownArgument => {
-            let word = invalid(ContextKind::InvalidArg)?;
-            let word = word.strip_prefix("--")?;
-            let names: Vec<&str> = at.get_arguments().filter_map(|arg| arg.get_long()).collect();
-            near::nearest(word, names).map(|name| format!("{help} --{name}"))
-        }
-        _ => None,
-    });
-    let message = match (error.kind(), invalid(ContextKind::InvalidSubcommand)) {
-        (ErrorKind::InvalidSubcommand, Some(word)) => format!("{help} has no command {word:?}"),
-        (ErrorKind::UnknownArgument, _) => match invalid(ContextKind::InvalidArg) {
-            Some(word) if word.starts_with('-') => format!("unknown flag: {word}"),
-            _ => message,
-        },
-        _ => message,
-    };
-    let hint = match meant {
-        Some(meant) => format!("did you mean {meant}? {help} --help shows all"),
-        None => format!("{help} --help"),
-    };
-    Failure::new(message).details(details).hint(hint).code(USAGE)
-}
-
-/// Those of the words that name a command.
-fn path(words: &[String]) -> String {
-    let root = Words::command();
-    let mut at = &root;
-    let mut path = Vec::new();
-    for word in words {
-        let Some(found) = at.find_subcommand(word) else { break };
-        path.push(found.get_name());
-        at = found;
-    }
-    path.join(" ")
 }
 
 /// Names and one-line descriptions of the commands.
@@ -390,29 +329,8 @@ mod tests {
             "start",
         ] {
             let error = read(wrong).unwrap_err();
-            assert_eq!(usage(&error, &[]).code, USAGE, "{wrong}");
+            assert_eq!(usage::usage(&error, &[]).code, USAGE, "{wrong}");
         }
-    }
-
-    #[test]
-    fn a_slip_of_a_command_or_flag_is_put_right() {
-        let hint = |line: &str| {
-            let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
-            let all = std::iter::once("docker gpuctl".to_owned()).chain(words.clone());
-            let error = command().try_get_matches_from(all).unwrap_err();
-            let failure = usage(&error, &words);
-            assert!(failure.details.iter().all(|d| !d.starts_with("tip")), "{failure:?}");
-            (failure.message, failure.hint.unwrap_or_default())
-        };
-        let (message, said) = hint("sacle train --gpus 2");
-        assert_eq!(message, "docker gpuctl has no command \"sacle\"");
-        assert!(said.starts_with("did you mean docker gpuctl scale? "), "{said}");
-        let (message, said) = hint("scale train --gpu 2");
-        assert_eq!(message, "unknown flag: --gpu");
-        assert!(said.starts_with("did you mean docker gpuctl scale --gpus? "), "{said}");
-        assert!(hint("volume crate data").1.contains("docker gpuctl volume create?"));
-        assert_eq!(hint("frobnicate").1, "docker gpuctl --help");
-        assert_eq!(hint("ps --frobnicate").1, "docker gpuctl ps --help");
     }
 
     #[test]
@@ -421,15 +339,5 @@ mod tests {
             let root = command();
             assert_eq!(root.find_subcommand(old).map(clap::Command::get_name), Some(new));
         }
-    }
-
-    #[test]
-    fn usage_errors_read_as_others_do() {
-        let error = Words::try_parse_from(["docker gpuctl", "scale", "a"]).unwrap_err();
-        let words = ["scale".to_owned(), "a".to_owned()];
-        let failure = usage(&error, &words);
-        assert_eq!(failure.hint.as_deref(), Some("docker gpuctl scale --help"));
-        assert!(!failure.message.starts_with("error:"), "{failure:?}");
-        assert!(failure.details.iter().any(|d| d == "--gpus N"), "{failure:?}");
     }
 }

@@ -10,14 +10,16 @@ pub(super) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) 
         _ => 2,
     };
     let distance = |one: &str| strsim::damerau_levenshtein(word, one);
-    // The beginning of a word is it, where no other is as near.
-    let begins = |one: &&str| word.len() >= 3 && one.starts_with(word);
+    // The beginning of a word is it, where no other is as near; two letters, where no other begins so.
+    let begins = |one: &&str| word.len() >= 2 && one.starts_with(word);
     let all: Vec<&str> = known.into_iter().collect();
     let near = all.iter().copied().map(|one| (distance(one), one)).min()?;
     if near.0 <= far {
         return Some(near.1);
     }
-    all.iter().copied().filter(begins).min_by_key(|one| one.len())
+    let mut found: Vec<&str> = all.iter().copied().filter(begins).collect();
+    found.sort_by_key(|one| one.len());
+    found.first().copied().filter(|_| word.len() >= 3 || found.len() == 1)
 }
 
 /// The flag that was likely meant, where a message says that one is not known.
@@ -42,6 +44,8 @@ mod tests {
         assert_eq!(near("hist"), Some("history"));
         assert_eq!(near("nope"), None);
         assert_eq!(near("p"), None);
+        assert_eq!(near("hi"), Some("history"));
+        assert_eq!(near("st"), None, "stop or start");
         assert_eq!(near("frobnicate"), None);
         let table = FlagTable::from_help("  -i, --interactive   x\n      --gpus string   y\n");
         assert_eq!(flag("unknown flag: --gpu", &table).as_deref(), Some("--gpus"));

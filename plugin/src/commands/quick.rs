@@ -9,7 +9,7 @@ use crate::engine::api::{Answer, Request};
 use crate::within::within;
 
 /// How long somebody who pressed a key waits.
-pub(super) const LIMIT: Duration = Duration::from_millis(1500);
+pub(super) const LIMIT: Duration = Duration::from_millis(1000);
 
 /// Runs `ask` and waits no longer than the limit; what comes later is nobody's.
 pub(super) fn in_time<T: Send + 'static>(

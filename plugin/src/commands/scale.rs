@@ -14,7 +14,7 @@ pub(super) struct Args {
     name: String,
     /// How many GPUs, or which: a number, all, device=0,3, mig=1, shared, or attributes as
     /// count=2,memory>=40GB,name=A100
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     gpus: GpuRequest,
     #[command(flatten)]
     how: HowArgs,

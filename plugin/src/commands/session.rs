@@ -122,6 +122,27 @@ impl Session {
         self.ask_within(request, &mut self.terminal(), Some(limit))
     }
 
+    /// Whether another host's service is asked.
+    pub fn is_far(&self) -> bool {
+        self.far.is_some()
+    }
+
+    /// Has another host show things as they come, until `over` says that nobody looks on.
+    ///
+    /// # Errors
+    /// The service's failure, or why there was no answer.
+    pub fn watch(
+        &self,
+        request: Request,
+        front: &mut dyn Front,
+        over: &dyn Fn() -> bool,
+    ) -> Result<Answer, Failure> {
+        match &self.far {
+            Some(service) => client::perform_watching(service, request, front, over),
+            None => self.follow(request, front),
+        }
+    }
+
     fn ask(&self, request: Request, front: &mut dyn Front) -> Result<Answer, Failure> {
         self.ask_within(request, front, None)
     }

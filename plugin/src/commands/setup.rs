@@ -32,16 +32,16 @@ pub(super) struct Args {
 }
 
 pub(super) fn setup(globals: &Globals, args: &Args) -> Result<u8, Failure> {
-    if !nix::unistd::geteuid().is_root() {
-        return Err(Failure::new("setup changes the system's files, and runs as root")
-            .hint("sudo docker gpuctl setup"));
-    }
     let (config, config_path) = session::config_to_be()?;
     let around = Surroundings::found(globals);
     let local = |host: &Option<String>| host.clone().filter(|h| h.starts_with("unix://"));
     let host = local(&globals.host).or_else(|| local(&around.host));
     let host = host.unwrap_or_else(|| config.docker.host.clone());
     check(globals, &around, &host)?;
+    if !nix::unistd::geteuid().is_root() {
+        return Err(Failure::new("setup changes the system's files, and runs as root")
+            .hint("sudo docker gpuctl setup"));
+    }
     let wanted = match (args.observe, args.strict, args.remove) {
         (true, ..) => Wanted::Observe,
         (_, true, _) => Wanted::Strict,

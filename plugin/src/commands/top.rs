@@ -4,6 +4,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::looks::Looks;
 use super::session::{Session, odd};
 use crate::change::Change;
 use crate::client::dockercli::captured;
@@ -37,9 +38,11 @@ fn interval(text: &str) -> Result<Duration, String> {
 
 pub(super) fn top(session: Session, args: &Args) -> Result<u8, Failure> {
     top::check()?;
+    let session = Arc::new(session);
+    let far = session.is_far().then(|| Looks::new(&session, args.interval));
+    let node: Arc<dyn Node> = Arc::new(Watched { session, far });
     // Where there is nothing to see, that is said without a screen.
-    let first = look(&session)?;
-    let node: Arc<dyn Node> = Arc::new(Watched(session));
+    let first = node.look()?;
     top::run(&node, first, args.interval)
 }
 
@@ -50,16 +53,31 @@ fn look(session: &Session) -> Result<TopView, Failure> {
     }
 }
 
-struct Watched(Session);
+struct Watched {
+    session: Arc<Session>,
+    /// Where another host is looked at.
+    far: Option<Looks>,
+}
 
 impl Node for Watched {
     fn look(&self) -> Result<TopView, Failure> {
-        look(&self.0)
+        match &self.far {
+            Some(far) => far.look(),
+            None => look(&self.session),
+        }
+    }
+
+    fn look_now(&self) -> Result<TopView, Failure> {
+        let view = look(&self.session)?;
+        if let Some(far) = &self.far {
+            far.newest(&view);
+        }
+        Ok(view)
     }
 
     fn act(&self, act: &Act, tell: &mut dyn FnMut(&str, bool)) -> Result<String, Failure> {
         let request = match act {
-            Act::Stop { name, managed: false } => return docker_stop(&self.0, name),
+            Act::Stop { name, managed: false } => return docker_stop(&self.session, name),
             Act::Stop { name, .. } => Request::Stop { names: vec![name.clone()], timeout: None },
             Act::Scale { name, gpus } => {
                 let change = Change { gpus: Some(gpus.clone()), ..Change::default() };
@@ -67,7 +85,7 @@ impl Node for Watched {
                 Request::Change(Box::new(ChangeRequest { name: name.clone(), change, how }))
             }
         };
-        match self.0.follow(request, &mut Told(tell))? {
+        match self.session.follow(request, &mut Told(tell))? {
             Answer::Each { failed, done } => match failed.into_iter().next() {
                 Some(failure) => Err(failure),
                 None => Ok(format!("{} stopped", done.join(" "))),
@@ -97,7 +115,7 @@ impl Front for Told<'_> {
         match event {
             Event::Note { text } => (self.0)(&text, false),
             Event::Warning { text } => (self.0)(&format!("warning: {text}"), true),
-            Event::Decision { .. } | Event::Progress(_) => {}
+            Event::Decision { .. } | Event::Progress(_) | Event::View(_) => {}
         }
     }
 

@@ -87,6 +87,11 @@ pub enum Request {
     Gpus,
     /// top: one look.
     Top,
+    /// top of another host: looks, as events, until nobody sees them.
+    Watch {
+        /// How long from one to the next, in milliseconds.
+        every: u64,
+    },
     /// inspect: record, leases and Docker's own inspect of each.
     Inspect {
         /// As for start.
@@ -207,6 +212,8 @@ pub enum Event {
     },
     /// How far a copy of files is, several times a second.
     Progress(Progress),
+    /// Of watch: one look.
+    View(Box<TopView>),
 }
 
 /// What came of a request.
@@ -260,6 +267,8 @@ pub enum Answer {
     Doctor(Vec<Check>),
     /// Of events: the end of them.
     Events,
+    /// Of watch: nobody looks on.
+    Watched,
     /// Of version.
     Version(VersionInfo),
     /// Of what [`Request::More`] asks.

@@ -17,6 +17,7 @@ use serde_json::Value;
 
 use super::api::{Check, Failure, Verdict};
 use super::context::Context;
+use super::runtimes::Runtimes;
 use crate::docker::Inspect;
 use crate::gpu;
 
@@ -64,7 +65,9 @@ pub(super) fn checks(ctx: &Context) -> Result<Vec<Check>, Failure> {
     let leased = leases.into_values().map(|at| at.record.holder.container).collect();
     let paths: Vec<String> = shown.iter().flat_map(device_paths).map(str::to_owned).collect();
     let nodes = gpu::within(STAT_LIMIT, move || Ok(look(paths))).unwrap_or_default();
-    let found = bypasses(&shown, &leased, &ctx.config, &nodes);
+    let programs = docker.info().map(|info| info.runtimes).unwrap_or_default();
+    let runtimes = Runtimes::look(&ctx.config, &programs);
+    let found = bypasses(&shown, &leased, &ctx.config, &nodes, &runtimes);
     let mut checks: Vec<Check> = found.iter().map(|b| b.check(&ctx.config_path)).collect();
     if unseen > 0 {
         let text = format!("the Engine is slow: {unseen} running containers were not looked at");
@@ -105,9 +108,10 @@ fn bypasses(
     leased: &BTreeSet<ContainerId>,
     config: &Config,
     nodes: &Nodes,
+    runtimes: &Runtimes,
 ) -> Vec<Bypass> {
     let foreign = |s: &&Inspect| {
-        let ours = s.runtime() == config.runtime.managed_name || s.runtime().starts_with("gpuctl");
+        let ours = runtimes.is_ours(config, s.runtime());
         s.running() && !ours && !s.id().is_some_and(|id| leased.contains(&id)) && !exempt(s, config)
     };
     let told = |s: &Inspect| {

@@ -4,6 +4,11 @@ use serde_json::json;
 
 const ID: char = 'a';
 
+/// Nothing is known of any runtime but its name.
+fn none() -> Runtimes {
+    Runtimes::default()
+}
+
 /// A running container of runc with these settings.
 fn runs(host: Value) -> Inspect {
     runs_by("runc", host, &[])
@@ -23,7 +28,7 @@ fn device(path: &str) -> Value {
 
 /// What doctor would say it was given.
 fn told(shown: &Inspect, config: &Config, nodes: &Nodes) -> Option<String> {
-    let found = bypasses(std::slice::from_ref(shown), &BTreeSet::new(), config, nodes);
+    let found = bypasses(std::slice::from_ref(shown), &BTreeSet::new(), config, nodes, &none());
     found.into_iter().next().map(|b| b.given.join(", "))
 }
 
@@ -96,7 +101,7 @@ fn who_passes_us_holds_a_lease_is_exempt_or_has_ended_is_not_named() {
         assert_eq!(plain(&runs_by(ours, device("/dev/nvidia3"), &[])), None, "{ours}");
     }
     let leased = [shown.id().unwrap()].into();
-    let found = bypasses(std::slice::from_ref(&shown), &leased, &config, &Nodes::new());
+    let found = bypasses(std::slice::from_ref(&shown), &leased, &config, &Nodes::new(), &none());
     assert_eq!(found, []);
     let mut ended = shown.clone();
     ended.0["State"]["Running"] = false.into();
@@ -115,12 +120,24 @@ fn who_passes_us_holds_a_lease_is_exempt_or_has_ended_is_not_named() {
 }
 
 #[test]
+fn a_runtime_of_our_name_that_is_anothers_program_is_another() {
+    let shown = runs_by("gpuctl-gate", device("/dev/nvidia3"), &[]);
+    assert_eq!(plain(&shown), None);
+    let programs = [("gpuctl-gate".to_owned(), "/usr/bin/runc".to_owned())].into();
+    let led = Runtimes::of(&programs, |_| Some(false));
+    let config = Config::default();
+    let found = bypasses(&[shown], &BTreeSet::new(), &config, &Nodes::new(), &led);
+    assert_eq!(found.len(), 1);
+}
+
+#[test]
 fn the_check_names_the_container_and_what_to_type() {
     let found = bypasses(
         &[runs(device("/dev/nvidia3"))],
         &BTreeSet::new(),
         &Config::default(),
         &Nodes::new(),
+        &none(),
     );
     let check = found.first().unwrap().check(Path::new("/etc/gpuctl/config.toml"));
     assert_eq!(check.verdict, Verdict::Problem);
@@ -133,7 +150,8 @@ fn the_check_names_the_container_and_what_to_type() {
     for (host, verdict) in
         [(json!({"Privileged": true}), Verdict::Warning), (both, Verdict::Problem)]
     {
-        let found = bypasses(&[runs(host)], &BTreeSet::new(), &Config::default(), &Nodes::new());
+        let found =
+            bypasses(&[runs(host)], &BTreeSet::new(), &Config::default(), &Nodes::new(), &none());
         assert_eq!(found.first().unwrap().check(Path::new("/c")).verdict, verdict);
     }
 }

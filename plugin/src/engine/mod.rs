@@ -42,6 +42,7 @@ mod rename;
 mod replace;
 mod retry;
 mod rollback;
+mod runtimes;
 mod sharing;
 mod snapshot;
 mod supply;
@@ -62,6 +63,8 @@ pub(crate) use node::{NVML_LIMIT, refresh as refresh_inventory};
 pub use reconcile::tend;
 pub use retry::{retry, with_waiting};
 pub use watch::{listen, tick};
+
+use std::time::Duration;
 
 use api::{Answer, Failure, Front, MoreRequest, Request, VersionInfo};
 
@@ -89,7 +92,8 @@ pub fn perform(ctx: &Context, request: Request, front: &mut dyn Front) -> Result
         }
         Request::Ps { all } => list::ps(ctx, all),
         Request::Gpus => list::gpus(ctx),
-        Request::Top => top::top(ctx),
+        Request::Top => top::top(ctx).map(Answer::Top),
+        Request::Watch { every } => top::watch(ctx, Duration::from_millis(every), front),
         Request::Inspect { names } => list::inspect(ctx, &names),
         Request::History { name } => history::history(ctx, &name),
         Request::Resolve { name } => {

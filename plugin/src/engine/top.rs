@@ -1,22 +1,29 @@
 //! top: one look at the GPUs, with what goes on on them.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use gpuctl_ledger::ledger::At;
 use gpuctl_ledger::model::{Binding, ContainerId, GpuRequest, Timestamp};
 use gpuctl_ledger::node::busy;
 
-use super::api::{Answer, Failure, OfWhom, TopProcess, TopRow, TopView};
+use super::api::{Answer, Event, Failure, Front, OfWhom, TopProcess, TopRow, TopView};
 use super::context::Context;
 use super::list::{Looked, looked};
 use super::look::On;
 use crate::gpu::Usage;
 
+/// The shortest and the longest time between two looks that are watched.
+const SHORTEST: Duration = Duration::from_millis(200);
+const LONGEST: Duration = Duration::from_secs(3600);
+/// How often it is seen whether somebody looks on.
+const STEP: Duration = Duration::from_millis(100);
+
 /// top.
 ///
 /// # Errors
 /// As gpus.
-pub(super) fn top(ctx: &Context) -> Result<Answer, Failure> {
+pub(super) fn top(ctx: &Context) -> Result<TopView, Failure> {
     let Looked { rows, seen, silent } = looked(ctx)?;
     let bindings: Vec<At<Binding>> = ctx.ledger.list(&ctx.ledger.keys().bindings())?;
     let wants: BTreeMap<ContainerId, GpuRequest> =
@@ -34,12 +41,34 @@ pub(super) fn top(ctx: &Context) -> Result<Answer, Failure> {
             gpu,
         }
     });
-    Ok(Answer::Top(TopView {
+    Ok(TopView {
         rows: rows.collect(),
         node: ctx.ledger.node().to_string(),
         at: Timestamp::now(),
         silent: silent.map(|why| why.message),
-    }))
+    })
+}
+
+/// Shows one look after the other until nobody looks on.
+///
+/// # Errors
+/// As top: who goes on looking asks again.
+pub(super) fn watch(
+    ctx: &Context,
+    every: Duration,
+    front: &mut dyn Front,
+) -> Result<Answer, Failure> {
+    let every = every.clamp(SHORTEST, LONGEST);
+    loop {
+        let next = Instant::now() + every;
+        front.event(Event::View(Box::new(top(ctx)?)));
+        while Instant::now() < next {
+            if !front.listens() {
+                return Ok(Answer::Watched);
+            }
+            std::thread::sleep(STEP.min(next.saturating_duration_since(Instant::now())));
+        }
+    }
 }
 
 fn processes(usage: &Usage, on: Option<&On>) -> Vec<TopProcess> {

@@ -59,6 +59,19 @@ pub fn perform_within(
     })
 }
 
+/// As [`perform`], of what only shows things: once nobody looks on it waits for nothing.
+///
+/// # Errors
+/// As there.
+pub fn perform_watching(
+    service: &Service,
+    request: Request,
+    front: &mut dyn Front,
+    over: &dyn Fn() -> bool,
+) -> Result<Answer, Failure> {
+    perform_ending(service, request, front, over, Duration::ZERO)
+}
+
 /// As [`perform`]; after an interrupt it waits so long.
 pub(super) fn perform_ending(
     service: &Service,

@@ -142,12 +142,19 @@ impl Drop for Line {
     }
 }
 
+fn me() -> String {
+    crate::client::front::user_name(nix::unistd::getuid())
+}
+
 fn nobody(socket: &Path, error: &std::io::Error) -> Failure {
     let shown = socket.display();
     match error.kind() {
         ErrorKind::PermissionDenied => {
-            Failure::new(format!("you may not use the gpuctl service at {shown}"))
-                .hint("use sudo, or have root add you to the group docker")
+            let user = me();
+            Failure::new(format!(
+                "{user} may not use the gpuctl service at {shown}: members of the group docker may"
+            ))
+            .hint(format!("use sudo, or: sudo usermod -aG docker {user}, then log in anew"))
         }
         _ => Failure::new(format!("no gpuctl service answers at {shown}"))
             .hint("sudo systemctl start gpuctl.socket, or run this command with sudo"),
@@ -162,8 +169,10 @@ pub(super) fn connect_for_another(socket: &Path) -> Result<UnixStream, Failure> 
     UnixStream::connect(socket).map_err(|e| {
         let failure = nobody(socket, &e);
         let hint = match e.kind() {
-            ErrorKind::PermissionDenied => "on that host, root has to add you to the group docker",
-            _ => "on that host: sudo systemctl start gpuctl.socket",
+            ErrorKind::PermissionDenied => {
+                format!("on that host: sudo usermod -aG docker {}", me())
+            }
+            _ => "on that host: sudo systemctl start gpuctl.socket".to_owned(),
         };
         Failure::new(format!("on the other host, {}", failure.message)).hint(hint)
     })

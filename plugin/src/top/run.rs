@@ -32,6 +32,14 @@ pub trait Node: Send + Sync {
     /// Why there is nothing to see.
     fn look(&self) -> Result<TopView, Failure>;
 
+    /// One look that is not older than this call.
+    ///
+    /// # Errors
+    /// As look.
+    fn look_now(&self) -> Result<TopView, Failure> {
+        self.look()
+    }
+
     /// Does what the user confirmed; says what goes on meanwhile, and in the end what was done.
     ///
     /// # Errors
@@ -246,11 +254,17 @@ fn poll(node: &Arc<dyn Node>, every: Duration, wake: &Sender<Wake>) -> Sender<()
     let (ask, asked) = channel();
     let (node, wake) = (Arc::clone(node), wake.clone());
     std::thread::spawn(move || {
-        while !matches!(asked.recv_timeout(every), Err(RecvTimeoutError::Disconnected)) {
+        loop {
+            let now = match asked.recv_timeout(every) {
+                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Timeout) => false,
+                Ok(()) => true,
+            };
             // Asked several times meanwhile: one look answers all.
             while asked.try_recv().is_ok() {}
             fault("top:look");
-            if wake.send(Wake::Looked(node.look())).is_err() {
+            let seen = if now { node.look_now() } else { node.look() };
+            if wake.send(Wake::Looked(seen)).is_err() {
                 return;
             }
         }

@@ -50,11 +50,20 @@ pub trait Fields {
 /// Of an object: its own keys.
 impl Fields for Value {
     fn value(&self, path: &[String]) -> Option<Value> {
-        path.iter().try_fold(self, |value, key| value.get(key)).cloned()
+        path.iter()
+            .try_fold(self, |value, key| value.get(key).or_else(|| small(value, key)))
+            .cloned()
     }
     fn object(&self, path: &[String]) -> Option<Value> {
         self.value(path)
     }
+}
+
+/// A field by its name with a capital, as Docker's templates have them, where the object's own has none.
+fn small<'a>(value: &'a Value, key: &str) -> Option<&'a Value> {
+    let mut letters = key.chars();
+    let first = letters.next()?.to_lowercase();
+    value.get(first.chain(letters).collect::<String>())
 }
 
 /// A word of an action.
@@ -332,6 +341,9 @@ mod tests {
         }
         let missing = Template::parse("{{.Nope}}").unwrap().render(&row()).unwrap_err();
         assert_eq!(missing, "there is no field .Nope");
+        let render = |text: &str, value: Value| Template::parse(text).unwrap().render(&value);
+        let small = serde_json::json!({"gpuctl": "0.1.0", "b": {"c": 1}});
+        assert_eq!(render("{{.Gpuctl}} {{.gpuctl}} {{.B.C}}", small).unwrap(), "0.1.0 0.1.0 1");
     }
 
     #[test]

@@ -10,6 +10,7 @@
 mod names;
 mod place;
 
+use super::quick::in_time;
 use crate::ui;
 use place::Place;
 
@@ -28,18 +29,24 @@ pub fn complete(words: &[String], described: bool) {
         None => ("", [].as_slice()),
     };
     let (place, typed) = place::of(before, partial);
-    let mut found = match &place {
-        Place::Nothing => Vec::new(),
-        Place::Words(words) => words.clone(),
-        Place::Names(kind) => names::of(kind, typed),
-        Place::DockersWords { command, words } => {
-            names::dockers(command, words, typed).unwrap_or_default()
-        }
-    };
+    let mut found = proposals(place, typed.to_owned());
     found.retain(|(name, _)| name.starts_with(typed) && !before.contains(name));
     // `container=` waits for its value.
     let goes_on = !found.is_empty() && found.iter().all(|(name, _)| name.ends_with('='));
     ui::print(&answer(&found, described, if goes_on { GOES_ON } else { NO_FILES }));
+}
+
+/// All that may stand there; nothing after the limit, however many questions it takes.
+fn proposals(place: Place, typed: String) -> Vec<Proposal> {
+    let asked = match place {
+        Place::Nothing => return Vec::new(),
+        Place::Words(words) => return words,
+        Place::Names(kind) => in_time(move || Some(names::of(&kind, &typed))),
+        Place::DockersWords { command, words } => {
+            in_time(move || names::dockers(&command, &words, &typed))
+        }
+    };
+    asked.unwrap_or_default()
 }
 
 /// The proposals, and what the shell is to do besides.

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use gpuctl_ledger::config::Config;
 
+use super::super::runtimes::Runtimes;
 use super::Checks;
 use crate::docker::Info;
 
@@ -19,7 +20,13 @@ pub(super) fn major_minor(version: &str) -> Option<(u32, u32)> {
 }
 
 /// What the Engine's word means. Pure.
-pub(super) fn judge(info: &Info, config: &Config, config_path: &Path, checks: &mut Checks) {
+pub(super) fn judge(
+    info: &Info,
+    runtimes: &Runtimes,
+    config: &Config,
+    config_path: &Path,
+    checks: &mut Checks,
+) {
     let version = &info.version;
     match major_minor(version) {
         Some(read) if read < OLDEST => {
@@ -34,20 +41,34 @@ pub(super) fn judge(info: &Info, config: &Config, config_path: &Path, checks: &m
             checks.warning(NAME, format!("Docker Engine of an unknown version: {version}"), None);
         }
     }
+    let setup = || Some("docker gpuctl setup".to_owned());
+    let program = |name: &str| info.runtimes.get(name).map(String::as_str).unwrap_or_default();
     let name = &config.runtime.managed_name;
-    if info.runtimes.contains_key(name) {
-        checks.ok("runtime", format!("runtime {name} is there"));
-    } else {
+    if !info.runtimes.contains_key(name) {
         let text =
             format!("the Engine has no runtime {name}: docker gpuctl run cannot start anything");
-        checks.problem("runtime", text, Some("docker gpuctl setup".into()));
+        checks.problem("runtime", text, setup());
+    } else if runtimes.is_ours(config, name) {
+        checks.ok("runtime", format!("runtime {name} is there"));
+    } else {
+        let text = format!(
+            "runtime {name} is {}, no program of gpuctl's: docker gpuctl run starts nothing by it",
+            program(name)
+        );
+        checks.problem("runtime", text, setup());
     }
     let default = &info.default_runtime;
-    if default.starts_with("gpuctl") {
+    if runtimes.is_ours(config, default) {
         checks.ok("enforcement", format!("containers of docker run pass {default}"));
+    } else if default.starts_with("gpuctl") {
+        let text = format!(
+            "the default runtime {default} is {}, no program of gpuctl's: docker run passes by the leases",
+            program(default)
+        );
+        checks.problem("enforcement", text, setup());
     } else {
         let text = format!("the default runtime is {default}: docker run passes by the leases");
-        checks.warning("enforcement", text, Some("docker gpuctl setup".into()));
+        checks.warning("enforcement", text, setup());
     }
     let root = &info.root;
     if Path::new(root) == config.docker.root {
@@ -77,7 +98,8 @@ mod tests {
         };
         change(&mut info);
         let mut checks = Checks::default();
-        judge(&info, &Config::default(), Path::new("/c"), &mut checks);
+        let runtimes = Runtimes::of(&info.runtimes, |path| Some(path.starts_with("/ours")));
+        judge(&info, &runtimes, &Config::default(), Path::new("/c"), &mut checks);
         let bad = checks.0.into_iter().filter(|c| c.verdict != Verdict::Ok);
         bad.map(|c| (c.name, c.verdict)).collect()
     }
@@ -94,6 +116,18 @@ mod tests {
             judged(|i| i.default_runtime = "runc".into()),
             one("enforcement", Verdict::Warning)
         );
+        // By what file it is, whatever its name.
+        let led = |name: &'static str, to: &'static str| {
+            judged(move |i| drop(i.runtimes.insert(name.into(), to.into())))
+        };
+        assert_eq!(led("gpuctl", "/usr/bin/runc"), one("runtime", Verdict::Problem));
+        assert_eq!(led("gpuctl-gate", "/usr/bin/runc"), one("enforcement", Verdict::Problem));
+        assert_eq!(led("gpuctl", "/ours/gpuctl-runtime"), []);
+        let house = judged(|i| {
+            i.default_runtime = "house".into();
+            i.runtimes.insert("house".into(), "/ours/gate".into());
+        });
+        assert_eq!(house, []);
         assert_eq!(judged(|i| i.root = "/elsewhere".into()), one("docker root", Verdict::Problem));
     }
 }

@@ -5,6 +5,7 @@
 //! answer, and where the ledger cannot be opened everything that does without it is still said.
 
 mod ask;
+mod audit;
 mod cdi;
 mod clock;
 mod disks;
@@ -24,6 +25,7 @@ use gpuctl_ledger::config::Config;
 
 use super::api::{Answer, Check, Failure, Verdict};
 use super::context::Context;
+use super::runtimes::Runtimes;
 use super::{bypass, links};
 use crate::docker::Docker;
 
@@ -71,6 +73,7 @@ pub(super) fn doctor(ctx: &Context, fix: bool, user: Option<String>) -> Result<A
     let docker = engine(config, path, &mut checks);
     programs::checks(config, path, fix, &mut checks);
     ledger::checks(ctx, &mut checks);
+    audit::checks(config, &mut checks);
     clock::checks(ledger::newest(ctx), &mut checks);
     driver::with_ledger(ctx, fix, &mut checks);
     cdi::checks(config, &mut checks);
@@ -94,6 +97,7 @@ pub fn doctor_without_ledger(config: &Config, path: &Path, fix: bool, why: Failu
     let docker = engine(config, path, &mut checks);
     programs::checks(config, path, fix, &mut checks);
     checks.failed(ledger::NAME, why);
+    audit::checks(config, &mut checks);
     clock::checks(None, &mut checks);
     driver::alone(config, &mut checks);
     cdi::checks(config, &mut checks);
@@ -112,7 +116,8 @@ fn engine(config: &Config, path: &Path, checks: &mut Checks) -> Option<Answering
     let docker = Docker::connect(&config.docker.host, ENGINE_LIMIT).map_err(Failure::from);
     match docker.and_then(|docker| Ok((docker.info()?, docker))) {
         Ok((info, docker)) => {
-            engine::judge(&info, config, path, checks);
+            let runtimes = Runtimes::look(config, &info.runtimes);
+            engine::judge(&info, &runtimes, config, path, checks);
             Some((docker, info))
         }
         Err(why) => {

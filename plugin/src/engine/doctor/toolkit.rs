@@ -13,7 +13,26 @@ const NAME: &str = "toolkit";
 /// How long the toolkit may take to say its version.
 const LIMIT: Duration = Duration::from_secs(5);
 
-type Version = (u32, u32, u32);
+/// A version; a candidate comes before the release of its number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Version {
+    numbers: (u32, u32, u32),
+    released: bool,
+}
+
+impl Version {
+    const fn of(major: u32, minor: u32, patch: u32) -> Self {
+        Self { numbers: (major, minor, patch), released: true }
+    }
+}
+
+impl std::fmt::Display for Version {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (major, minor, patch) = self.numbers;
+        let candidate = if self.released { "" } else { ", a candidate," };
+        write!(f, "{major}.{minor}.{patch}{candidate}")
+    }
+}
 
 /// A fault by which a container gets out onto the host.
 struct Fault {
@@ -26,15 +45,15 @@ struct Fault {
 
 /// The hook that NVIDIA's runtime has for every container was first there in this version; before it only CDI
 /// had hooks of that kind.
-const HOOKED: Version = (1, 17, 5);
+const HOOKED: Version = Version::of(1, 17, 5);
 
 /// Newest last.
 const FAULTS: [Fault; 3] = [
-    Fault { cve: "CVE-2024-0132", mended: (1, 16, 2), by: |_| " (not by CDI)" },
-    Fault { cve: "CVE-2025-23359", mended: (1, 17, 4), by: |_| " (not by CDI)" },
+    Fault { cve: "CVE-2024-0132", mended: Version::of(1, 16, 2), by: |_| " (not by CDI)" },
+    Fault { cve: "CVE-2025-23359", mended: Version::of(1, 17, 4), by: |_| " (not by CDI)" },
     Fault {
         cve: "CVE-2025-23266",
-        mended: (1, 17, 8),
+        mended: Version::of(1, 17, 8),
         by: |version| if version < HOOKED { " (only by CDI)" } else { "" },
     },
 ];
@@ -68,36 +87,38 @@ pub(super) fn checks(found: &Toolkit, config: &Config, checks: &mut Checks) {
     }
 }
 
-/// `NVIDIA Container Toolkit CLI version 1.16.1` and lines after it.
+/// `NVIDIA Container Toolkit CLI version 1.16.1` and lines after it. What a package adds to the number, as
+/// in `1.16.1-1`, makes no other version of it, and `~` or `rc` a candidate.
 fn version(text: &str) -> Option<Version> {
     let mut words = text.split_whitespace();
     words.find(|word| word.trim_end_matches(':').eq_ignore_ascii_case("version"))?;
-    let digits = words.next()?.trim_start_matches('v');
-    let mut numbers = digits.split(['.', '-', '+', '~']).map(str::parse::<u32>);
+    let word = words.next()?.trim_start_matches('v');
+    let plain = |c: char| c.is_ascii_digit() || c == '.';
+    let (digits, more) = word.split_at(word.find(|c| !plain(c)).unwrap_or(word.len()));
+    let mut numbers = digits.split('.').map(str::parse::<u32>);
     let mut next = || numbers.next().and_then(Result::ok);
-    Some((next()?, next()?, next().unwrap_or(0)))
-}
-
-fn shown((major, minor, patch): Version) -> String {
-    format!("{major}.{minor}.{patch}")
+    let numbers = (next()?, next()?, next().unwrap_or(0));
+    let more = more.to_ascii_lowercase();
+    let candidate =
+        more.starts_with('~') || ["rc", "alpha", "beta", "dev"].iter().any(|w| more.contains(w));
+    Some(Version { numbers, released: !candidate })
 }
 
 fn judge(read: Version, checks: &mut Checks) {
     let open: Vec<&Fault> = FAULTS.iter().filter(|fault| read < fault.mended).collect();
     let Some(last) = open.last() else {
-        let text =
-            format!("nvidia-container-toolkit {}, with no fault that is known here", shown(read));
+        let text = format!("nvidia-container-toolkit {}, with no fault that is known here", read);
         return checks.ok(NAME, text);
     };
     let cves: Vec<String> = open.iter().map(|f| format!("{}{}", f.cve, (f.by)(read))).collect();
     let text = format!(
         "nvidia-container-toolkit {} lets a container out onto the host: {}",
-        shown(read),
+        read,
         cves.join(", ")
     );
     let fix = format!(
         "apt-get install --only-upgrade nvidia-container-toolkit, or dnf upgrade it, to {} or later",
-        shown(last.mended)
+        last.mended
     );
     checks.problem(NAME, text, Some(fix));
 }
@@ -119,27 +140,46 @@ mod tests {
             FAULTS.iter().map(|f| f.cve).filter(|cve| text.contains(cve)).collect()
         };
         let [a, b, c] = FAULTS.map(|fault| fault.cve);
-        assert_eq!(cves((1, 16, 1)), [a, b, c]);
-        assert_eq!(cves((1, 16, 2)), [b, c]);
-        assert_eq!(cves((1, 17, 3)), [b, c]);
-        assert_eq!(cves((1, 17, 4)), [c]);
-        assert_eq!(cves((1, 17, 7)), [c]);
-        assert_eq!(cves((1, 17, 8)), [] as [&str; 0]);
-        assert_eq!(cves((1, 18, 0)), [] as [&str; 0]);
-        assert_eq!(judged((1, 17, 8)).verdict, Verdict::Ok);
-        let bad = judged((1, 17, 6));
+        let cves = |text: &str| cves(version(&format!("version {text}")).unwrap());
+        let judged = |text: &str| judged(version(&format!("version {text}")).unwrap());
+        for (text, expected) in [
+            ("1.9.0", &[a, b, c][..]),
+            ("1.16.1", &[a, b, c]),
+            ("1.16.2~rc.1", &[a, b, c]),
+            ("1.16.2", &[b, c]),
+            ("1.17.3", &[b, c]),
+            ("1.17.4-rc.1", &[b, c]),
+            ("1.17.4", &[c]),
+            ("1.17.4-1", &[c]),
+            ("1.17.7", &[c]),
+            ("1.17.7-1", &[c]),
+            ("1.17.8-rc.1", &[c]),
+            ("1.17.8~rc.1-1", &[c]),
+            ("1.17.8", &[]),
+            ("1.17.8-1", &[]),
+            ("1.17.8-1~deb12u1", &[]),
+            ("1.17.10", &[]),
+            ("1.18.0~rc.1", &[]),
+            ("1.18.0", &[]),
+            ("2.0", &[]),
+        ] {
+            assert_eq!(cves(text), expected, "{text}");
+        }
+        assert_eq!(judged("1.17.8").verdict, Verdict::Ok);
+        let bad = judged("1.17.6");
         assert_eq!(bad.verdict, Verdict::Problem);
         assert!(bad.detail.ends_with("host: CVE-2025-23266"), "{bad:?}");
         assert!(bad.fix.unwrap().contains("to 1.17.8 or later"));
-        assert!(judged((1, 17, 4)).detail.ends_with("host: CVE-2025-23266 (only by CDI)"));
+        assert!(judged("1.17.4").detail.ends_with("host: CVE-2025-23266 (only by CDI)"));
     }
 
     #[test]
     fn its_version_is_read_however_it_says_it() {
         let said = "NVIDIA Container Toolkit CLI version 1.16.1\ncommit: a470818ba7d9166be282cd0039dd2fc9b0a34d73\n";
-        assert_eq!(version(said), Some((1, 16, 1)));
-        assert_eq!(version("NVIDIA Container Runtime Hook version 1.17.8-rc.1"), Some((1, 17, 8)));
-        assert_eq!(version("version: v1.18"), Some((1, 18, 0)));
+        assert_eq!(version(said), Some(Version::of(1, 16, 1)));
+        let candidate = version("NVIDIA Container Runtime Hook version 1.17.8-rc.1").unwrap();
+        assert!(!candidate.released && candidate < Version::of(1, 17, 8));
+        assert_eq!(version("version: v1.18"), Some(Version::of(1, 18, 0)));
         assert_eq!(version("usage: x"), None);
         assert_eq!(version("version unknown"), None);
         assert_eq!(version(""), None);
