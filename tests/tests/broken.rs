@@ -367,8 +367,10 @@ fn full() -> Option<usize> {
 fn try_all(node: &Node, changes: &[Change]) -> Tally {
     let mut tally = Tally::default();
     // What a node has once something was on it, it keeps.
-    kept(node);
-    clear(node);
+    for before in changes.last().map(|change| change.before).into_iter().chain([kept as _]) {
+        before(node);
+        clear(node);
+    }
     node.gpuctl_ok(&["doctor", "--fix"]);
     for (number, change) in changes.iter().enumerate() {
         if std::env::var("GPUCTL_BREAK_ONLY").is_ok_and(|only| only != change.name) {
