@@ -170,6 +170,7 @@ fn listed(names: &Names, root: &Path, folder: &Path, all: &mut BTreeMap<String, 
         // Locks and logs stay, and so does what a database keeps beside itself.
         let stays = [
             "locks",
+            "volume-locks",
             "audit",
             "ledger.db",
             "watch",
