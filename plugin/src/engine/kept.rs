@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use gpuctl_ledger::ledger::{At, Batch};
+use gpuctl_ledger::ledger::{At, Batch, LedgerError};
 use gpuctl_ledger::model::{
     Binding, ContainerId, ContainerName, KeptLayer, Timestamp, Version, VersionRecord,
 };
@@ -13,6 +13,7 @@ use gpuctl_ledger::node::notes;
 use super::api::Failure;
 use super::context::Context;
 use super::ending;
+use crate::docker::DockerError;
 use crate::tree;
 
 /// What is kept of one older version.
@@ -60,12 +61,43 @@ pub(super) fn versions(ctx: &Context, name: &ContainerName) -> Result<Vec<Versio
     Ok(all.into_iter().map(|at| at.record).collect())
 }
 
+/// Why something is still there.
+pub(super) enum Stays {
+    /// The Engine does not answer: whether it is there is not known, and a later try may remove it.
+    Unknown(Failure),
+    /// It cannot be removed.
+    Kept(Failure),
+}
+
+impl From<Failure> for Stays {
+    fn from(why: Failure) -> Self {
+        Self::Kept(why)
+    }
+}
+
+impl From<LedgerError> for Stays {
+    fn from(why: LedgerError) -> Self {
+        Self::Kept(why.into())
+    }
+}
+
+impl From<DockerError> for Stays {
+    fn from(why: DockerError) -> Self {
+        match why.is_unreachable() {
+            true => Self::Unknown(
+                Failure::from(why).hint("docker gpuctl doctor --fix ends what was left"),
+            ),
+            false => Self::Kept(why.into()),
+        }
+    }
+}
+
 /// Removes the container of an older version, its binding and the node's copy of that. One that is gone
 /// already is no fault; volumes stay.
 ///
 /// # Errors
 /// The Engine's and the ledger's.
-pub(super) fn remove_container(ctx: &Context, id: &ContainerId) -> Result<(), Failure> {
+pub(super) fn remove_container(ctx: &Context, id: &ContainerId) -> Result<(), Stays> {
     match ctx.docker()?.remove(id.as_str(), false, false) {
         Err(e) if !e.is_not_found() => return Err(e.into()),
         _ => {}
@@ -133,7 +165,7 @@ pub(super) fn remove_all(
     ctx: &Context,
     name: &ContainerName,
     current: Option<&ContainerId>,
-) -> Result<(), Failure> {
+) -> Result<(), Stays> {
     let versions = versions(ctx, name)?;
     let bindings: Vec<At<Binding>> = ctx.ledger.list(&ctx.ledger.keys().bindings())?;
     let bound = bindings.into_iter().map(|at| at.record).filter(|b| b.name == *name);

@@ -74,6 +74,9 @@ pub(super) struct Before<'a> {
     pub(super) held: &'a [(Unit, Token)],
     /// Who asked for the change.
     pub(super) by: Option<&'a String>,
+    /// Whether its process runs: then that one's own grant tells under which claim. It may have been
+    /// started anew by an undoing that was broken off.
+    pub(super) runs: bool,
 }
 
 /// Puts binding and leases back to what they were, also from `new`, the container that was to take its
@@ -88,8 +91,9 @@ pub(super) fn put_back(
     new: Option<&ContainerId>,
     back: impl Fn(Lease) -> Lease,
 ) -> Result<(), Failure> {
-    let Before { name, version, binding, held, by } = before;
+    let Before { name, version, binding, held, by, runs } = before;
     let (id, old_name) = (&binding.container, DockerName::of(name, version));
+    let granted = notes::read_grant(&ctx.config.paths, id).ok().flatten().filter(|_| runs);
     let keys = ctx.ledger.keys();
     for _ in 0..TRIES {
         let mut batch = Batch::new();
@@ -109,13 +113,17 @@ pub(super) fn put_back(
                 freed.push(unit);
                 continue;
             };
+            // A process that still runs does so under its own token: its poststop must find it.
+            let token = match &granted {
+                Some(grant) if grant.units.contains(&unit) => &grant.token,
+                _ => token,
+            };
             let was = back(lease.record);
             let holder = Holder {
                 container: id.clone(),
                 docker_name: old_name.clone(),
                 ..was.holder.clone()
             };
-            // A process that still runs does so under its own token: its poststop must find it.
             let was = Lease { token: token.clone(), holder, ..was };
             batch.at(key.clone(), lease.revision).put(key, &was);
         }

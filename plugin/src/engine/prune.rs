@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::api::{Answer, Failure, Front, MoreAnswer, PruneRequest, PruneRow};
 use super::context::Context;
 use super::journal::{self, Journal};
-use super::kept::{self, Kept};
+use super::kept::{self, Kept, Stays};
 use super::names;
 
 /// One version's kept things.
@@ -140,7 +140,7 @@ fn found(
 fn finish(ctx: &Context, journal: Journal) -> Result<(), Failure> {
     let data: Data = journal.data()?;
     let name = journal.operation.name.clone();
-    let outcome = data.items.iter().try_for_each(|item| {
+    let outcome = data.items.iter().try_for_each(|item| -> Result<(), Stays> {
         if let Some(id) = &item.container {
             kept::remove_container(ctx, id)?;
         }
@@ -150,8 +150,13 @@ fn finish(ctx: &Context, journal: Journal) -> Result<(), Failure> {
         Ok(())
     });
     // What Docker or the disk keeps is kept, and is found again the next time.
+    let kept = match outcome {
+        Ok(()) => None,
+        Err(Stays::Unknown(why)) => return Err(why),
+        Err(Stays::Kept(why)) => Some(why),
+    };
     journal.finish(ctx, Batch::new())?;
-    outcome
+    kept.map_or(Ok(()), Err)
 }
 
 /// Ends a prune that was broken off.

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::api::{Answer, Event, Failure, Front};
 use super::context::Context;
 use super::journal::{self, Journal};
+use super::kept::Stays;
 use super::lifecycle::each;
 use super::{ending, kept, names, ports};
 
@@ -96,6 +97,10 @@ fn finish(ctx: &Context, mut journal: Journal) -> Result<Option<String>, Failure
     if journal.operation.step == "remove"
         && let Err(why) = kept::remove_all(ctx, &name, data.id.as_ref())
     {
+        let why = match why {
+            Stays::Unknown(why) => return Err(why),
+            Stays::Kept(why) => why,
+        };
         // What cannot be removed is said, and the container stays, as any other can be used.
         journal.finish(ctx, Batch::new())?;
         return Err(why);
@@ -104,9 +109,13 @@ fn finish(ctx: &Context, mut journal: Journal) -> Result<Option<String>, Failure
         if journal.operation.step == "remove" {
             match ctx.docker()?.remove(id.as_str(), data.how.force, data.how.volumes) {
                 Err(e) if !e.is_not_found() => {
+                    let why = match Stays::from(e) {
+                        Stays::Unknown(why) => return Err(why),
+                        Stays::Kept(why) => why,
+                    };
                     // Docker keeps it: so do we.
                     journal.finish(ctx, Batch::new())?;
-                    return Err(e.into());
+                    return Err(why);
                 }
                 _ => journal.step(ctx, "forget", &data, Batch::new())?,
             }

@@ -82,6 +82,7 @@ pub(super) fn undo(
         binding: &data.before,
         held: &data.held,
         by: data.by.as_ref(),
+        runs: old_runs,
     };
     leases::put_back(ctx, before, None, |lease| lease)?;
     let old_name = DockerName::of(&journal.operation.name, data.from);

@@ -90,6 +90,7 @@ fn put_back(ctx: &Context, journal: &Journal, data: &Data) -> Result<(), Failure
         binding: &data.before,
         held: &data.held,
         by: data.by.as_ref(),
+        runs,
     };
     leases::put_back(ctx, before, data.new.as_ref(), |lease| {
         // Of a process that runs its evidence counts; else it is kept for the start to come.

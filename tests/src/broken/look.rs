@@ -67,7 +67,12 @@ pub fn look(node: &Node) -> Look {
     let config = node.config();
     let root = node.place().data();
     files(&names, "gpuctl/layers", &config.layers(), &mut all);
-    files(&names, "gpuctl/volumes", &node.place().at("volumes/mounts"), &mut all);
+    let mounts = node.place().at("volumes/mounts");
+    for entry in fs::read_dir(&mounts).into_iter().flatten().flatten() {
+        // What keeps it to its size lies beside its content.
+        let volume = names.text(&format!("gpuctl/{}", entry.file_name().to_string_lossy()));
+        files(&names, &volume, &entry.path().join("data"), &mut all);
+    }
     let own = [node.place().state(), node.place().run(), root.join("gpuctl"), root.join("tmp")];
     for folder in own.iter().chain(&[node.place().at("volumes")]) {
         listed(&names, node.place().root(), folder, &mut all);
@@ -165,6 +170,7 @@ fn listed(names: &Names, root: &Path, folder: &Path, all: &mut BTreeMap<String, 
         // Locks and logs stay, and so does what a database keeps beside itself.
         let stays = [
             "locks",
+            "volume-locks",
             "audit",
             "ledger.db",
             "watch",
