@@ -68,6 +68,9 @@ fn wrong_sizes_and_names_are_refused_before_anything_is_made() {
         let got = node.gpuctl(&["volume", "create", "--size=16MB", "--", name]);
         assert!(got.code == 2 && got.stderr.contains("volume name"), "{name}: {got}");
     }
+    let dashes = format!("a{}", "-b".repeat(59));
+    let long = node.gpuctl(&["volume", "create", &dashes, "--size", "16MB"]);
+    assert!(long.code == 1 && long.stderr.contains("one with fewer -"), "{long}");
     let small = node.gpuctl(&["volume", "create", "data", "--size", "1"]);
     assert!(small.code == 1 && small.stderr.contains("at least 8MB"), "{small}");
     let size = node.gpuctl(&["volume", "create", "data", "--size", "16MB", "--backend", "size"]);

@@ -30,6 +30,8 @@ const SYSTEMD: &str = "/run/systemd/system";
 const CONTENT: &str = "data";
 /// Beside it, what is left over of the filesystem, so that the volume is as large as was asked.
 const FILLER: &str = "filler";
+/// The longest name that a file may have, in bytes.
+const LONGEST_FILE_NAME: usize = 255;
 /// How long an unmount waits for whoever looks into the volume for a moment.
 const BUSY: Duration = Duration::from_secs(3);
 
@@ -271,6 +273,13 @@ impl Sizing for Images<'_> {
     fn check_free(&self, spec: &Spec) -> Result<(), Failure> {
         super::check_docker_free(self.docker, &spec.docker_name)?;
         let detail = Detail::of(spec)?;
+        if unit::name(&detail.mount_point()).len() > LONGEST_FILE_NAME {
+            let name = &spec.docker_name;
+            return Err(Failure::new(format!(
+                "{name} is too long: in the name of its systemd unit each - takes four characters"
+            ))
+            .hint("take a shorter name, or one with fewer -"));
+        }
         if is_mounted(&detail)? {
             let shown = detail.mount_point().display().to_string();
             return Err(Failure::new(format!("something is mounted at {shown} already"))
