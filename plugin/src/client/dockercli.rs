@@ -3,6 +3,7 @@
 
 use std::ffi::OsString;
 use std::io::Read as _;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
@@ -36,7 +37,9 @@ enum Engine {
 impl DockerCli {
     /// The CLI that started us, else `docker` on PATH; `host` is the Engine's endpoint.
     pub fn found(host: &str) -> Self {
-        let program = std::env::var_os(ORIGINAL).filter(|p| !p.is_empty());
+        // While it completes, the CLI names the plugin there.
+        let plugin = |p: &OsString| Path::new(p).file_name().is_some_and(|f| f == "docker-gpuctl");
+        let program = std::env::var_os(ORIGINAL).filter(|p| !p.is_empty() && !plugin(p));
         Self::of(program.unwrap_or_else(|| "docker".into()), host)
     }
 

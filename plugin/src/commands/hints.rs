@@ -6,9 +6,8 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Session, quick};
-use crate::client::argv::Globals;
-use crate::docker::{Docker, gpuctl_part};
+use super::quick;
+use crate::docker::gpuctl_part;
 use crate::engine::api::{Answer, GpuRow, Request};
 use crate::ui;
 
@@ -59,13 +58,8 @@ fn gpus() -> Vec<GpuRow> {
 }
 
 fn started() -> Vec<(String, u64)> {
-    let rows = quick::in_time(|| {
-        let session = Session::open(&Globals::default()).ok()?;
-        Docker::connect(&session.config().docker.host, quick::LIMIT).ok()?.list(false).ok()
-    });
-    let row =
-        |row: crate::docker::Summary| Some((row.names.into_iter().next()?, age(&row.status)?));
-    rows.unwrap_or_default().into_iter().filter_map(row).collect()
+    let row = |(name, status): (String, String)| Some((name, age(&status)?));
+    quick::containers(false).into_iter().filter_map(row).collect()
 }
 
 /// For how many seconds a container has run, if only for a few: `Up 3 seconds`.

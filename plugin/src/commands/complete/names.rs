@@ -8,8 +8,7 @@ use super::place::{Kind, State};
 use crate::client::argv::Globals;
 use crate::client::flags::FlagTable;
 use crate::commands::Session;
-use crate::commands::quick::{LIMIT, asked, in_time};
-use crate::docker::Docker;
+use crate::commands::quick::{self, asked, in_time};
 use crate::engine::api::{Answer, GpuRow, PsRow, Request, VolumeAnswer, VolumeRequest};
 
 /// The names of a kind, for what is `typed` so far.
@@ -49,15 +48,13 @@ fn containers(state: State) -> Vec<Proposal> {
 
 /// What docker made: all that there is, without what is managed by its name in Docker.
 fn foreign() -> Vec<Proposal> {
-    let all = in_time(|| {
-        let session = Session::open(&Globals::default()).ok()?;
-        Docker::connect(&session.config().docker.host, LIMIT).ok()?.list(true).ok()
-    });
+    // Both at once: on another host each is a login.
+    let managed = std::thread::spawn(rows);
+    let all = quick::containers(true);
+    let managed = managed.join().unwrap_or_default();
     let in_docker = |row: PsRow| Some(format!("{}-{}", row.name, row.version?));
-    let managed: Vec<String> = rows().into_iter().filter_map(in_docker).collect();
-    let own = |row: crate::docker::Summary| Some((row.names.into_iter().next()?, row.status));
-    let all = all.unwrap_or_default().into_iter().filter_map(own);
-    all.filter(|(name, _)| !managed.contains(name)).collect()
+    let managed: Vec<String> = managed.into_iter().filter_map(in_docker).collect();
+    all.into_iter().filter(|(name, _)| !managed.contains(name)).collect()
 }
 
 fn versions(name: &str) -> Vec<Proposal> {
@@ -137,11 +134,7 @@ fn gpu_requests(rows: &[GpuRow], typed: &str) -> Vec<Proposal> {
 }
 
 fn images() -> Vec<Proposal> {
-    let tags = in_time(|| {
-        let session = Session::open(&Globals::default()).ok()?;
-        Docker::connect(&session.config().docker.host, LIMIT).ok()?.image_tags().ok()
-    });
-    tags.unwrap_or_default().into_iter().map(|tag| (tag, String::new())).collect()
+    quick::images().into_iter().map(|tag| (tag, String::new())).collect()
 }
 
 /// What a filter's key may be equal to.
