@@ -228,8 +228,8 @@ fn the_driver_its_spec_and_its_toolkit_are_looked_at() {
         fs::set_permissions(&ctk, fs::Permissions::from_mode(0o755)).unwrap();
     };
     for (version, cves) in [
-        ("1.16.1", "host: CVE-2024-0132 (not by CDI), CVE-2025-23359 (not by CDI), CVE-2025-23266"),
-        ("1.17.3", "host: CVE-2025-23359 (not by CDI), CVE-2025-23266 (only by CDI)"),
+        ("1.16.1", "host: CVE-2024-0132 (not by CDI), CVE-2025-23359, CVE-2025-23266"),
+        ("1.17.3", "host: CVE-2025-23359, CVE-2025-23266 (only by CDI)"),
         ("1.17.7", "host: CVE-2025-23266"),
     ] {
         let words = [cves, version, "to 1.17.8 or later"];

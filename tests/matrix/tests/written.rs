@@ -25,9 +25,9 @@ fn the_page_is_of_these_sources() {
 }
 
 #[test]
-fn every_row_is_there_and_every_column_of_this_machine_was_tried() {
+fn every_row_of_every_column_was_tried() {
     let cells = table::cells_of(&page("matrix.md")).expect("a page of cells");
-    for column in Column::all().iter().filter(|c| c.cgroup_name() == "v1") {
+    for column in Column::all() {
         for row in rows::all() {
             let at = (column.to_string(), row.id.to_owned());
             assert!(cells.contains_key(&at), "{column} {}: not tried", row.id);

@@ -50,7 +50,7 @@ const HOOKED: Version = Version::of(1, 17, 5);
 /// Newest last.
 const FAULTS: [Fault; 3] = [
     Fault { cve: "CVE-2024-0132", mended: Version::of(1, 16, 2), by: |_| " (not by CDI)" },
-    Fault { cve: "CVE-2025-23359", mended: Version::of(1, 17, 4), by: |_| " (not by CDI)" },
+    Fault { cve: "CVE-2025-23359", mended: Version::of(1, 17, 4), by: |_| "" },
     Fault {
         cve: "CVE-2025-23266",
         mended: Version::of(1, 17, 8),
