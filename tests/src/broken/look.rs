@@ -298,7 +298,7 @@ mod tests {
     fn what_is_made_up_goes_and_the_rest_stays() {
         let id = "ab".repeat(32);
         let names = Names([(id.clone(), "<train-0>".to_owned())].into());
-        assert_eq!(names.text(&format!("x/{id}/deadbeef")), "x/<train-0>/deadbeef");
+        assert_eq!(names.text(&format!("x/{id}/lower")), "x/<train-0>/lower");
         assert_eq!(names.text(&id[..12]), "<train-0>");
         assert_eq!(names.text("0-1a2b3c4d"), "0-<8>");
         assert_eq!(names.text("fade added über"), "fade added über");
