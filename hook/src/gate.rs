@@ -211,11 +211,16 @@ fn let_through(config: &Config, state: &State, args: &GateArgs) -> Result<(), Tu
     fault::here(config, "gate");
     let bytes = files::read_bounded(&state.bundle.join("config.json"), LONGEST_SPEC)
         .map_err(|_| "the bundle's config.json cannot be read")?;
-    let mut spec = Spec::parse(&bytes).map_err(|e| e.to_string())?;
-    request::swarm::heed(&mut spec, &config.gpu.swarm_resource);
+    let spec = Spec::parse(&bytes).map_err(|e| e.to_string())?;
     let opened = opened(&spec);
-    let by_env = request::by_legacy_hook(&spec).map_err(|e| e.to_string())?;
-    let nothing = opened.as_ref().is_some_and(BTreeSet::is_empty) && by_env.is_none();
+    let by_env: Result<Vec<GpuRequest>, _> =
+        request::swarm::each(&spec, &config.gpu.swarm_resource)
+            .iter()
+            .map(request::by_legacy_hook)
+            .collect();
+    let by_env = by_env.map_err(|e| e.to_string())?;
+    let nothing =
+        opened.as_ref().is_some_and(BTreeSet::is_empty) && by_env.iter().all(GpuRequest::is_none);
     if args.token.is_none() && nothing {
         return Ok(());
     }
@@ -228,7 +233,7 @@ fn let_through(config: &Config, state: &State, args: &GateArgs) -> Result<(), Tu
     check(opened.as_ref(), &mine, inventory.as_ref(), args.keep_rest)?;
     let caps = opened_caps(&spec, driver::caps_major(config));
     check_caps(caps.as_ref(), &mine, inventory.as_ref(), args.keep_rest)?;
-    check_env(&by_env, &mine)?;
+    by_env.iter().try_for_each(|asked| check_env(asked, &mine))?;
     let Some(token) = &args.token else { return Ok(()) };
     if mine.is_empty() {
         return Err("its claim is no longer in the ledger".into());

@@ -27,12 +27,13 @@ const CONTENT: &str = "io.containerd.content.v1.content/blobs/sha256";
 const SYSTEM_CONTAINERD: &str = "/var/lib/containerd";
 
 /// What is made of the environment's `all`, where something honours it and it is the image's own word.
-/// Only then are the image's files looked at.
+/// Only then are the image's files looked at. `heeded` are the variables that stood in its place.
 pub fn policy(
     config: &Config,
     spec: &Spec,
     files: Option<&DockerFiles>,
     nvidia_runtime: bool,
+    heeded: &[String],
 ) -> Option<ImageEnvPolicy> {
     let container = &files?.container;
     let honoured = nvidia_runtime || request::has_legacy_hook(spec);
@@ -41,8 +42,12 @@ pub fn policy(
     if !says_all {
         return None;
     }
-    is_images_own(&config.docker.root, container, request::VISIBLE)
-        .then_some(config.policy.image_env)
+    let own = |name: &str| is_images_own(&config.docker.root, container, name);
+    let images = match heeded {
+        [] => own(request::VISIBLE),
+        names => names.iter().all(|name| own(name)),
+    };
+    images.then_some(config.policy.image_env)
 }
 
 fn key(entry: &str) -> &str {

@@ -48,13 +48,15 @@ pub(crate) struct Making<'a> {
     pub(crate) owner: Option<String>,
     /// What it is to get, once that is known.
     pub(crate) request: Option<GpuRequest>,
+    /// The variables of `gpu.swarm_resource` that it had.
+    pub(crate) heeded: Vec<String>,
 }
 
 impl Making<'_> {
     /// Lets it be, gives it what it is to get, or turns it away.
     pub(crate) fn start(&mut self) -> Result<(), TurnedAway> {
         if self.nvidia_puts_in() || request::has_legacy_hook(&self.spec) {
-            swarm::heed(&mut self.spec, &self.config.gpu.swarm_resource);
+            self.heeded = swarm::heed(&mut self.spec, &self.config.gpu.swarm_resource);
         }
         if self.entered_before() {
             // The gate in the spec will check the final one.
@@ -99,6 +101,8 @@ impl Making<'_> {
             return Ok(());
         }
         match admit {
+            // A variable that asks for nothing must not leave another one to be heeded.
+            Admit::Pass if !self.heeded.is_empty() => Ok(self.write_spec()?),
             Admit::Pass => Ok(()),
             Admit::Exempt => {
                 self.audit_once(&docker_name, EXEMPT);
@@ -183,6 +187,7 @@ impl Making<'_> {
                 &self.spec,
                 self.files.as_ref(),
                 nvidia_runtime,
+                &self.heeded,
             ),
             docker_env: self.files.as_ref().map(|files| files.container.config.env.as_slice()),
         };

@@ -106,8 +106,9 @@ fn prepare<'a>(
         .map_err(|_| "the bundle's config.json cannot be read, or is longer than 16 MiB")?;
     let spec = Spec::parse(&bytes).map_err(|e| e.to_string())?;
     let id = command.id.as_deref().unwrap_or_default();
+    let nvidia = real::is_nvidia(real::behind(config, entered));
     let alone = |spec, why: &dyn Fn() -> String| {
-        without_gpus(config, id, &bundle, spec, why).map(|()| None)
+        without_gpus(config, (id, nvidia), &bundle, spec, why).map(|()| None)
     };
     let config_path = match loaded {
         Ok((_, path)) => path,
@@ -155,5 +156,6 @@ fn prepare<'a>(
         began,
         owner: None,
         request: None,
+        heeded: Vec::new(),
     }))
 }

@@ -16,29 +16,28 @@ use crate::{inject, strip};
 /// Lets a container start that asks for no GPU as far as its spec tells, and else says `why` not. What
 /// only opens GPUs along with everything else (`--privileged`, a wildcard rule) loses them, as by the
 /// default policy, which is written down. `config` is the default one where there is none that can be
-/// read; `id` is the container's, and may be none.
+/// read; `id` is the container's, and may be none; `nvidia`: NVIDIA's runtime is behind us.
 ///
 /// # Errors
 /// `why`, or that the spec cannot be written.
 pub(crate) fn without_gpus(
     config: &Config,
-    id: &str,
+    (id, nvidia): (&str, bool),
     bundle: &Path,
     mut spec: Spec,
     why: impl Fn() -> String,
 ) -> Result<(), String> {
     let facts = NodeFacts {
         // Then the environment is heeded by the real runtime.
-        nvidia_runtime: config.gpu.inject == Inject::Env,
+        nvidia_runtime: nvidia || config.gpu.inject == Inject::Env,
         cdi_kind: &config.gpu.cdi_kind,
         ..NodeFacts::default()
     };
-    if facts.nvidia_runtime || request::has_legacy_hook(&spec) {
-        swarm::heed(&mut spec, &config.gpu.swarm_resource);
-    }
+    let heeds = facts.nvidia_runtime || request::has_legacy_hook(&spec);
+    let heeded = heeds && !swarm::heed(&mut spec, &config.gpu.swarm_resource).is_empty();
     let Ok(asked) = request::detect(&spec, None, &facts) else { return Err(why()) };
     if asked.is_nothing() {
-        return Ok(());
+        return if heeded { write_spec(bundle, &spec) } else { Ok(()) };
     }
     if !asked.request.is_none() {
         return Err(why());
@@ -82,9 +81,13 @@ mod tests {
         config.paths.journal = bundle.path().join("journal");
         std::fs::write(&path, &bytes).unwrap();
         let before = Spec::parse(&bytes).unwrap();
-        let done = without_gpus(&config, "c1", bundle.path(), Spec::parse(&bytes).unwrap(), || {
-            "why".into()
-        });
+        let done = without_gpus(
+            &config,
+            ("c1", false),
+            bundle.path(),
+            Spec::parse(&bytes).unwrap(),
+            || "why".into(),
+        );
         (done, before, Spec::parse(&std::fs::read(&path).unwrap()).unwrap())
     }
 

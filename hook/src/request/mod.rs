@@ -129,6 +129,9 @@ pub struct Asked {
     pub cdi_applied: Vec<u32>,
     /// Whether NVIDIA's legacy prestart hook is in the spec.
     pub legacy_hook: bool,
+    /// Whether the environment names GPUs to NVIDIA's runtime though it was asked otherwise, perhaps for
+    /// none (`--gpus 0`): what it names is to be taken out.
+    pub overruled: bool,
 }
 
 impl Asked {
@@ -141,6 +144,7 @@ impl Asked {
             && !self.opens_caps
             // With `--gpus 0` it is in the spec, and obeys the image's environment.
             && !self.legacy_hook
+            && !self.overruled
             // It is ignored only once it is taken out.
             && !self.is_image_env()
     }
@@ -235,9 +239,13 @@ pub fn detect(
     let rest: BTreeSet<u32> = node_minors.difference(&explicit).copied().collect();
     let by_request =
         found.iter().any(|f| matches!(f.route, Route::DeviceRequest | Route::CdiDevice));
-    if !by_request && (facts.nvidia_runtime || asked.legacy_hook) {
-        let by_env = honoured_env(spec)?;
-        found.extend(by_env.into_iter().map(|one| of_image(one, facts.image_env)));
+    if facts.nvidia_runtime || asked.legacy_hook {
+        let by_env = honoured_env(spec);
+        if by_request {
+            asked.overruled = !by_env.is_ok_and(|found| found.is_empty());
+        } else {
+            found.extend(by_env?.into_iter().map(|one| of_image(one, facts.image_env)));
+        }
     }
     let answered = if by_request { None } else { answered::word(spec, facts.docker_env) };
     if facts.nvidia_runtime {

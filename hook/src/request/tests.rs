@@ -387,3 +387,23 @@ fn the_word_that_nvidias_runtime_has_answered_is_what_was_asked() {
     let flag = ask("NVIDIA_VISIBLE_DEVICES=all", &gpus(1, &[]));
     assert_eq!(flag.request, GpuRequest::Count(1));
 }
+
+#[test]
+fn what_the_environment_says_beside_gpus_0_is_not_nothing_where_it_would_be_heeded() {
+    let host = HostConfig::parse(
+        br#"{"DeviceRequests":[{"Driver":"","Count":0,"Capabilities":[["gpu"]]}]}"#,
+    );
+    let host = host.unwrap();
+    let of = |env: &str, nvidia_runtime| {
+        let spec = Spec::from_value(json!({"process": {"env": [env]}})).unwrap();
+        let facts = NodeFacts { nvidia_runtime, ..NodeFacts::default() };
+        detect(&spec, Some(&host), &facts).unwrap()
+    };
+    for env in ["NVIDIA_VISIBLE_DEVICES=all", "NVIDIA_VISIBLE_DEVICES=nonsense x", "CUDA_VERSION=8"]
+    {
+        let asked = of(env, true);
+        assert!(asked.request.is_none() && !asked.is_nothing(), "{env}");
+        assert!(of(env, false).is_nothing(), "{env}");
+    }
+    assert!(of("NVIDIA_VISIBLE_DEVICES=void", true).is_nothing());
+}

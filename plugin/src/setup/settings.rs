@@ -79,11 +79,16 @@ pub(super) fn nvidia_runtimes(text: &str) -> Result<Vec<String>, String> {
 }
 
 /// The variables that NVIDIA's toolkit takes GPUs from before NVIDIA_VISIBLE_DEVICES, where its config says
-/// so: `swarm-resource`, names between commas.
+/// so: `swarm-resource`, names between commas, which some versions of it take for one name.
 pub(super) fn nvidia_swarm_resource(text: &str) -> Vec<String> {
     let document = parse(text).unwrap_or_default();
     let value = document.get("swarm-resource").and_then(|value| value.as_str()).unwrap_or_default();
-    value.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect()
+    let names = value.split(',').map(str::trim).filter(|name| !name.is_empty());
+    let mut names: Vec<String> = names.map(str::to_owned).collect();
+    if !names.is_empty() && names != [value] {
+        names.push(value.to_owned());
+    }
+    names
 }
 
 /// NVIDIA's config with another list.
@@ -143,6 +148,7 @@ mod tests {
         assert!(nvidia_runtimes("[nvidia-container-runtime]\nruntimes = [\"runc\", 3]\n").is_err());
         let swarm = nvidia_swarm_resource;
         assert!([text, "swarm-resource = \" , \"\n", "[x\n"].map(swarm).iter().all(Vec::is_empty));
-        assert_eq!(swarm("swarm-resource = \"A, B\"\n"), ["A", "B"]);
+        assert_eq!(swarm("swarm-resource = \"A, B\"\n"), ["A", "B", "A, B"]);
+        assert_eq!(swarm("swarm-resource = \"A\"\n"), ["A"]);
     }
 }
