@@ -52,6 +52,8 @@ fn the_fields_are_those_of_the_page() {
     // A start that was refused and is tried again; a card that is not well; older versions and their files.
     let waits = ["run", "-d", "--name", "waits", "--restart", "unless-stopped", "--gpus", "6"];
     assert_eq!(node.docker(&[&waits[..], &stays].concat()).code, 125);
+    // It starts as soon as train gives its GPUs back.
+    look(&node);
     node.gpuctl_ok(&["stop", "train"]);
     node.gpuctl_ok(&["volume", "resize", "data", "40MB"]);
     node.gpuctl_ok(&["snapshot", "train"]);
