@@ -44,7 +44,7 @@ impl Host {
     }
 
     fn bare() -> Option<Self> {
-        if std::env::var_os("GPUCTL_FULL").is_none() {
+        if !crate::full() {
             skip("the booted Debian: ./tests/run --full");
             return None;
         }

@@ -39,6 +39,11 @@ pub fn skip(reason: &str) {
     eprintln!("skipped: {reason}");
 }
 
+/// Whether all is to be tried that a test knows, and in full size: `tests/run --full`.
+pub fn full() -> bool {
+    std::env::var_os("GPUCTL_FULL").is_some()
+}
+
 /// Whether this machine can run an Engine; says so where not.
 pub fn engine_runs_here() -> bool {
     if !nix::unistd::geteuid().is_root() {

@@ -21,7 +21,7 @@ pub const TOPS: [&str; 7] = ["tree", "many", "big", "usr", "opt", "home", "var"]
 
 /// How much there is: files, MB in one file, and the size of the disk in GB.
 pub fn amount() -> (u32, u32, u64) {
-    if std::env::var_os("GPUCTL_FULL").is_some() { (100_000, 4096, 16) } else { (4_000, 200, 3) }
+    if crate::full() { (100_000, 4096, 16) } else { (4_000, 200, 3) }
 }
 
 /// A node whose Docker keeps everything on a file system of its own.

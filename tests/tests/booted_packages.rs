@@ -22,7 +22,7 @@ fn install(host: &mut Host, deb: &str) -> String {
 
 #[test]
 fn the_deb_lives_its_life_on_a_booted_host() {
-    if std::env::var_os("GPUCTL_FULL").is_some() && !have(&["dpkg-deb", "rpmbuild"]) {
+    if gpuctl_tests::full() && !have(&["dpkg-deb", "rpmbuild"]) {
         return;
     }
     let Some(mut host) = Host::boot_driver() else { return };

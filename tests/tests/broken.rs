@@ -360,7 +360,7 @@ const ALWAYS: [&str; 5] = ["scale", "replace", "clone", "rename", "rm with all"]
 fn full() -> Option<usize> {
     match std::env::var("GPUCTL_BREAK_EVERY") {
         Ok(every) => Some(every.parse().expect("a number")),
-        Err(_) => std::env::var_os("GPUCTL_FULL").map(|_| 1),
+        Err(_) => gpuctl_tests::full().then_some(1),
     }
 }
 

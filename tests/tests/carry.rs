@@ -80,7 +80,7 @@ fn carried(kind: Kind, containerd: bool, user: u32) {
 
 /// Three of the six ways are tried in each run, with ext4, xfs and both image stores among them.
 fn in_full() -> bool {
-    let full = std::env::var_os("GPUCTL_FULL").is_some();
+    let full = gpuctl_tests::full();
     if !full {
         gpuctl_tests::skip("this filesystem with this image store, in the full run only");
     }

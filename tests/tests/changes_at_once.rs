@@ -58,7 +58,7 @@ fn containers_changed_at_once_are_each_whole() {
     if !engine_runs_here() {
         return;
     }
-    let full = std::env::var_os("GPUCTL_FULL").is_some();
+    let full = gpuctl_tests::full();
     let (containers, each) = if full { (50, 15) } else { (12, 3) };
     let config = "[ports]\nrange = \"22100-22199\"\n".to_owned();
     let node = Node::start(Options { config, ..Options::default() });

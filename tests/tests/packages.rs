@@ -288,7 +288,7 @@ fn the_rpm_is_installed_upgraded_and_removed_with_rpms_own_database() {
 /// A Debian 13 whose apt finds all that the deb depends on.
 #[test]
 fn the_deb_is_installed_upgraded_removed_and_purged_in_trixie() {
-    if std::env::var_os("GPUCTL_FULL").is_none() {
+    if !gpuctl_tests::full() {
         return skip("the deb in Debian 13: ./tests/run --full");
     }
     if !have(&["rpmbuild", "dpkg-deb", "debootstrap"]) {

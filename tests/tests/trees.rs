@@ -190,7 +190,7 @@ fn a_hundred_thousand_files_and_a_large_one_arrive_on_xfs() {
 
 #[test]
 fn a_hundred_thousand_files_and_a_large_one_arrive_on_btrfs() {
-    if std::env::var_os("GPUCTL_FULL").is_none() {
+    if !gpuctl_tests::full() {
         gpuctl_tests::skip("a hundred thousand files on btrfs: in the full run");
         return;
     }

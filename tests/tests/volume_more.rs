@@ -354,7 +354,7 @@ fn many_files_are_carried_over() {
     if !engine_runs_here() {
         return;
     }
-    let folders = if std::env::var_os("GPUCTL_FULL").is_some() { 100 } else { 6 };
+    let folders = if gpuctl_tests::full() { 100 } else { 6 };
     let node = node();
     node.gpuctl_ok(&["volume", "create", "many", "--size", "1GB"]);
     let script = format!(
@@ -439,7 +439,7 @@ fn an_image_with_xfs_grows_while_it_is_in_use() {
 
 #[test]
 fn a_thousand_volumes_are_made_listed_and_removed() {
-    if std::env::var_os("GPUCTL_FULL").is_none() {
+    if !gpuctl_tests::full() {
         println!("skipped: a thousand volumes take minutes: tests/run --full makes them");
         return;
     }

@@ -271,7 +271,7 @@ fn points() -> Vec<(String, bool)> {
 /// by whoever comes next. Without GPUCTL_FULL at every third of them.
 fn killed(rest: usize) {
     let node = node();
-    let full = std::env::var_os("GPUCTL_FULL").is_some();
+    let full = gpuctl_tests::full();
     let chosen = |number: usize| number % 3 == rest && (full || (number / 3).is_multiple_of(3));
     let (mut version, mut size) = (0, 32);
     for (number, (point, done)) in points().into_iter().enumerate().filter(|(n, _)| chosen(*n)) {

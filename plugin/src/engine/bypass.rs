@@ -44,11 +44,11 @@ struct Bypass {
     given: Vec<String>,
 }
 
-/// Looks at what runs.
+/// Looks at what runs, by these runtimes of the Engine.
 ///
 /// # Errors
 /// The Engine's and the ledger's.
-pub(super) fn checks(ctx: &Context) -> Result<Vec<Check>, Failure> {
+pub(super) fn checks(ctx: &Context, runtimes: &Runtimes) -> Result<Vec<Check>, Failure> {
     let until = Instant::now() + LIMIT;
     let docker = ctx.docker()?;
     let mut shown = Vec::new();
@@ -65,9 +65,7 @@ pub(super) fn checks(ctx: &Context) -> Result<Vec<Check>, Failure> {
     let leased = leases.into_values().map(|at| at.record.holder.container).collect();
     let paths: Vec<String> = shown.iter().flat_map(device_paths).map(str::to_owned).collect();
     let nodes = gpu::within(STAT_LIMIT, move || Ok(look(paths))).unwrap_or_default();
-    let programs = docker.info().map(|info| info.runtimes).unwrap_or_default();
-    let runtimes = Runtimes::look(&ctx.config, &programs);
-    let found = bypasses(&shown, &leased, &ctx.config, &nodes, &runtimes);
+    let found = bypasses(&shown, &leased, &ctx.config, &nodes, runtimes);
     let mut checks: Vec<Check> = found.iter().map(|b| b.check(&ctx.config_path)).collect();
     if unseen > 0 {
         let text = format!("the Engine is slow: {unseen} running containers were not looked at");

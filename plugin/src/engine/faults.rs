@@ -46,10 +46,9 @@ pub(super) fn pass(change: &str, step: &str, when: &str, shown: &str) {
     let here = format!("{change}:{step}:{when}");
     let this = format!("{here}@{shown}");
     note(&this);
-    let is = |variable| std::env::var(variable).is_ok_and(|at| at == here || at == this);
     crate::faults::point(&here);
     crate::faults::point(&this);
-    if is("GPUCTL_INTERRUPT_AT") {
+    if std::env::var("GPUCTL_INTERRUPT_AT").is_ok_and(|at| at == here || at == this) {
         let _ = kill(Pid::this(), Signal::SIGINT);
         std::thread::sleep(NOTED);
     }

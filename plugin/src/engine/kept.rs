@@ -69,6 +69,19 @@ pub(super) enum Stays {
     Kept(Failure),
 }
 
+impl Stays {
+    /// Why it cannot be removed.
+    ///
+    /// # Errors
+    /// The Engine's, where it is not known whether it is there: what is under way stays open then.
+    pub(super) fn kept(self) -> Result<Failure, Failure> {
+        match self {
+            Self::Kept(why) => Ok(why),
+            Self::Unknown(why) => Err(why),
+        }
+    }
+}
+
 impl From<Failure> for Stays {
     fn from(why: Failure) -> Self {
         Self::Kept(why)

@@ -150,11 +150,7 @@ fn finish(ctx: &Context, journal: Journal) -> Result<(), Failure> {
         Ok(())
     });
     // What Docker or the disk keeps is kept, and is found again the next time.
-    let kept = match outcome {
-        Ok(()) => None,
-        Err(Stays::Unknown(why)) => return Err(why),
-        Err(Stays::Kept(why)) => Some(why),
-    };
+    let kept = outcome.err().map(Stays::kept).transpose()?;
     journal.finish(ctx, Batch::new())?;
     kept.map_or(Ok(()), Err)
 }

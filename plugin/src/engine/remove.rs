@@ -97,10 +97,7 @@ fn finish(ctx: &Context, mut journal: Journal) -> Result<Option<String>, Failure
     if journal.operation.step == "remove"
         && let Err(why) = kept::remove_all(ctx, &name, data.id.as_ref())
     {
-        let why = match why {
-            Stays::Unknown(why) => return Err(why),
-            Stays::Kept(why) => why,
-        };
+        let why = why.kept()?;
         // What cannot be removed is said, and the container stays, as any other can be used.
         journal.finish(ctx, Batch::new())?;
         return Err(why);
@@ -109,10 +106,7 @@ fn finish(ctx: &Context, mut journal: Journal) -> Result<Option<String>, Failure
         if journal.operation.step == "remove" {
             match ctx.docker()?.remove(id.as_str(), data.how.force, data.how.volumes) {
                 Err(e) if !e.is_not_found() => {
-                    let why = match Stays::from(e) {
-                        Stays::Unknown(why) => return Err(why),
-                        Stays::Kept(why) => why,
-                    };
+                    let why = Stays::from(e).kept()?;
                     // Docker keeps it: so do we.
                     journal.finish(ctx, Batch::new())?;
                     return Err(why);

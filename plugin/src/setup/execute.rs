@@ -30,10 +30,7 @@ const LONGEST_CDI: u64 = 16 << 20;
 /// Where tests kill the program. Compiled out of releases.
 #[cfg(feature = "faults")]
 fn fault(step: &Step, when: &str) {
-    let here = format!("setup:{}:{when}", step.word());
-    if std::env::var("GPUCTL_KILL_AT").is_ok_and(|at| at == here) {
-        let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL);
-    }
+    crate::faults::point(&format!("setup:{}:{when}", step.word()));
 }
 
 /// Where tests kill the program: nothing in a release.

@@ -330,7 +330,7 @@ fn every_flag_on_newer_engines() {
     }
     // The newest always, with the store that it comes with.
     let engines = [("sid", 4, true), ("sid", 3, false), ("trixie", 2, false)];
-    let count = if std::env::var_os("GPUCTL_FULL").is_some() { engines.len() } else { 1 };
+    let count = if gpuctl_tests::full() { engines.len() } else { 1 };
     for (suite, third, store) in engines.into_iter().take(count) {
         let Some(debian) = Debian::of(suite) else { continue };
         let root = Some(debian.root());

@@ -80,7 +80,7 @@ pub(super) fn doctor(ctx: &Context, fix: bool, user: Option<String>) -> Result<A
     held::checks(ctx, fix, user.as_deref(), &mut checks);
     if let Some(docker) = &docker {
         host(config, path, docker, fix, &mut checks);
-        match bypass::checks(ctx) {
+        match bypass::checks(ctx, &docker.2) {
             Ok(found) => checks.0.extend(found),
             Err(why) => checks.failed(bypass::NAME, why),
         }
@@ -109,8 +109,8 @@ pub fn doctor_without_ledger(config: &Config, path: &Path, fix: bool, why: Failu
     Answer::Doctor(checks.0)
 }
 
-/// The Engine and what it says of itself, where it answers.
-type Answering = (Docker, crate::docker::Info);
+/// The Engine, what it says of itself and which of its runtimes are ours, where it answers.
+type Answering = (Docker, crate::docker::Info, Runtimes);
 
 fn engine(config: &Config, path: &Path, checks: &mut Checks) -> Option<Answering> {
     let docker = Docker::connect(&config.docker.host, ENGINE_LIMIT).map_err(Failure::from);
@@ -118,7 +118,7 @@ fn engine(config: &Config, path: &Path, checks: &mut Checks) -> Option<Answering
         Ok((info, docker)) => {
             let runtimes = Runtimes::look(config, &info.runtimes);
             engine::judge(&info, &runtimes, config, path, checks);
-            Some((docker, info))
+            Some((docker, info, runtimes))
         }
         Err(why) => {
             let hint = why.hint.clone().or_else(|| Some("systemctl start docker".into()));
@@ -130,7 +130,7 @@ fn engine(config: &Config, path: &Path, checks: &mut Checks) -> Option<Answering
 
 /// What concerns the Engine's surroundings and not its containers.
 fn host(config: &Config, path: &Path, docker: &Answering, fix: bool, checks: &mut Checks) {
-    let (docker, info) = docker;
+    let (docker, info, _) = docker;
     if let Ok(Some(inventory)) = crate::gpu::read_inventory(config) {
         checks.0.push(links::check(config, &inventory, &info.cgroup_driver, fix));
     }
