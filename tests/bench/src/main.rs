@@ -22,7 +22,9 @@ use gpuctl_sim::{Result, command};
 use gpuctl_tests::{Node, Options};
 use table::{Row, render};
 
-const USAGE: &str = "usage: gpuctl-bench [--quick | --smoke] [--only cycle|ps|scale|memory|volumes|layers|changes]...";
+const USAGE: &str = "usage: gpuctl-bench [--quick | --smoke] [--only cycle|ps|scale|memory|volumes|size|layers|changes]...";
+
+const PARTS: [&str; 8] = ["cycle", "ps", "scale", "memory", "volumes", "size", "layers", "changes"];
 
 /// What is to be measured, and how often.
 #[derive(Debug, PartialEq, Eq)]
@@ -59,9 +61,7 @@ impl Plan {
                 "--smoke" => plan.rounds = Rounds::Smoke,
                 "--only" => {
                     let part = words.next().map(String::as_str).unwrap_or_default();
-                    if !["cycle", "ps", "scale", "memory", "volumes", "layers", "changes"]
-                        .contains(&part)
-                    {
+                    if !PARTS.contains(&part) {
                         return Err(USAGE.into());
                     }
                     plan.only.push(part.to_owned());
@@ -110,12 +110,17 @@ fn run(plan: &Plan) -> Result<()> {
     nix::sys::prctl::set_child_subreaper(true).map_err(|e| e.to_string())?;
     say(&about());
     let (rounds, smoke) = (plan.rounds, plan.rounds == Rounds::Smoke);
-    // Layers need no Engine, changes have their own.
-    let (mut rows, parts) = match plan.only.iter().all(|part| part == "layers" || part == "changes")
-    {
+    // Layers need no Engine, changes and the backend size have their own.
+    let apart = |part: &String| ["layers", "changes", "size"].contains(&part.as_str());
+    let (mut rows, parts) = match plan.only.iter().all(apart) {
         true if !plan.only.is_empty() => Default::default(),
         _ => on_a_node(plan)?,
     };
+    // Among the volumes, where all is measured.
+    if plan.wants("size") && !plan.wants("volumes") {
+        say("measuring volumes of the backend size");
+        rows.extend(volumes::measure_size(rounds.of(5, 3), smoke)?);
+    }
     if plan.wants("layers") {
         say("measuring layers");
         rows.extend(layers::measure(rounds.of(5, 3), smoke)?);

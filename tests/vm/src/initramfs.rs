@@ -1,19 +1,41 @@
 //! What the kernel starts first: it mounts the disk, puts the agent where systemd finds it, and makes
 //! room for systemd. The disk itself knows nothing of the agent, so that it can be kept for long.
 
+use std::collections::BTreeMap;
+
+use crate::Result;
 use crate::cpio::Archive;
 
-/// The kernel's modules that it takes to find a disk and the serial port, in the order of their needs.
-pub const MODULES: [&str; 8] = [
-    "drivers/virtio/virtio.ko",
-    "drivers/virtio/virtio_ring.ko",
-    "drivers/virtio/virtio_pci_legacy_dev.ko",
-    "drivers/virtio/virtio_pci_modern_dev.ko",
+/// The kernel's modules that it takes to find a disk and the serial port. What these need is found in the
+/// kernel's own list.
+const MODULES: [&str; 4] = [
     "drivers/virtio/virtio_pci.ko",
     "drivers/block/virtio_blk.ko",
     "drivers/char/virtio_console.ko",
     "drivers/char/hw_random/virtio-rng.ko",
 ];
+
+/// Those modules and all that they need, each behind what it needs itself, as `modules.dep` names them. Pure.
+pub fn modules(dep: &str) -> Result<Vec<String>> {
+    let needs: BTreeMap<&str, Vec<&str>> = dep
+        .lines()
+        .filter_map(|line| line.split_once(':'))
+        .map(|(module, needs)| (module.trim(), needs.split_whitespace().collect()))
+        .collect();
+    let mut ordered = Vec::new();
+    for module in MODULES {
+        let wanted = format!("kernel/{module}");
+        let (module, needed) =
+            needs.get_key_value(wanted.as_str()).ok_or(format!("the kernel has no {wanted}"))?;
+        // depmod names all that a module needs, what is to be loaded first last.
+        for one in needed.iter().rev().chain([module]) {
+            if !ordered.iter().any(|there| there == one) {
+                ordered.push((*one).to_owned());
+            }
+        }
+    }
+    Ok(ordered)
+}
 
 /// The port, before udev gives it its name.
 pub const PORT: &str = "/dev/vport0p1";
@@ -52,7 +74,7 @@ TasksMax=infinity
 LimitNOFILE=1048576
 ";
 
-/// The archive, with busybox, the modules (in the order of [`MODULES`]) and the agent's program.
+/// The archive, with busybox, the modules in their order and the agent's program.
 pub fn archive(busybox: &[u8], modules: &[Vec<u8>], agent: &[u8]) -> Vec<u8> {
     let mut archive = Archive::default();
     for name in ["dev", "proc", "sys", "run", "root", "modules"] {
@@ -72,6 +94,21 @@ mod tests {
     #[test]
     fn the_unit_names_the_port() {
         assert!(UNIT.contains(PORT));
+    }
+
+    #[test]
+    fn what_a_module_needs_is_loaded_before_it_and_once() {
+        let dep = "kernel/drivers/virtio/virtio.ko:\n\
+            kernel/drivers/virtio/virtio_ring.ko: kernel/drivers/virtio/virtio.ko\n\
+            kernel/drivers/virtio/virtio_pci.ko: kernel/drivers/virtio/virtio_ring.ko kernel/drivers/virtio/virtio.ko\n\
+            kernel/drivers/block/virtio_blk.ko: kernel/drivers/virtio/virtio_ring.ko kernel/drivers/virtio/virtio.ko\n\
+            kernel/drivers/char/virtio_console.ko:\n\
+            kernel/drivers/char/hw_random/virtio-rng.ko: kernel/lib/new.ko\n";
+        let got = modules(dep).unwrap();
+        let names: Vec<&str> = got.iter().map(|m| m.rsplit('/').next().unwrap()).collect();
+        let first = ["virtio.ko", "virtio_ring.ko", "virtio_pci.ko", "virtio_blk.ko"];
+        assert_eq!(names, [&first[..], &["virtio_console.ko", "new.ko", "virtio-rng.ko"]].concat());
+        assert!(modules("kernel/a.ko:\n").unwrap_err().contains("virtio_pci"));
     }
 
     #[test]

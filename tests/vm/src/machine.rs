@@ -12,8 +12,7 @@ use gpuctl_sim::processes;
 use nix::fcntl::{Flock, FlockArg};
 
 use crate::frame::{self, Frame, Kind, PIECE, Run};
-use crate::initramfs::{self, MODULES};
-use crate::{Doing as _, Result, System, system};
+use crate::{Doing as _, Result, System, initramfs, system};
 
 /// How long a boot may take until the agent answers. Everything in the machine is emulated, and the
 /// host may be busy.
@@ -118,8 +117,7 @@ impl Machine {
     /// When it does not come up; with the end of what its console says.
     pub fn power_on(&mut self) -> Result<()> {
         let read = |path: &Path| fs::read(path).doing(format!("read {}", path.display()));
-        let modules: Vec<Vec<u8>> =
-            (0..MODULES.len()).map(|at| read(&self.system.module(at))).collect::<Result<_>>()?;
+        let modules = self.system.modules()?;
         let archive =
             initramfs::archive(&read(&self.system.busybox())?, &modules, &read(&self.agent)?);
         fs::write(self.file("initramfs"), archive).doing("write the initramfs")?;

@@ -10,8 +10,7 @@ use gpuctl_sim::command::Output;
 use gpuctl_sim::{command, files};
 use nix::fcntl::{Flock, FlockArg};
 
-use crate::initramfs::MODULES;
-use crate::{Doing as _, Machine, Result, probe};
+use crate::{Doing as _, Machine, Result, initramfs, probe};
 
 /// Where it is kept, unless `GPUCTL_VM` names another folder.
 const FOLDER: &str = "/var/tmp/gpuctl-vm";
@@ -23,14 +22,16 @@ const PACKAGES: &str = "systemd,systemd-sysv,dbus,udev,kmod,procps,iproute2,ipta
 const MORE: [&str; 2] = ["podman", "docker-compose"];
 /// Debian's kernel for virtual machines: a third of the other's size, and whole where it matters.
 const KERNEL: &str = "linux-image-cloud-amd64";
+/// The folder of the modules that are loaded first.
+const KEPT: &str = "modules";
 /// Another number, and every image that was kept is made anew.
-const EDITION: u32 = 3;
+const EDITION: u32 = 4;
 /// The longest that all packages may take.
 const FETCH: Duration = Duration::from_secs(600);
 /// The longest that one step after that may take.
 const STEP: Duration = Duration::from_secs(600);
 /// The disk's size. Only what is written of it takes room.
-const SIZE: &str = "6G";
+const SIZE: &str = "10G";
 
 /// Installs packages into a root by its own apt, without starting what they bring.
 const INSTALL: &str = r#"
@@ -164,13 +165,23 @@ impl System {
         let version = only(&kernel.join("lib/modules"))?;
         fs::copy(kernel.join("boot").join(format!("vmlinuz-{version}")), self.kernel())
             .doing("keep the kernel")?;
-        for (at, module) in MODULES.iter().enumerate() {
-            let from = kernel.join("lib/modules").join(&version).join("kernel").join(module);
-            fs::copy(&from, self.module(at)).doing(format!("keep {}", from.display()))?;
-        }
+        self.keep_modules(&root.join("usr/lib/modules").join(&version))?;
         let image = work.join("disk");
         make_disk(root, &image)?;
         fs::rename(&image, self.disk()).doing("keep the disk")
+    }
+
+    /// Keeps what [`initramfs::modules`] names of a kernel's modules, numbered in its order.
+    fn keep_modules(&self, from: &Path) -> Result<()> {
+        let dep = fs::read_to_string(from.join("modules.dep")).doing("read modules.dep")?;
+        let folder = self.file(KEPT);
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir(&folder).doing("make a folder for modules")?;
+        for (at, module) in initramfs::modules(&dep)?.iter().enumerate() {
+            let to = folder.join(format!("{at:02}.ko"));
+            fs::copy(from.join(module), to).doing(format!("keep {module}"))?;
+        }
+        Ok(())
     }
 
     fn import_images(&self, agent: &Path, script: &str) -> Result<()> {
@@ -205,9 +216,15 @@ impl System {
         self.file("busybox")
     }
 
-    /// The module at this place of [`MODULES`].
-    pub fn module(&self, at: usize) -> PathBuf {
-        self.file(&format!("module-{at:02}"))
+    /// The modules that find its disk, in the order in which they are loaded.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn modules(&self) -> Result<Vec<Vec<u8>>> {
+        let entries = fs::read_dir(self.file(KEPT)).doing("list the modules")?;
+        let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+        files.sort();
+        files.iter().map(|f| fs::read(f).doing(format!("read {}", f.display()))).collect()
     }
 }
 

@@ -108,7 +108,7 @@ pub(super) fn make(detail: &Detail, size: ByteSize, given_up: GivenUp<'_>) -> Re
         file.set_len(bytes).map_err(unwritten(&detail.file))?;
         format(detail, size, given_up)?;
         faults::point("image:formatted");
-        super::mount(detail, &[])?;
+        super::mounted::mount(detail, &[])?;
         let content = detail.content();
         fs::DirBuilder::new().mode(0o755).create(&content).map_err(unwritten(&content))?;
         let detail = Detail { base: base(detail)?, ..detail.clone() };
@@ -119,7 +119,7 @@ pub(super) fn make(detail: &Detail, size: ByteSize, given_up: GivenUp<'_>) -> Re
             }
             more => bytes += rules::whole_blocks(ByteSize(more + more / 16)),
         }
-        super::unmount_released(&detail)?;
+        super::mounted::unmount_released(&detail)?;
     }
     Err(too_odd(detail, size))
 }

@@ -50,10 +50,10 @@ pub(super) fn resize(
     for _ in 0..ROUNDS {
         length = rules::whole_blocks(ByteSize(length));
         set_length(&copy, length, given_up)?;
-        super::mount(&copy, &["ro"])?;
+        super::mounted::mount(&copy, &["ro"])?;
         let missing = fit::missing(&copy, size);
         faults::point("image:measured");
-        super::unmount_released(&copy)?;
+        super::mounted::unmount_released(&copy)?;
         match missing? {
             0 => {
                 check(&copy, given_up)?;
