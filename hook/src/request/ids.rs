@@ -54,16 +54,18 @@ pub(super) fn list<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<GpuRe
 }
 
 /// Reads NVIDIA_VISIBLE_DEVICES as NVIDIA's runtime does: `void` anywhere is no GPU, else `all`
-/// anywhere is every GPU, `none` is the driver without a GPU.
+/// anywhere is every GPU, `none` is the driver without a GPU. Older versions hand a list on as it is to
+/// their tool, which stops at an `all` and never comes to a `void` behind it: then it is every GPU.
 pub(super) fn visible_devices(value: &str) -> Result<GpuRequest, AskError> {
     let names: Vec<&str> = value.split(',').map(str::trim).filter(|n| !n.is_empty()).collect();
-    if names.contains(&"void") {
-        return Ok(GpuRequest::None);
+    let void = names.iter().position(|name| *name == "void");
+    let all = names.iter().position(|name| name.eq_ignore_ascii_case("all"));
+    match (all, void) {
+        (Some(all), Some(void)) if all < void => Ok(GpuRequest::All),
+        (_, Some(_)) => Ok(GpuRequest::None),
+        (Some(_), None) => Ok(GpuRequest::All),
+        (None, None) => list(names),
     }
-    if names.contains(&"all") {
-        return Ok(GpuRequest::All);
-    }
-    list(names)
 }
 
 /// A request of no more names than a node can have GPUs.
@@ -144,6 +146,8 @@ mod tests {
         assert_eq!(read("all"), GpuRequest::All);
         assert_eq!(read("0,all"), GpuRequest::All);
         assert_eq!(read("0,void"), GpuRequest::None);
+        assert_eq!(read("void,all"), GpuRequest::None);
+        assert_eq!(read("ALL,void"), GpuRequest::All, "older versions come to all first");
         assert_eq!(read("none"), GpuRequest::None);
         assert_eq!(read(" , "), GpuRequest::None);
         assert_eq!(read("1, GPU-ab,1"), named(&[GpuRef::Index(1), GpuRef::Uuid("GPU-ab".into())]));

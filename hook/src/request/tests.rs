@@ -146,6 +146,37 @@ fn gpus_named_by_mounts_count_where_the_environment_does() {
 }
 
 #[test]
+fn whatever_nvidias_toolkit_takes_for_a_request_is_one() {
+    let around = NodeFacts { nvidia_runtime: true, ..NodeFacts::default() };
+    let of = |env: &[&str], at: &str| {
+        let mut value = spec(env, &[], json!([]), false).value().clone();
+        value["mounts"] = json!([{"destination": at, "source": "/dev/null"}]);
+        detect(&Spec::from_value(value).unwrap(), Some(&host(json!({}))), &around).unwrap()
+    };
+    // An empty variable is one that an old image does not have, and an empty version is none.
+    let old = of(&["CUDA_VERSION=8.0", "NVIDIA_REQUIRE_CUDA="], "/x");
+    assert_eq!(old.request, GpuRequest::All);
+    assert!(of(&["CUDA_VERSION="], "/x").is_nothing());
+    assert!(of(&["CUDA_VERSION=8.0", "NVIDIA_REQUIRE_CUDA=cuda>=8"], "/x").is_nothing());
+    for (at, request) in [
+        ("/var/run/nvidia-container-devicesall", GpuRequest::All),
+        ("/var/run/nvidia-container-devices/all,/none", GpuRequest::All),
+        ("/var/run/nvidia-container-devices/0,1", indexes(&[0, 1])),
+        ("/var/run/nvidia-container-devices/cdi/nvidia.com/gpu=2", indexes(&[2])),
+    ] {
+        assert_eq!(of(&[], at).request, request, "{at}");
+    }
+    // A channel is no GPU.
+    assert!(of(&[], "/var/run/nvidia-container-devices/imex/0").is_nothing());
+    // Control of MIG devices asks for no GPU, and is to be taken out.
+    for name in MIG_CONTROL {
+        let env = [format!("{name}=all"), "NVIDIA_VISIBLE_DEVICES=none".into()];
+        let asked = of(&[&env[0], &env[1]], "/x");
+        assert!(asked.request.is_none() && !asked.is_nothing(), "{name}");
+    }
+}
+
+#[test]
 fn annotations_count_inside_nvidias_runtime_only() {
     let mut value = spec(&[], &[], json!([]), false).value().clone();
     value["annotations"] = json!({

@@ -1,0 +1,67 @@
+//! Mounts that name GPUs to NVIDIA's runtime, if its config lets them: /dev/null at a path that begins
+//! with [`ROOT`]. Its toolkit straightens both paths, and asks for no slash behind the beginning. Pure.
+
+use serde_json::Value;
+
+use crate::spec::str_of;
+
+/// What the path of such a mount begins with.
+const ROOT: &str = "/var/run/nvidia-container-devices";
+/// Names below it that are IMEX channels, and no GPUs.
+const CHANNELS: &str = "imex/";
+
+/// What a mount names, to be read as a list: `0`, `cdi/nvidia.com/gpu/0`; `None` where it names no GPU.
+pub(crate) fn name(mount: &Value) -> Option<String> {
+    if straight(str_of(mount, "source")) != "/dev/null" {
+        return None;
+    }
+    let at = straight(str_of(mount, "destination"));
+    let name = at.strip_prefix(ROOT)?.trim_matches('/');
+    (!name.is_empty() && !name.starts_with(CHANNELS)).then(|| name.to_owned())
+}
+
+/// An absolute path without empty parts, `.` and `..`, as text.
+fn straight(path: &str) -> String {
+    let mut parts = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    format!("/{}", parts.join("/"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_mount_names_what_nvidias_toolkit_reads_out_of_it() {
+        let of = |at: &str, source: &str| name(&json!({"destination": at, "source": source}));
+        for (at, named) in [
+            ("/var/run/nvidia-container-devices/0", "0"),
+            ("/var/run/nvidia-container-devicesall", "all"),
+            ("//var/./run/x/../nvidia-container-devices//GPU-1/", "GPU-1"),
+            ("/var/run/nvidia-container-devices/cdi/nvidia.com/gpu/2", "cdi/nvidia.com/gpu/2"),
+            ("/var/run/nvidia-container-devices/all,/none", "all,/none"),
+        ] {
+            assert_eq!(of(at, "/dev/null").as_deref(), Some(named), "{at}");
+            assert_eq!(of(at, "/dev/../dev//null").as_deref(), Some(named), "{at}");
+            assert_eq!(of(at, "/sys"), None, "{at}");
+        }
+        for none in [
+            "/var/run/nvidia-container-devices",
+            "/var/run/nvidia-container-devices/",
+            "/var/run/nvidia-container-devices/imex/0",
+            "/var/run/nvidia/0",
+            "/run/nvidia-container-devices/0",
+            "",
+        ] {
+            assert_eq!(of(none, "/dev/null"), None, "{none}");
+        }
+    }
+}
