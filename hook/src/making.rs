@@ -97,7 +97,7 @@ impl Making<'_> {
             self.note_upper(binding.as_ref().map(|(b, _)| b));
         }
         if self.config.policy.observe && !managed {
-            self.observe(&admit, &docker_name, asked.as_ref().is_ok_and(Asked::is_image_env));
+            self.observe(&admit, &docker_name, &asked);
             return Ok(());
         }
         match admit {
@@ -113,7 +113,7 @@ impl Making<'_> {
                 Ok(())
             }
             Admit::Without => {
-                let stripped = !asked.as_ref().is_ok_and(|a| a.is_nothing());
+                let stripped = !asked.as_ref().is_ok_and(Asked::opens_nothing);
                 let ignored = asked.as_ref().is_ok_and(Asked::is_image_env);
                 inject::clear(&mut self.spec);
                 self.strip(&[], &[])?;

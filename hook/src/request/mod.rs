@@ -139,13 +139,18 @@ pub struct Asked {
 impl Asked {
     /// Whether the spec has nothing to do with GPUs: the real runtime can have it as it is.
     pub fn is_nothing(&self) -> bool {
+        // With `--gpus 0` it is in the spec, and may be our stub, which refuses.
+        self.opens_nothing() && !self.legacy_hook
+    }
+
+    /// Whether nothing in the spec opens a GPU or names one. NVIDIA's runtime, where it is around us,
+    /// puts its legacy hook into every container: it has nothing to do then, and nobody misses it.
+    pub fn opens_nothing(&self) -> bool {
         self.request.is_none()
             && !self.wildcard
             && self.nodes.is_empty()
             && self.rules.is_empty()
             && !self.opens_caps
-            // With `--gpus 0` it is in the spec, and obeys the image's environment.
-            && !self.legacy_hook
             && !self.overruled
             // It is ignored only once it is taken out.
             && !self.is_image_env()

@@ -177,6 +177,19 @@ fn whatever_nvidias_toolkit_takes_for_a_request_is_one() {
 }
 
 #[test]
+fn a_hook_that_has_nothing_to_do_opens_nothing_and_is_taken_out_all_the_same() {
+    let of = |env: &str, host: Value| {
+        let asked = ask(&spec(&[env], &[], json!([]), true), Some(&self::host(host)));
+        (asked.is_nothing(), asked.opens_nothing())
+    };
+    let none = json!({"DeviceRequests": [{"Count": 0, "Capabilities": [["gpu"]]}]});
+    assert_eq!(of("A=1", json!({})), (false, true));
+    assert_eq!(of("A=1", none.clone()), (false, true));
+    assert_eq!(of("NVIDIA_VISIBLE_DEVICES=all", none), (false, false));
+    assert_eq!(of("NVIDIA_VISIBLE_DEVICES=0", json!({})), (false, false));
+}
+
+#[test]
 fn annotations_count_inside_nvidias_runtime_only() {
     let mut value = spec(&[], &[], json!([]), false).value().clone();
     value["annotations"] = json!({
