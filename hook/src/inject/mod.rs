@@ -7,7 +7,9 @@ use gpuctl_ledger::model::Piece;
 use serde_json::Value;
 
 use crate::devices::{Meta, Node, Rule};
-use crate::request::{CDI_ANNOTATIONS, MIG_CONTROL, VISIBLE, is_legacy_hook, mounted};
+use crate::request::{
+    CDI_ANNOTATIONS, MIG_CONTROL, VISIBLE, is_legacy_hook, is_of_another_kind, mounted,
+};
 use crate::spec::{STAGES, Spec, str_of};
 pub use cdi::CdiSpecs;
 pub use hooks::{add_hooks, has_gate};
@@ -156,7 +158,7 @@ fn take_legacy_hook(spec: &mut Spec) -> bool {
 
 /// What else names GPUs, or control of MIG devices, to NVIDIA's runtime.
 fn take_other_names(spec: &mut Spec) {
-    spec.remove_annotated(CDI_ANNOTATIONS, |device| device.contains("nvidia.com/"));
+    spec.remove_annotated(CDI_ANNOTATIONS, |device| !is_of_another_kind(device));
     spec.retain(&["mounts"], |mount| mounted::name(mount).is_none());
     for name in MIG_CONTROL {
         spec.remove_env(name);

@@ -448,13 +448,21 @@ fn annotated(spec: &Spec, kind: &str) -> Result<Option<Found>, AskError> {
     for device in ours.flat_map(|(_, value)| value.split(',')).map(str::trim) {
         match device.split_once('=') {
             Some((of, name)) if of == kind => names.push(name),
+            _ if is_of_another_kind(device) => {}
             // Other kinds of NVIDIA's make up GPUs too, and by other names.
             _ if device.contains("nvidia.com/") => return Err(AskError::BadId(shown(device))),
-            _ => {}
+            // Newer versions of NVIDIA's runtime take a name without a kind for one of theirs.
+            _ => names.push(device),
         }
     }
     let request = ids::list(names)?;
     Ok((!request.is_none()).then_some(Found { route: Route::Annotation, request }))
+}
+
+/// Whether a device that an annotation names is of a CDI kind that is none of NVIDIA's.
+pub(crate) fn is_of_another_kind(device: &str) -> bool {
+    let kind = device.split_once('=').map(|(kind, _)| kind);
+    kind.is_some_and(|kind| kind.contains('/')) && !device.contains("nvidia.com/")
 }
 
 /// Whether somebody between Docker and us has answered an environment that asked for all GPUs.

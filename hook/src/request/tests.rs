@@ -216,10 +216,22 @@ fn annotations_count_inside_nvidias_runtime_only() {
     let net = "example.com/net=9";
     let expected = [("cdi.k8s.io/a", net), ("cdi.k8s.io/c", net), ("other", "nvidia.com/gpu=3")];
     assert_eq!(left, expected);
-    let mut value = spec(&[], &[], json!([]), false).value().clone();
-    value["annotations"] = json!({"cdi.k8s.io/x": "runtime.nvidia.com/gpu=all"});
-    let other = detect(&Spec::from_value(value).unwrap(), Some(&h), &around);
-    assert!(matches!(other, Err(AskError::BadId(_))), "{other:?}");
+    let of = |device: &str| {
+        let mut value = spec(&[], &[], json!([]), false).value().clone();
+        value["annotations"] = json!({"cdi.k8s.io/x": device});
+        let mut s = Spec::from_value(value).unwrap();
+        let asked = detect(&s, Some(&h), &around);
+        crate::inject::clear(&mut s);
+        assert_eq!(s.annotations().count(), 0, "{device}");
+        asked.map(|asked| asked.request)
+    };
+    for other in ["runtime.nvidia.com/gpu=all", "x=all"] {
+        assert!(matches!(of(other), Err(AskError::BadId(_))), "{other}");
+    }
+    // Without a kind it is one of NVIDIA's to newer versions of its runtime.
+    assert_eq!(of("all"), Ok(GpuRequest::All));
+    assert_eq!(of("1,2"), Ok(indexes(&[1, 2])));
+    assert_eq!(of(""), Ok(GpuRequest::None));
 }
 
 #[test]
