@@ -19,17 +19,18 @@ pub(crate) fn shown(text: &str) -> String {
 }
 
 /// Reads one name: what [`GpuRef`] reads, a CDI name (`nvidia.com/gpu=0`), and nvidia-ctk's names by
-/// type and index (`gpu0`, `mig0:1`). `all` is everything; `none`, `void` and nothing are no GPU;
-/// `shared` is a slot of a shared GPU.
+/// type and index (`gpu0`, `mig0:1`). `all` is everything; `none`, `void` and nothing are no GPU, but not
+/// behind a CDI kind: NVIDIA's tool reads an address by its beginning, and takes `0:3b:0.0/x=none` for a
+/// GPU. `shared` is a slot of a shared GPU.
 pub(super) fn one(text: &str) -> Result<GpuRequest, AskError> {
-    let name = match text.split_once('=') {
-        Some((kind, name)) if kind.contains('/') => name,
-        _ => text,
+    let (of_kind, name) = match text.split_once('=') {
+        Some((kind, name)) if kind.contains('/') => (true, name),
+        _ => (false, text),
     };
     let lower = name.to_ascii_lowercase();
     match lower.as_str() {
         "all" => return Ok(GpuRequest::All),
-        "none" | "void" | "" => return Ok(GpuRequest::None),
+        "none" | "void" | "" if !of_kind => return Ok(GpuRequest::None),
         "shared" => return Ok(GpuRequest::shared()),
         _ => {}
     }
@@ -127,6 +128,11 @@ mod tests {
         assert_eq!(one("nvidia.com/gpu=mig2:0").unwrap(), named(&[MigIndex(2, 0)]));
         assert_eq!(one("nvidia.com/gpu=all").unwrap(), GpuRequest::All);
         assert_eq!(one("void").unwrap(), GpuRequest::None);
+        for beginning in
+            ["0:3b:0.0/x=none", "0:1/x=void", "0:1/x=", "0:1/none", "nvidia.com/gpu=none"]
+        {
+            assert!(one(beginning).is_err(), "{beginning}");
+        }
         assert_eq!(one("shared").unwrap(), GpuRequest::shared());
         assert_eq!(one("GPU-ab/3").unwrap(), named(&[Uuid("GPU-ab/3".into())]));
     }

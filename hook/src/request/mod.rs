@@ -398,10 +398,9 @@ fn add_nodes(
 /// What NVIDIA's runtime will read out of the container's own settings.
 fn honoured_env(spec: &Spec) -> Result<Vec<Found>, AskError> {
     let volumes: Vec<String> = spec.mounts().filter_map(mounted::name).collect();
-    // The legacy hook takes a comma in one for the end of it. In a folder's name a slash cannot stand:
-    // nvidia.com/gpu=0 is nvidia.com/gpu/0 there, or nvidia.com in which gpu=0 is.
+    // The legacy hook takes a comma in one for the end of it.
     let names = volumes.iter().flat_map(|names| names.split(','));
-    let volumes = ids::list(names.map(|name| name.rsplit(['/', '=']).next().unwrap_or(name)))?;
+    let volumes = ids::list(names.map(mounted::device))?;
     let env = match spec.env(VISIBLE) {
         Some(value) => ids::visible_devices(value)?,
         None if is_old_image(spec) => GpuRequest::All,

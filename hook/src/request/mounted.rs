@@ -7,6 +7,8 @@ use crate::spec::str_of;
 
 /// What the path of such a mount begins with.
 const ROOT: &str = "/var/run/nvidia-container-devices";
+/// Names below it that are CDI devices.
+const CDI: &str = "cdi/";
 /// Names below it that are IMEX channels, and no GPUs.
 const CHANNELS: &str = "imex/";
 
@@ -18,6 +20,13 @@ pub(crate) fn name(mount: &Value) -> Option<String> {
     let at = straight(str_of(mount, "destination"));
     let name = at.strip_prefix(ROOT)?.trim_matches('/');
     (!name.is_empty() && !name.starts_with(CHANNELS)).then(|| name.to_owned())
+}
+
+/// The device that one name is of: of a CDI kind where it says so, by a slash or as ever
+/// (`cdi/nvidia.com/gpu/0`, `cdi/nvidia.com/gpu=0`), else itself.
+pub(crate) fn device(name: &str) -> &str {
+    // No other slash divides anything: NVIDIA's tool takes `0:3b:0.0/none` for the GPU at that address.
+    name.strip_prefix(CDI).map_or(name, |of| of.rsplit(['/', '=']).next().unwrap_or(of))
 }
 
 /// An absolute path without empty parts, `.` and `..`, as text.
@@ -38,6 +47,19 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn only_a_cdi_device_is_named_by_what_stands_last() {
+        for (name, of) in [
+            ("0", "0"),
+            ("cdi/nvidia.com/gpu/0", "0"),
+            ("cdi/nvidia.com/gpu=MIG-1", "MIG-1"),
+            ("0:3b:0.0/none", "0:3b:0.0/none"),
+            ("MIG-GPU-1/1/0", "MIG-GPU-1/1/0"),
+        ] {
+            assert_eq!(device(name), of);
+        }
+    }
 
     #[test]
     fn a_mount_names_what_nvidias_toolkit_reads_out_of_it() {

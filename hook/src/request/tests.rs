@@ -160,11 +160,19 @@ fn whatever_nvidias_toolkit_takes_for_a_request_is_one() {
     assert!(of(&["CUDA_VERSION=8.0", "NVIDIA_REQUIRE_CUDA=cuda>=8"], "/x").is_nothing());
     for (at, request) in [
         ("/var/run/nvidia-container-devicesall", GpuRequest::All),
-        ("/var/run/nvidia-container-devices/all,/none", GpuRequest::All),
+        ("/var/run/nvidia-container-devices/all,none", GpuRequest::All),
         ("/var/run/nvidia-container-devices/0,1", indexes(&[0, 1])),
         ("/var/run/nvidia-container-devices/cdi/nvidia.com/gpu=2", indexes(&[2])),
     ] {
         assert_eq!(of(&[], at).request, request, "{at}");
+    }
+    // What begins with a GPU is one to NVIDIA's tool, whatever stands behind a slash.
+    for at in ["0:3b:0.0/none", "0:1/void", "all,/none", "cdi/nvidia.com/gpu/none,0:1/none"] {
+        let mut value = spec(&[], &[], json!([]), false).value().clone();
+        let at = format!("/var/run/nvidia-container-devices/{at}");
+        value["mounts"] = json!([{"destination": at, "source": "/dev/null"}]);
+        let asked = detect(&Spec::from_value(value).unwrap(), Some(&host(json!({}))), &around);
+        assert!(matches!(asked, Err(AskError::BadId(_))), "{at}: {asked:?}");
     }
     // A channel is no GPU.
     assert!(of(&[], "/var/run/nvidia-container-devices/imex/0").is_nothing());
