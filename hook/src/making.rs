@@ -55,9 +55,8 @@ pub(crate) struct Making<'a> {
 impl Making<'_> {
     /// Lets it be, gives it what it is to get, or turns it away.
     pub(crate) fn start(&mut self) -> Result<(), TurnedAway> {
-        if self.nvidia_puts_in() || request::has_legacy_hook(&self.spec) {
-            self.heeded = swarm::heed(&mut self.spec, &self.config.gpu.swarm_resource);
-        }
+        let nvidia = self.nvidia_puts_in();
+        self.heeded = swarm::heed(&mut self.spec, &self.config.gpu.swarm_resource, nvidia);
         if self.entered_before() {
             // The gate in the spec will check the final one.
             return Ok(());
