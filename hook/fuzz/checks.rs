@@ -100,7 +100,10 @@ pub(crate) fn words(bytes: &[u8]) {
             let spec = serde_json::json!({
                 "process": {"env": [format!("NVIDIA_VISIBLE_DEVICES={visible}"), second]},
                 "annotations": {"cdi.k8s.io/x": second},
-                "mounts": [{"destination": format!("/var/run/nvidia-container-devices/{second}")}],
+                "mounts": [{
+                    "source": "/dev/null",
+                    "destination": format!("/var/run/nvidia-container-devices/{second}"),
+                }],
                 "hooks": {"prestart": [{"path": "/usr/bin/nvidia-container-runtime-hook"}]},
             });
             config(spec.to_string().as_bytes(), None);

@@ -55,9 +55,8 @@ pub(crate) struct Making<'a> {
 impl Making<'_> {
     /// Lets it be, gives it what it is to get, or turns it away.
     pub(crate) fn start(&mut self) -> Result<(), TurnedAway> {
-        if self.nvidia_puts_in() || request::has_legacy_hook(&self.spec) {
-            self.heeded = swarm::heed(&mut self.spec, &self.config.gpu.swarm_resource);
-        }
+        let nvidia = self.nvidia_puts_in();
+        self.heeded = swarm::heed(&mut self.spec, &self.config.gpu.swarm_resource, nvidia);
         if self.entered_before() {
             // The gate in the spec will check the final one.
             return Ok(());
@@ -97,7 +96,7 @@ impl Making<'_> {
             self.note_upper(binding.as_ref().map(|(b, _)| b));
         }
         if self.config.policy.observe && !managed {
-            self.observe(&admit, &docker_name, asked.as_ref().is_ok_and(Asked::is_image_env));
+            self.observe(&admit, &docker_name, &asked);
             return Ok(());
         }
         match admit {
@@ -113,7 +112,7 @@ impl Making<'_> {
                 Ok(())
             }
             Admit::Without => {
-                let stripped = !asked.as_ref().is_ok_and(|a| a.is_nothing());
+                let stripped = !asked.as_ref().is_ok_and(Asked::opens_nothing);
                 let ignored = asked.as_ref().is_ok_and(Asked::is_image_env);
                 inject::clear(&mut self.spec);
                 self.strip(&[], &[])?;

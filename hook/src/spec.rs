@@ -166,9 +166,9 @@ impl Spec {
         }
     }
 
-    /// Destination and source of every mount.
-    pub fn mounts(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.list("/mounts").iter().map(|m| (str_of(m, "destination"), str_of(m, "source")))
+    /// Every mount.
+    pub fn mounts(&self) -> impl Iterator<Item = &Value> {
+        self.list("/mounts").iter()
     }
 
     /// Sets an environment variable, once, where its last duplicate stood or at the end.

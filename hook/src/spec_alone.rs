@@ -33,11 +33,10 @@ pub(crate) fn without_gpus(
         cdi_kind: &config.gpu.cdi_kind,
         ..NodeFacts::default()
     };
-    let heeds = facts.nvidia_runtime || request::has_legacy_hook(&spec);
-    let heeded = heeds && !swarm::heed(&mut spec, &config.gpu.swarm_resource).is_empty();
+    let heeded = swarm::heed(&mut spec, &config.gpu.swarm_resource, facts.nvidia_runtime);
     let Ok(asked) = request::detect(&spec, None, &facts) else { return Err(why()) };
     if asked.is_nothing() {
-        return if heeded { write_spec(bundle, &spec) } else { Ok(()) };
+        return if heeded.is_empty() { Ok(()) } else { write_spec(bundle, &spec) };
     }
     if !asked.request.is_none() {
         return Err(why());
@@ -46,7 +45,9 @@ pub(crate) fn without_gpus(
     let caps_major = Driver::new(config).caps_major();
     strip::whitelist(&mut spec, &[], caps_major).map_err(|_| why())?;
     write_spec(bundle, &spec)?;
-    write_down(config, Decision::Stripped, id, &format!("it may have no lease: {}", why()));
+    if !asked.opens_nothing() {
+        write_down(config, Decision::Stripped, id, &format!("it may have no lease: {}", why()));
+    }
     Ok(())
 }
 

@@ -203,6 +203,82 @@ fn a_variable_that_nvidias_config_names_asks_as_the_usual_one_and_opens_only_wha
     node.check();
 }
 
+/// What is wrong where a container opens other GPUs than it has leased, or is turned away by others than us.
+fn opens_unleased(node: &Node, flags: &[&str], image: &str) -> Option<String> {
+    let line = [&["run", "-d", "--name", "row"], flags, &[image, "sleep", "100000"]].concat();
+    let got = node.docker(&line);
+    let right = if got.code == 0 {
+        probe::opens(node, "row") == node.leased_minors(&node.id("row"))
+    } else {
+        got.code == 125 && got.stderr.contains("gpuctl: ")
+    };
+    let wrong = (!right).then(|| format!("{flags:?} {image}: {got}"));
+    node.docker_ok(&["rm", "-f", "row"]);
+    wrong
+}
+
+#[test]
+fn whatever_the_toolkit_takes_for_a_request_opens_only_what_is_leased() {
+    if !runs_here() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let node = nvidia_host(folder.path());
+    fs::write(folder.path().join(nvidia::MOUNTS), "").unwrap();
+    node.docker_ok(&["create", "--name", "base", "busybox"]);
+    let old = ["--change", "ENV CUDA_VERSION=8.0", "--change", "ENV NVIDIA_REQUIRE_CUDA="];
+    node.docker_ok(&[&["commit"], &old[..], &["base", "old"]].concat());
+    node.docker_ok(&["rm", "base"]);
+    let mount = |name: &str| {
+        format!("type=bind,src=/dev/null,\"dst=/var/run/nvidia-container-devices{name}\"")
+    };
+    let address = node.gpus()[3].pci.clone();
+    let env = [
+        "NVIDIA_VISIBLE_DEVICES=all,void".to_owned(),
+        format!("NVIDIA_VISIBLE_DEVICES={address}/x=none"),
+    ];
+    let beginning = format!("/{address}/none");
+    let mounts = ["all", "/all,/none", "/all,none", &beginning, "/5"].map(mount);
+    let rows: Vec<(Vec<&str>, &str)> = env
+        .iter()
+        .map(|env| (vec!["-e", env.as_str()], "busybox"))
+        .chain(mounts.iter().map(|mount| (vec!["--mount", mount.as_str()], "busybox")))
+        .chain([
+            (vec![], "old"),
+            (vec!["-e", "CUDA_VERSION=8.0", "-e", "NVIDIA_REQUIRE_CUDA="], "busybox"),
+        ])
+        .collect();
+    for (flags, image) in &rows {
+        let open = opens(&node, "before", flags, image);
+        assert!(!open.is_empty(), "the stand-in heeds {flags:?} {image}");
+        node.docker_ok(&["rm", "-f", "before"]);
+    }
+    setup_ok(&node, &[]);
+    let one = ["--gpus", "device=3"];
+    assert_eq!(opens(&node, "holds", &one, "busybox"), [node.minor(3)].into());
+    let mut wrong = Vec::new();
+    for (flags, image) in &rows {
+        wrong.extend(opens_unleased(&node, flags, image));
+        wrong.extend(opens_unleased(&node, &[&["--gpus", "1"], &flags[..]].concat(), image));
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    let five = ["--mount", mounts[4].as_str()];
+    assert_eq!(opens(&node, "five", &five, "busybox"), [node.minor(5)].into());
+    setup_ok(&node, &["--strict"]);
+    restart(&node);
+    for (flags, image) in &rows {
+        for runtime in ["gpuctl-gate", "nvidia"] {
+            let flags = [&["--runtime", runtime], &flags[..]].concat();
+            wrong.extend(opens_unleased(&node, &flags, image));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    // The toolkit's hook is in every container that it makes, and nobody is told that it is taken out.
+    assert!(opens(&node, "plain", &["--runtime", "nvidia"], "busybox").is_empty());
+    assert_eq!(audit(&node, "plain"), "");
+    node.check();
+}
+
 #[test]
 fn with_nvidias_tool_a_cdi_spec_is_made_and_its_list_of_runtimes_led_through_us() {
     if !runs_here() {

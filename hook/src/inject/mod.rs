@@ -7,7 +7,9 @@ use gpuctl_ledger::model::Piece;
 use serde_json::Value;
 
 use crate::devices::{Meta, Node, Rule};
-use crate::request::{CDI_ANNOTATIONS, VISIBLE, VOLUME_DEVICES, is_legacy_hook};
+use crate::request::{
+    CDI_ANNOTATIONS, MIG_CONTROL, VISIBLE, is_legacy_hook, is_of_another_kind, mounted,
+};
 use crate::spec::{STAGES, Spec, str_of};
 pub use cdi::CdiSpecs;
 pub use hooks::{add_hooks, has_gate};
@@ -66,6 +68,7 @@ pub fn inject_cdi<'a, P: Into<Piece<'a>> + Copy>(
     let minors: Vec<u32> = held.iter().map(|piece| piece.gpu.minor).collect();
     undo_cdi(spec, cdi, &minors);
     take_legacy_hook(spec);
+    take_other_names(spec);
     merge(spec, &applied);
     spec.set_env(VISIBLE, "void");
     Ok(())
@@ -153,10 +156,13 @@ fn take_legacy_hook(spec: &mut Spec) -> bool {
     there
 }
 
-/// What else than the environment names GPUs to NVIDIA's runtime.
+/// What else names GPUs, or control of MIG devices, to NVIDIA's runtime.
 fn take_other_names(spec: &mut Spec) {
-    spec.remove_annotated(CDI_ANNOTATIONS, |device| device.contains("nvidia.com/"));
-    spec.retain(&["mounts"], |m| !str_of(m, "destination").starts_with(VOLUME_DEVICES));
+    spec.remove_annotated(CDI_ANNOTATIONS, |device| !is_of_another_kind(device));
+    spec.retain(&["mounts"], |mount| mounted::name(mount).is_none());
+    for name in MIG_CONTROL {
+        spec.remove_env(name);
+    }
 }
 
 /// Merges an OCI spec that holds nothing but CDI's edits into a container's.

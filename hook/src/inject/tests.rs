@@ -123,7 +123,10 @@ fn every_recorded_spec_ends_with_just_the_gpus_held_and_twice_is_once() {
         assert_eq!(rules, [2, 3], "{name}");
         assert!(spec.rules().iter().any(|r| r.allow && r.minor == Some(255)), "{name}");
         assert_eq!(spec.hooks("createContainer").len(), 1, "{name}");
-        assert_eq!(spec.mounts().filter(|(at, _)| at.ends_with("libcuda.so.1")).count(), 1);
+        assert_eq!(
+            spec.mounts().filter(|m| str_of(m, "destination").ends_with("libcuda.so.1")).count(),
+            1
+        );
         assert_eq!(spec.env(VISIBLE), Some("void"));
         spec.to_oci().unwrap();
     }
@@ -267,6 +270,43 @@ fn nvidias_legacy_hook_goes_with_cdi_and_stays_with_env() {
     let mut plain = recorded("privileged");
     clear(&mut plain);
     assert!(plain == recorded("privileged"), "nothing to clear, nothing changed");
+}
+
+#[test]
+fn what_names_gpus_to_nvidias_runtime_is_left_by_no_way_of_giving_or_taking_them() {
+    let null = |at: &str| json!({"source": "/dev/null", "destination": at});
+    let stays = [
+        json!({"source": "/srv", "destination": "/var/run/nvidia-container-devices/1"}),
+        null("/var/run/nvidia-container-devices/imex/0"),
+    ];
+    let mut value = recorded("plain").value().clone();
+    let before = value["mounts"].as_array().unwrap().len();
+    value["mounts"].as_array_mut().unwrap().extend([
+        null("/var/run/nvidia-container-devices/1"),
+        null("/var/run/nvidia-container-devicesall"),
+        stays[0].clone(),
+        stays[1].clone(),
+    ]);
+    value["annotations"] = json!({"cdi.k8s.io/x": "nvidia.com/gpu=all"});
+    let mut named = Spec::from_value(value).unwrap();
+    named.set_env("NVIDIA_MIG_CONFIG_DEVICES", "all");
+    named.set_env("NVIDIA_MIG_MONITOR_DEVICES", "all");
+    let gone = |how: &str, spec: &Spec, libraries: usize| {
+        let mounts: Vec<&Value> = spec.mounts().collect();
+        assert_eq!(mounts.len(), before + stays.len() + libraries, "{how}");
+        assert!(stays.iter().all(|mount| mounts.contains(&mount)), "{how}");
+        assert_eq!(spec.annotations().count(), 0, "{how}");
+        let text = spec.value()["process"]["env"].to_string();
+        assert!(!text.contains("NVIDIA_MIG_"), "{how}: {text}");
+    };
+    let mut spec = named.clone();
+    inject_cdi(&mut spec, &[&gpu(0, 0)], &usual_cdi()).unwrap();
+    gone("cdi", &spec, 1);
+    let mut spec = named.clone();
+    inject_env(&mut spec, &["GPU-1"]);
+    gone("env", &spec, 0);
+    clear(&mut named);
+    gone("clear", &named, 0);
 }
 
 /// A GPU with two MIG devices, as nvidia-ctk names and lays them out.

@@ -9,15 +9,20 @@ use gpuctl_ledger::rules::allocate::{Supply, Want, allocate};
 use super::{EXEMPT, Making, OPEN};
 use crate::admit::Admit;
 use crate::image_env;
+use crate::request::{AskError, Asked};
 
 impl Making<'_> {
     /// Writes down what would have been done, and does nothing.
-    pub(super) fn observe(&self, admit: &Admit, name: &str, by_image: bool) {
+    pub(super) fn observe(&self, admit: &Admit, name: &str, asked: &Result<Asked, AskError>) {
+        let asked = asked.as_ref();
         let (decision, what) = match admit {
             Admit::Pass => return,
             Admit::Exempt => (Decision::Exempted, EXEMPT.into()),
             Admit::Open => (Decision::Exempted, OPEN.into()),
-            Admit::Without if by_image => (Decision::Stripped, image_env::IGNORED.into()),
+            Admit::Without if asked.is_ok_and(Asked::opens_nothing) => return,
+            Admit::Without if asked.is_ok_and(Asked::is_image_env) => {
+                (Decision::Stripped, image_env::IGNORED.into())
+            }
             Admit::Without => (Decision::Stripped, "would hold no lease".into()),
             Admit::Refuse(refusal) => (Decision::Refused, refusal.one_line()),
             Admit::Claim { request, all, .. } => match self.would_get(request, *all) {

@@ -19,17 +19,18 @@ pub(crate) fn shown(text: &str) -> String {
 }
 
 /// Reads one name: what [`GpuRef`] reads, a CDI name (`nvidia.com/gpu=0`), and nvidia-ctk's names by
-/// type and index (`gpu0`, `mig0:1`). `all` is everything; `none`, `void` and nothing are no GPU;
-/// `shared` is a slot of a shared GPU.
+/// type and index (`gpu0`, `mig0:1`). `all` is everything; `none`, `void` and nothing are no GPU, but not
+/// behind a CDI kind: NVIDIA's tool reads an address by its beginning, and takes `0:3b:0.0/x=none` for a
+/// GPU. `shared` is a slot of a shared GPU.
 pub(super) fn one(text: &str) -> Result<GpuRequest, AskError> {
-    let name = match text.split_once('=') {
-        Some((kind, name)) if kind.contains('/') => name,
-        _ => text,
+    let (of_kind, name) = match text.split_once('=') {
+        Some((kind, name)) if kind.contains('/') => (true, name),
+        _ => (false, text),
     };
     let lower = name.to_ascii_lowercase();
     match lower.as_str() {
         "all" => return Ok(GpuRequest::All),
-        "none" | "void" | "" => return Ok(GpuRequest::None),
+        "none" | "void" | "" if !of_kind => return Ok(GpuRequest::None),
         "shared" => return Ok(GpuRequest::shared()),
         _ => {}
     }
@@ -54,16 +55,18 @@ pub(super) fn list<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<GpuRe
 }
 
 /// Reads NVIDIA_VISIBLE_DEVICES as NVIDIA's runtime does: `void` anywhere is no GPU, else `all`
-/// anywhere is every GPU, `none` is the driver without a GPU.
+/// anywhere is every GPU, `none` is the driver without a GPU. Older versions hand a list on as it is to
+/// their tool, which stops at an `all` and never comes to a `void` behind it: then it is every GPU.
 pub(super) fn visible_devices(value: &str) -> Result<GpuRequest, AskError> {
     let names: Vec<&str> = value.split(',').map(str::trim).filter(|n| !n.is_empty()).collect();
-    if names.contains(&"void") {
-        return Ok(GpuRequest::None);
+    let void = names.iter().position(|name| *name == "void");
+    let all = names.iter().position(|name| name.eq_ignore_ascii_case("all"));
+    match (all, void) {
+        (Some(all), Some(void)) if all < void => Ok(GpuRequest::All),
+        (_, Some(_)) => Ok(GpuRequest::None),
+        (Some(_), None) => Ok(GpuRequest::All),
+        (None, None) => list(names),
     }
-    if names.contains(&"all") {
-        return Ok(GpuRequest::All);
-    }
-    list(names)
 }
 
 /// A request of no more names than a node can have GPUs.
@@ -125,6 +128,11 @@ mod tests {
         assert_eq!(one("nvidia.com/gpu=mig2:0").unwrap(), named(&[MigIndex(2, 0)]));
         assert_eq!(one("nvidia.com/gpu=all").unwrap(), GpuRequest::All);
         assert_eq!(one("void").unwrap(), GpuRequest::None);
+        for beginning in
+            ["0:3b:0.0/x=none", "0:1/x=void", "0:1/x=", "0:1/none", "nvidia.com/gpu=none"]
+        {
+            assert!(one(beginning).is_err(), "{beginning}");
+        }
         assert_eq!(one("shared").unwrap(), GpuRequest::shared());
         assert_eq!(one("GPU-ab/3").unwrap(), named(&[Uuid("GPU-ab/3".into())]));
     }
@@ -144,6 +152,8 @@ mod tests {
         assert_eq!(read("all"), GpuRequest::All);
         assert_eq!(read("0,all"), GpuRequest::All);
         assert_eq!(read("0,void"), GpuRequest::None);
+        assert_eq!(read("void,all"), GpuRequest::None);
+        assert_eq!(read("ALL,void"), GpuRequest::All, "older versions come to all first");
         assert_eq!(read("none"), GpuRequest::None);
         assert_eq!(read(" , "), GpuRequest::None);
         assert_eq!(read("1, GPU-ab,1"), named(&[GpuRef::Index(1), GpuRef::Uuid("GPU-ab".into())]));

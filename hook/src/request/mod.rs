@@ -7,6 +7,7 @@
 
 mod answered;
 mod ids;
+pub(crate) mod mounted;
 pub mod swarm;
 
 use std::collections::BTreeSet;
@@ -23,8 +24,9 @@ pub(crate) use ids::shown;
 
 /// The environment variable that NVIDIA's runtime obeys.
 pub const VISIBLE: &str = "NVIDIA_VISIBLE_DEVICES";
-/// Mounts below this folder name GPUs to NVIDIA's runtime, if its config lets them.
-pub const VOLUME_DEVICES: &str = "/var/run/nvidia-container-devices/";
+/// Variables by which NVIDIA's runtime lets a container that may administer the system watch and cut the
+/// node's MIG devices. No lease is of that.
+pub const MIG_CONTROL: [&str; 2] = ["NVIDIA_MIG_CONFIG_DEVICES", "NVIDIA_MIG_MONITOR_DEVICES"];
 /// Annotations whose name begins with this name CDI devices to NVIDIA's runtime.
 pub const CDI_ANNOTATIONS: &str = "cdi.k8s.io/";
 /// The programs that are NVIDIA's legacy prestart hook.
@@ -91,7 +93,7 @@ pub enum Route {
     Env,
     /// The same, but the image says `all` and the user nothing.
     ImageEnv,
-    /// A mount below [`VOLUME_DEVICES`], and something that will honour it.
+    /// A mount that names GPUs, and something that will honour it.
     VolumeMount,
     /// An annotation `cdi.k8s.io/...`, where NVIDIA's runtime is around us.
     Annotation,
@@ -129,21 +131,26 @@ pub struct Asked {
     pub cdi_applied: Vec<u32>,
     /// Whether NVIDIA's legacy prestart hook is in the spec.
     pub legacy_hook: bool,
-    /// Whether the environment names GPUs to NVIDIA's runtime though it was asked otherwise, perhaps for
-    /// none (`--gpus 0`): what it names is to be taken out.
+    /// Whether the environment names to NVIDIA's runtime what is not to be heeded and is to be taken out:
+    /// GPUs though they were asked for otherwise, perhaps none (`--gpus 0`), or control of MIG devices.
     pub overruled: bool,
 }
 
 impl Asked {
     /// Whether the spec has nothing to do with GPUs: the real runtime can have it as it is.
     pub fn is_nothing(&self) -> bool {
+        // With `--gpus 0` it is in the spec, and may be our stub, which refuses.
+        self.opens_nothing() && !self.legacy_hook
+    }
+
+    /// Whether nothing in the spec opens a GPU or names one. NVIDIA's runtime, where it is around us,
+    /// puts its legacy hook into every container: it has nothing to do then, and nobody misses it.
+    pub fn opens_nothing(&self) -> bool {
         self.request.is_none()
             && !self.wildcard
             && self.nodes.is_empty()
             && self.rules.is_empty()
             && !self.opens_caps
-            // With `--gpus 0` it is in the spec, and obeys the image's environment.
-            && !self.legacy_hook
             && !self.overruled
             // It is ignored only once it is taken out.
             && !self.is_image_env()
@@ -246,6 +253,7 @@ pub fn detect(
         } else {
             found.extend(by_env?.into_iter().map(|one| of_image(one, facts.image_env)));
         }
+        asked.overruled |= MIG_CONTROL.iter().any(|name| spec.env(name).is_some());
     }
     let answered = if by_request { None } else { answered::word(spec, facts.docker_env) };
     if facts.nvidia_runtime {
@@ -389,21 +397,26 @@ fn add_nodes(
 
 /// What NVIDIA's runtime will read out of the container's own settings.
 fn honoured_env(spec: &Spec) -> Result<Vec<Found>, AskError> {
-    let volumes = spec.mounts().filter_map(|(at, _)| at.strip_prefix(VOLUME_DEVICES));
-    // In a folder's name a slash cannot stand: nvidia.com/gpu=0 is nvidia.com/gpu/0 there.
-    let volumes = ids::list(volumes.map(|v| v.rsplit('/').next().unwrap_or(v)))?;
+    let volumes: Vec<String> = spec.mounts().filter_map(mounted::name).collect();
+    // The legacy hook takes a comma in one for the end of it.
+    let names = volumes.iter().flat_map(|names| names.split(','));
+    let volumes = ids::list(names.map(mounted::device))?;
     let env = match spec.env(VISIBLE) {
         Some(value) => ids::visible_devices(value)?,
-        // Images of CUDA before 9 say nothing and mean all.
-        None if spec.env("CUDA_VERSION").is_some() && spec.env("NVIDIA_REQUIRE_CUDA").is_none() => {
-            GpuRequest::All
-        }
+        None if is_old_image(spec) => GpuRequest::All,
         None => GpuRequest::None,
     };
     let route = Route::Env;
     let both = [(Route::VolumeMount, volumes), (route, env)];
     let asking = both.into_iter().filter(|(_, request)| !request.is_none());
     Ok(asking.map(|(route, request)| Found { route, request }).collect())
+}
+
+/// Images of CUDA before 9 say nothing and mean all. A variable that is empty counts as one that is not
+/// there.
+fn is_old_image(spec: &Spec) -> bool {
+    let says = |name| spec.env(name).is_some_and(|value| !value.is_empty());
+    says("CUDA_VERSION") && !says("NVIDIA_REQUIRE_CUDA")
 }
 
 /// What becomes of the environment's word where it is the image's own: pure.
@@ -434,13 +447,21 @@ fn annotated(spec: &Spec, kind: &str) -> Result<Option<Found>, AskError> {
     for device in ours.flat_map(|(_, value)| value.split(',')).map(str::trim) {
         match device.split_once('=') {
             Some((of, name)) if of == kind => names.push(name),
+            _ if is_of_another_kind(device) => {}
             // Other kinds of NVIDIA's make up GPUs too, and by other names.
             _ if device.contains("nvidia.com/") => return Err(AskError::BadId(shown(device))),
-            _ => {}
+            // Newer versions of NVIDIA's runtime take a name without a kind for one of theirs.
+            _ => names.push(device),
         }
     }
     let request = ids::list(names)?;
     Ok((!request.is_none()).then_some(Found { route: Route::Annotation, request }))
+}
+
+/// Whether a device that an annotation names is of a CDI kind that is none of NVIDIA's.
+pub(crate) fn is_of_another_kind(device: &str) -> bool {
+    let kind = device.split_once('=').map(|(kind, _)| kind);
+    kind.is_some_and(|kind| kind.contains('/')) && !device.contains("nvidia.com/")
 }
 
 /// Whether somebody between Docker and us has answered an environment that asked for all GPUs.

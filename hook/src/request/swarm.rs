@@ -2,15 +2,17 @@
 //! NVIDIA_VISIBLE_DEVICES, so that swarm's generic resources (`DOCKER_RESOURCE_GPU=GPU-...`) name them.
 //! Whoever makes a container can set them as well: they ask, as that one does, and get what is leased. Pure.
 
-use super::VISIBLE;
+use super::{VISIBLE, has_legacy_hook};
 use crate::spec::Spec;
 
 /// Makes of these variables, where a container has any, the one that all else goes by, and takes them out:
 /// the toolkit would take one that is left before the GPUs that are leased. Which it had: if any, the spec is
 /// to be written whatever it asks for. Some versions of the toolkit know no such variables, and would go by
-/// the one that stands here for them.
-pub fn heed(spec: &mut Spec, names: &[String]) -> Vec<String> {
-    let there = |name: &&String| spec.env(name).is_some();
+/// the one that stands here for them. Nothing is done where the toolkit looks at no variable: its runtime is
+/// not the one that puts GPUs in (`nvidia_runtime`), and its legacy hook is not in the spec.
+pub fn heed(spec: &mut Spec, names: &[String], nvidia_runtime: bool) -> Vec<String> {
+    let heeds = nvidia_runtime || has_legacy_hook(spec);
+    let there = |name: &&String| heeds && spec.env(name).is_some();
     let heeded: Vec<String> = names.iter().filter(there).cloned().collect();
     if heeded.is_empty() {
         return heeded;
@@ -47,7 +49,7 @@ mod tests {
         let names = ["SWARM_A".to_owned(), "SWARM_B".to_owned()];
         let heeded = |env: &[&str]| {
             let mut spec = Spec::from_value(json!({"process": {"env": env}})).unwrap();
-            heed(&mut spec, &names);
+            heed(&mut spec, &names, true);
             let spec: serde_json::Value = serde_json::from_slice(&spec.to_bytes()).unwrap();
             spec["process"]["env"].clone()
         };
@@ -67,6 +69,9 @@ mod tests {
         assert_eq!(heeded(&["SWARM_A=", "SWARM_B=all"]), json!(["NVIDIA_VISIBLE_DEVICES=,all"]));
         assert_eq!(heeded(&["SWARM_B=all"]), json!(["NVIDIA_VISIBLE_DEVICES=all"]));
         assert_eq!(heeded(&["SWARM_AB=all", "A=1"]), json!(["SWARM_AB=all", "A=1"]));
+        // Nobody looks at it.
+        let mut spec = Spec::from_value(json!({"process": {"env": ["SWARM_A=all"]}})).unwrap();
+        assert!(heed(&mut spec, &names, false).is_empty() && spec.env("SWARM_A").is_some());
     }
 
     #[test]

@@ -146,6 +146,58 @@ fn gpus_named_by_mounts_count_where_the_environment_does() {
 }
 
 #[test]
+fn whatever_nvidias_toolkit_takes_for_a_request_is_one() {
+    let around = NodeFacts { nvidia_runtime: true, ..NodeFacts::default() };
+    let of = |env: &[&str], at: &str| {
+        let mut value = spec(env, &[], json!([]), false).value().clone();
+        value["mounts"] = json!([{"destination": at, "source": "/dev/null"}]);
+        detect(&Spec::from_value(value).unwrap(), Some(&host(json!({}))), &around).unwrap()
+    };
+    // An empty variable is one that an old image does not have, and an empty version is none.
+    let old = of(&["CUDA_VERSION=8.0", "NVIDIA_REQUIRE_CUDA="], "/x");
+    assert_eq!(old.request, GpuRequest::All);
+    assert!(of(&["CUDA_VERSION="], "/x").is_nothing());
+    assert!(of(&["CUDA_VERSION=8.0", "NVIDIA_REQUIRE_CUDA=cuda>=8"], "/x").is_nothing());
+    for (at, request) in [
+        ("/var/run/nvidia-container-devicesall", GpuRequest::All),
+        ("/var/run/nvidia-container-devices/all,none", GpuRequest::All),
+        ("/var/run/nvidia-container-devices/0,1", indexes(&[0, 1])),
+        ("/var/run/nvidia-container-devices/cdi/nvidia.com/gpu=2", indexes(&[2])),
+    ] {
+        assert_eq!(of(&[], at).request, request, "{at}");
+    }
+    // What begins with a GPU is one to NVIDIA's tool, whatever stands behind a slash.
+    for at in ["0:3b:0.0/none", "0:1/void", "all,/none", "cdi/nvidia.com/gpu/none,0:1/none"] {
+        let mut value = spec(&[], &[], json!([]), false).value().clone();
+        let at = format!("/var/run/nvidia-container-devices/{at}");
+        value["mounts"] = json!([{"destination": at, "source": "/dev/null"}]);
+        let asked = detect(&Spec::from_value(value).unwrap(), Some(&host(json!({}))), &around);
+        assert!(matches!(asked, Err(AskError::BadId(_))), "{at}: {asked:?}");
+    }
+    // A channel is no GPU.
+    assert!(of(&[], "/var/run/nvidia-container-devices/imex/0").is_nothing());
+    // Control of MIG devices asks for no GPU, and is to be taken out.
+    for name in MIG_CONTROL {
+        let env = [format!("{name}=all"), "NVIDIA_VISIBLE_DEVICES=none".into()];
+        let asked = of(&[&env[0], &env[1]], "/x");
+        assert!(asked.request.is_none() && !asked.is_nothing(), "{name}");
+    }
+}
+
+#[test]
+fn a_hook_that_has_nothing_to_do_opens_nothing_and_is_taken_out_all_the_same() {
+    let of = |env: &str, host: Value| {
+        let asked = ask(&spec(&[env], &[], json!([]), true), Some(&self::host(host)));
+        (asked.is_nothing(), asked.opens_nothing())
+    };
+    let none = json!({"DeviceRequests": [{"Count": 0, "Capabilities": [["gpu"]]}]});
+    assert_eq!(of("A=1", json!({})), (false, true));
+    assert_eq!(of("A=1", none.clone()), (false, true));
+    assert_eq!(of("NVIDIA_VISIBLE_DEVICES=all", none), (false, false));
+    assert_eq!(of("NVIDIA_VISIBLE_DEVICES=0", json!({})), (false, false));
+}
+
+#[test]
 fn annotations_count_inside_nvidias_runtime_only() {
     let mut value = spec(&[], &[], json!([]), false).value().clone();
     value["annotations"] = json!({
@@ -172,10 +224,22 @@ fn annotations_count_inside_nvidias_runtime_only() {
     let net = "example.com/net=9";
     let expected = [("cdi.k8s.io/a", net), ("cdi.k8s.io/c", net), ("other", "nvidia.com/gpu=3")];
     assert_eq!(left, expected);
-    let mut value = spec(&[], &[], json!([]), false).value().clone();
-    value["annotations"] = json!({"cdi.k8s.io/x": "runtime.nvidia.com/gpu=all"});
-    let other = detect(&Spec::from_value(value).unwrap(), Some(&h), &around);
-    assert!(matches!(other, Err(AskError::BadId(_))), "{other:?}");
+    let of = |device: &str| {
+        let mut value = spec(&[], &[], json!([]), false).value().clone();
+        value["annotations"] = json!({"cdi.k8s.io/x": device});
+        let mut s = Spec::from_value(value).unwrap();
+        let asked = detect(&s, Some(&h), &around);
+        crate::inject::clear(&mut s);
+        assert_eq!(s.annotations().count(), 0, "{device}");
+        asked.map(|asked| asked.request)
+    };
+    for other in ["runtime.nvidia.com/gpu=all", "x=all"] {
+        assert!(matches!(of(other), Err(AskError::BadId(_))), "{other}");
+    }
+    // Without a kind it is one of NVIDIA's to newer versions of its runtime.
+    assert_eq!(of("all"), Ok(GpuRequest::All));
+    assert_eq!(of("1,2"), Ok(indexes(&[1, 2])));
+    assert_eq!(of(""), Ok(GpuRequest::None));
 }
 
 #[test]

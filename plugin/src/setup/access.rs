@@ -110,10 +110,26 @@ pub(super) fn of_spec(spec: &Value, driver: Driver<'_>) -> Access {
             || path.ends_with("/nvidia-container-toolkit")
     });
     if legacy {
-        let env = spec.pointer("/process/env").and_then(Value::as_array).into_iter().flatten();
-        let mut named = env.filter_map(|e| e.as_str()?.strip_prefix("NVIDIA_VISIBLE_DEVICES="));
-        let named = named.next_back();
-        by_environment(&mut access, named.unwrap_or_default(), driver.inventory);
+        let list = |at: &str| spec.pointer(at).and_then(Value::as_array).into_iter().flatten();
+        let env = |name: &str| {
+            let of =
+                |e: &'_ Value| e.as_str()?.strip_prefix(name)?.strip_prefix('=').map(str::to_owned);
+            list("/process/env").filter_map(of).next_back()
+        };
+        let says = |name: &str| env(name).is_some_and(|value| !value.is_empty());
+        // An old CUDA image says nothing and means all.
+        let old = says("CUDA_VERSION") && !says("NVIDIA_REQUIRE_CUDA");
+        let named = env("NVIDIA_VISIBLE_DEVICES");
+        let named = named.unwrap_or_else(|| if old { "all".into() } else { String::new() });
+        by_environment(&mut access, &named, driver.inventory);
+        // Such a mount may name any GPU, if it is not a channel's.
+        let mounted = list("/mounts").any(|mount| {
+            let text = |key: &str| mount.get(key).and_then(Value::as_str).unwrap_or_default();
+            let name = text("destination").strip_prefix("/var/run/nvidia-container-devices");
+            text("source") == "/dev/null" && name.is_some_and(|name| !name.starts_with("/imex/"))
+        });
+        access.all |= mounted;
+        access.all_caps |= mounted;
     }
     access
 }
@@ -208,6 +224,16 @@ mod tests {
             "NVIDIA_VISIBLE_DEVICES=all",
         );
         assert!(of_spec(&legacy).all);
+        // An old CUDA image says nothing, and a mount may say it.
+        let hook = "/usr/bin/nvidia-container-runtime-hook";
+        assert!(of_spec(&spec(json!([deny]), hook, "CUDA_VERSION=8.0")).all);
+        let mut by_mount = spec(json!([deny]), hook, "CUDA_VERSION=");
+        assert_eq!(of_spec(&by_mount), Access::default());
+        for (at, all) in [("/0", true), ("/imex/0", false)] {
+            let at = format!("/var/run/nvidia-container-devices{at}");
+            by_mount["mounts"] = json!([{"source": "/dev/null", "destination": at}]);
+            assert_eq!(of_spec(&by_mount).all, all);
+        }
         let void = spec(
             json!([deny]),
             "/usr/bin/nvidia-container-runtime-hook",

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use gpuctl_ledger::config::Config;
+use gpuctl_ledger::config::{Config, Inject};
 
 use super::observed::{Daemon, Level, Observed};
 use super::plan::GATE;
@@ -99,7 +99,7 @@ pub(crate) fn leads_through_us(
     strict && daemon_json(&seen).is_ok_and(|json| holes::is_led(&seen, config, &json, runtime))
 }
 
-fn judge(seen: &Observed, config: &Config) -> Vec<Check> {
+pub(super) fn judge(seen: &Observed, config: &Config) -> Vec<Check> {
     let level = level(seen, config);
     let wanted = seen.record.as_ref().map(|r| r.level.as_str());
     let setup = |flag: &str| Some(format!("docker gpuctl setup{flag}"));
@@ -135,6 +135,12 @@ fn judge(seen: &Observed, config: &Config) -> Vec<Check> {
             checks.push(check(LEVEL, Verdict::Warning, "observe: docker run is logged, and nothing is kept from it", setup("")));
         }
         Some(level) => checks.push(check(LEVEL, Verdict::Ok, level.word(), None)),
+    }
+    if level.is_some()
+        && config.gpu.inject == Inject::Env
+        && let Some((wrong, mends)) = holes::unheard(seen)
+    {
+        checks.push(check("injection", Verdict::Problem, wrong, Some(mends)));
     }
     if let (Some(level), Ok(json)) = (level, daemon_json(seen)) {
         let level = if level == Level::Observe { Level::Cooperative } else { level };

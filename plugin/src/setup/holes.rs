@@ -176,6 +176,21 @@ pub(super) fn swarm_resource(seen: &Observed, config: &Config) -> Option<Hole> {
     })
 }
 
+/// NVIDIA's toolkit may be told to heed the environment of privileged containers only. Where leased GPUs are
+/// named to it by the environment, what is wrong then, and what mends it: a container would start without
+/// its GPUs and not say so.
+pub(super) fn unheard(seen: &Observed) -> Option<(String, String)> {
+    let text = seen.text(&seen.nvidia_config)?;
+    let name = super::settings::NVIDIA_HEEDS;
+    let file = seen.nvidia_config.display();
+    (!super::settings::nvidia_heeds_environment(text)).then(|| {
+        (
+            format!("containers start without the GPUs that they lease: gpu.inject is \"env\", and {name} = false in {file} has NVIDIA's toolkit pass over the environment"),
+            format!("set {name} = true in {file}, or have a CDI spec made (nvidia-ctk cdi generate) and set gpu.inject = \"cdi\" in {}", seen.places.config.display()),
+        )
+    })
+}
+
 /// The first few of many.
 pub(super) fn some(names: &[&str]) -> String {
     const MOST: usize = 10;

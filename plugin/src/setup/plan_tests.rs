@@ -530,3 +530,31 @@ fn a_variable_that_the_toolkit_takes_gpus_from_is_named_until_our_config_knows_i
     let again = after(&set, Level::Strict);
     assert_eq!(config(&again).gpu.swarm_resource, ["DOCKER_RESOURCE_GPU", "OTHER"]);
 }
+
+#[test]
+fn a_toolkit_that_passes_over_the_environment_is_named_where_leased_gpus_are_named_by_it() {
+    let mut seen = nvidia_default();
+    let said = |seen: &Observed| {
+        let is = |note: &Note| matches!(note, Note::Say(text) if text.contains("start without"));
+        planned(seen, Level::Strict).notes.iter().any(is)
+    };
+    assert!(!said(&seen));
+    let file = seen.nvidia_config.clone();
+    let line = |value: bool| format!("{} = {value}\n", settings::NVIDIA_HEEDS);
+    seen.files.insert(file.clone(), line(false));
+    assert!(said(&seen), "{:?}", planned(&seen, Level::Strict));
+    // Also once it is set up, until one of both is changed.
+    let mut set = after(&seen, Level::Cooperative);
+    let problem = |seen: &Observed| {
+        let checks = crate::setup::doctor::judge(seen, &config(seen));
+        checks.into_iter().find(|check| check.name == "injection")
+    };
+    assert!(said(&set));
+    let found = problem(&set).unwrap();
+    assert_eq!(found.verdict, crate::engine::api::Verdict::Problem);
+    assert!(found.fix.is_some_and(|fix| fix.contains(line(true).trim_end())));
+    set.files.insert(file, line(true));
+    assert!(!said(&set) && problem(&set).is_none());
+    seen.cdi = true;
+    assert!(!said(&seen));
+}

@@ -91,6 +91,15 @@ pub(super) fn nvidia_swarm_resource(text: &str) -> Vec<String> {
     names
 }
 
+/// What NVIDIA's config has as `false` where its toolkit heeds the environment of privileged containers only.
+pub(super) const NVIDIA_HEEDS: &str = "accept-nvidia-visible-devices-envvar-when-unprivileged";
+
+/// Whether NVIDIA's toolkit heeds the environment of a container that is not privileged.
+pub(super) fn nvidia_heeds_environment(text: &str) -> bool {
+    let document = parse(text).unwrap_or_default();
+    document.get(NVIDIA_HEEDS).and_then(|value| value.as_bool()) != Some(false)
+}
+
 /// NVIDIA's config with another list.
 ///
 /// # Errors
@@ -150,5 +159,7 @@ mod tests {
         assert!([text, "swarm-resource = \" , \"\n", "[x\n"].map(swarm).iter().all(Vec::is_empty));
         assert_eq!(swarm("swarm-resource = \"A, B\"\n"), ["A", "B", "A, B"]);
         assert_eq!(swarm("swarm-resource = \"A\"\n"), ["A"]);
+        let heeds = |value: &str| nvidia_heeds_environment(&format!("{NVIDIA_HEEDS} = {value}\n"));
+        assert!(heeds("true") && !heeds("false") && nvidia_heeds_environment(text));
     }
 }
