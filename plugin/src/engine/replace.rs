@@ -7,6 +7,7 @@
 mod image;
 mod part;
 mod steps;
+mod ties;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -114,6 +115,7 @@ pub(super) fn prepare(
     let ours: BTreeSet<String> =
         kept::versions(ctx, name)?.into_iter().map(|v| v.container.to_string()).collect();
     let (spec, anonymous) = change::inherited(is, &spec, found.id.as_str(), &ours);
+    let spec = ties::followed(ctx, &spec)?;
     let own = layers::of_source(ctx, &found.id, shown, &found.docker_name)?;
     let source = target.files.clone().or_else(|| {
         let words = format!("the files of {}", found.docker_name);
