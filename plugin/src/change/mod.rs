@@ -12,7 +12,7 @@ mod model;
 mod mounts;
 mod plan;
 
-pub use apply::apply;
+pub use apply::{apply, can_publish};
 pub use differences::{Difference, differences};
 pub use flags::{env, label, mount, publish, restart, swap};
 pub use image::{back_to_image, without_image};

@@ -65,6 +65,9 @@ pub(super) fn change(
     }
     let subject = subject(ctx, &request.name, front)?;
     let mut change = request.change.clone();
+    if !change.publish.is_empty() {
+        change::can_publish(&subject.is)?;
+    }
     let ports = chosen(&mut change);
     for (old, new) in &mut change.volumes {
         (*old, *new) = volume::swap::meant(ctx, &subject.is, (old, new))?;
