@@ -49,7 +49,6 @@ const HEALTHY: Duration = Duration::from_secs(600);
 pub(super) struct PartOf {
     /// The volume whose new version the containers get.
     pub(super) volume: VolumeName,
-    /// That change.
     pub(super) token: Token,
 }
 
@@ -61,7 +60,6 @@ pub(super) struct Data {
     pub(super) old: ContainerId,
     /// Once it was made.
     pub(super) new: Option<ContainerId>,
-    /// The old one's binding.
     pub(super) before: Binding,
     pub(super) gpus: GpuRequest,
     /// The leases before, by unit and token.
