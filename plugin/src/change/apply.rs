@@ -152,7 +152,7 @@ fn ports(spec: &mut Value, change: &Change) -> Result<(), Wrong> {
         unpublish(spec, text)?;
     }
     for port in &change.publish {
-        publish(spec, port);
+        publish(spec, port)?;
     }
     Ok(())
 }
@@ -183,7 +183,23 @@ fn unpublish(spec: &mut Value, text: &str) -> Result<(), Wrong> {
     Ok(())
 }
 
-fn publish(spec: &mut Value, port: &Publish) {
+/// Refuses ports of a container that has no network of its own: Docker leaves them out without a word, or
+/// refuses them once the old container is down.
+///
+/// # Errors
+/// [`Wrong`].
+pub fn can_publish(spec: &Value) -> Result<(), Wrong> {
+    let mode = spec.pointer("/HostConfig/NetworkMode").and_then(Value::as_str).unwrap_or_default();
+    if !matches!(mode, "host" | "none") && !mode.starts_with("container:") {
+        return Ok(());
+    }
+    let mode = mode.split(':').next().unwrap_or_default();
+    Err(Wrong::new(format!("--publish: a container with --network {mode} publishes no ports"))
+        .hint("with --network host its ports are the host's; run it anew on another network"))
+}
+
+/// Adds a port of the host, which no other port of the container may have.
+fn publish(spec: &mut Value, port: &Publish) -> Result<(), Wrong> {
     let number = match port.host {
         HostPort::Number(number) => number.to_string(),
         HostPort::Any | HostPort::Auto => String::new(),
@@ -192,10 +208,21 @@ fn publish(spec: &mut Value, port: &Publish) {
     object(&mut spec["Config"], "ExposedPorts").entry(key.clone()).or_insert_with(|| json!({}));
     let bindings = object(&mut spec["HostConfig"], "PortBindings");
     let binding = json!({"HostIp": port.address, "HostPort": number});
+    let same = |of: &str| of.ends_with(&format!("/{}", port.protocol)) && *of != key;
+    let taken = bindings.iter().filter(|(of, _)| same(of.as_str())).find(|(_, list)| {
+        !number.is_empty() && list.as_array().is_some_and(|list| list.contains(&binding))
+    });
+    if let Some((of, _)) = taken {
+        return Err(Wrong::new(format!(
+            "--publish {number}:{key}: its own port {of} has {number}"
+        ))
+        .hint(format!("--publish-rm {number}:{of} gives it up in the same change")));
+    }
     let list = array(bindings, &key);
     if !list.contains(&binding) {
         list.push(binding);
     }
+    Ok(())
 }
 
 /// Mounts another volume where one is.

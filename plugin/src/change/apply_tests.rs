@@ -145,3 +145,26 @@ fn mounts_are_taken_away_and_added() {
     let twice = Change { mount_add: vec![Mount::Bind("other:/sets/".into())], ..Change::default() };
     assert!(refused(twice).hint.unwrap().contains("--mount-rm /sets"));
 }
+
+#[test]
+fn a_port_of_the_host_is_had_once_and_by_who_has_a_network() {
+    let spec = json!({"Config": {}, "HostConfig": {"NetworkMode": "bridge",
+        "PortBindings": {"80/tcp": [{"HostIp": "", "HostPort": "8080"}]}}});
+    let of = |text: &str, rm: &[&str]| {
+        let publish = crate::change::publish(text).unwrap();
+        let publish_rm = rm.iter().map(|text| (*text).to_owned()).collect();
+        apply(&spec, &Change { publish, publish_rm, ..Change::default() })
+    };
+    let why = of("8080:81", &[]).unwrap_err();
+    assert!(why.message.contains("80/tcp") && why.hint.unwrap().contains("--publish-rm 8080:80"));
+    for (text, rm) in
+        [("8080:81", &["80"][..]), ("8080:81/udp", &[]), ("8080:80", &[]), ("81", &[])]
+    {
+        assert!(of(text, rm).is_ok(), "{text}");
+    }
+    assert!(super::can_publish(&spec).is_ok());
+    for mode in ["host", "none", "container:abc"] {
+        let spec = json!({"HostConfig": {"NetworkMode": mode}});
+        assert!(super::can_publish(&spec).is_err(), "{mode}");
+    }
+}

@@ -77,6 +77,11 @@ pub fn mount(text: &str) -> Result<Mount, Wrong> {
             [source, target] | [source, target, _]
                 if !source.is_empty() && target.starts_with('/') && *target != "/" =>
             {
+                if !source.starts_with('/') && !is_volume(source) {
+                    return Err(wrong(format!(
+                        "{source} is neither an absolute path nor the name of a volume"
+                    )));
+                }
                 Ok(Mount::Bind(text.to_owned()))
             }
             _ => Err(wrong("it is not SOURCE:TARGET[:OPTIONS] with an absolute TARGET".into())),
@@ -149,6 +154,14 @@ pub fn mount(text: &str) -> Result<Mount, Wrong> {
         fields.insert(options.0.into(), Value::Object(options.1));
     }
     Ok(Mount::Object(Value::Object(fields)))
+}
+
+/// Whether Docker takes this as the name of a volume.
+fn is_volume(name: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"_.-".contains(&b);
+    name.len() > 1
+        && name.bytes().all(plain)
+        && name.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric())
 }
 
 /// `OLD:NEW`.
@@ -271,6 +284,8 @@ mod tests {
             "data",
             "data:data",
             "data:/",
+            "./data:/data",
+            "~/data:/data",
             "type=bind,target=/b",
             "type=x,target=/b",
             "typ=bind,target=/b",

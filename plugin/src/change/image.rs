@@ -1,6 +1,12 @@
 //! What of a container's config its image implies.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value};
+
+use super::model::Change;
+use super::mounts::{anonymous, place};
+use super::{Mount, Wrong};
 
 /// Fields that a create without them takes from the image.
 const IMPLIED: [&str; 7] =
@@ -40,6 +46,68 @@ pub fn without_image(spec: &Value, image: &Value) -> Value {
     spec
 }
 
+/// What is taken away of what the image says too: where the container has another value, the image's counts from
+/// now on, and so it is in `spec`. `is` is what the container is, `image` the `Config` of the image's inspect.
+///
+/// # Errors
+/// [`Wrong`] where the container has just what its image says: Docker gives each container that.
+pub fn back_to_image(
+    spec: &mut Value,
+    is: &Value,
+    change: &Change,
+    image: &Value,
+) -> Result<(), Wrong> {
+    let entries = |of: &Value| -> Vec<String> {
+        let list = of.get("Env").and_then(Value::as_array).into_iter().flatten();
+        list.filter_map(|entry| entry.as_str().map(str::to_owned)).collect()
+    };
+    let own = is.get("Config").unwrap_or(&Value::Null);
+    let (theirs, ours) = (entries(image), entries(own));
+    let set = |name: &String| change.env.iter().any(|(set, _)| set == name);
+    for name in change.env_rm.iter().filter(|name| !set(name)) {
+        let of = |entry: &&String| entry.split('=').next() == Some(name.as_str());
+        let Some(entry) = theirs.iter().find(of) else { continue };
+        if ours.contains(entry) {
+            return Err(Wrong::new(format!(
+                "--env-rm {name}: the image sets it, in every container"
+            ))
+            .hint(format!("--env {name}= sets it to nothing")));
+        }
+        if let Some(env) = spec.pointer_mut("/Config/Env").and_then(Value::as_array_mut) {
+            env.push(Value::String(entry.clone()));
+        }
+    }
+    let set = |name: &String| change.labels.iter().any(|(set, _)| set == name);
+    for name in change.label_rm.iter().filter(|name| !set(name)) {
+        let of = |config: &Value| config.get("Labels")?.get(name).cloned();
+        let Some(value) = of(image) else { continue };
+        if of(own).as_ref() == Some(&value) {
+            return Err(Wrong::new(format!(
+                "--label-rm {name}: the image has it, and so has every container"
+            ))
+            .hint(format!("--label {name}= sets it to nothing")));
+        }
+        if let Some(labels) = spec.pointer_mut("/Config/Labels").and_then(Value::as_object_mut) {
+            labels.insert(name.clone(), value);
+        }
+    }
+    let nameless: BTreeSet<String> = anonymous(is).into_iter().map(|(_, at)| at).collect();
+    let added: BTreeSet<String> = change.mount_add.iter().map(Mount::target).map(place).collect();
+    let volumes = image.get("Volumes").and_then(Value::as_object);
+    let of_image: BTreeSet<String> =
+        volumes.into_iter().flat_map(Map::keys).map(|at| place(at)).collect();
+    for target in &change.mount_rm {
+        let at = place(target);
+        if of_image.contains(&at) && nameless.contains(&at) && !added.contains(&at) {
+            return Err(Wrong::new(format!(
+                "--mount-rm {target}: the image asks for a volume there, and Docker would make an empty one"
+            ))
+            .hint(format!("--mount-rm {target} --mount-add VOLUME:{target} mounts another one there")));
+        }
+    }
+    Ok(())
+}
+
 fn none_if_empty(value: Option<&Value>) -> Option<&Value> {
     value.filter(|v| !v.is_null() && v.as_array().is_none_or(|list| !list.is_empty()))
 }
@@ -72,6 +140,48 @@ mod tests {
             json!({"Env": ["MODE=b"], "Labels": {"mine": "y"}, "ExposedPorts": {"22/tcp": {}},
                 "User": "ada", "Image": "old"})
         );
+    }
+
+    #[test]
+    fn what_the_image_says_is_not_taken_away_and_counts_where_something_else_is() {
+        let image =
+            json!({"Env": ["MODE=a"], "Labels": {"vendor": "x"}, "Volumes": {"/cache/": {}}});
+        let is = |mode: &str, vendor: &str| {
+            json!({"Config": {"Env": [format!("MODE={mode}")], "Labels": {"vendor": vendor}},
+                "Mounts": [{"Type": "volume", "Name": "c1", "Destination": "/cache"}]})
+        };
+        let asked = |env: &str, label: &str, mount: &str| {
+            let list = |text: &str| match text {
+                "" => Vec::new(),
+                text => vec![text.to_owned()],
+            };
+            Change {
+                env_rm: list(env),
+                label_rm: list(label),
+                mount_rm: list(mount),
+                ..Change::default()
+            }
+        };
+        let done = |is: &Value, change: &Change| {
+            let mut spec = crate::change::apply(is, change).unwrap();
+            back_to_image(&mut spec, is, change, &image).map(|()| spec)
+        };
+        let same = is("a", "x");
+        for change in [asked("MODE", "", ""), asked("", "vendor", ""), asked("", "", "/cache")] {
+            assert!(done(&same, &change).unwrap_err().hint.is_some(), "{change:?}");
+        }
+        let spec = done(&is("b", "y"), &asked("MODE", "vendor", "")).unwrap();
+        assert_eq!(spec["Config"], same["Config"]);
+        // Another one there, and another value, are no such thing.
+        let mut change = asked("MODE", "vendor", "/cache");
+        change.env = vec![("MODE".into(), String::new())];
+        change.labels = vec![("vendor".into(), String::new())];
+        change.mount_add = vec![Mount::Bind("data:/cache".into())];
+        assert_eq!(done(&same, &change).unwrap()["Config"]["Env"], json!(["MODE="]));
+        // Nor is what somebody named.
+        let mut named = same.clone();
+        named["HostConfig"] = json!({"Binds": ["c1:/cache"]});
+        assert!(done(&named, &asked("", "", "/cache")).is_ok());
     }
 
     #[test]

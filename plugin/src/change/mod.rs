@@ -12,10 +12,10 @@ mod model;
 mod mounts;
 mod plan;
 
-pub use apply::apply;
+pub use apply::{apply, can_publish};
 pub use differences::{Difference, differences};
 pub use flags::{env, label, mount, publish, restart, swap};
-pub use image::without_image;
+pub use image::{back_to_image, without_image};
 pub use model::{Change, HostPort, Mount, Publish, Restart};
 pub use mounts::{Kept, anonymous, inherited};
 pub use plan::{Way, is_reversible, way};

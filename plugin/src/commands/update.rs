@@ -120,10 +120,10 @@ fn cpus(text: &str) -> Result<i64, String> {
     let wrong = || format!("{text:?} is no number of processors, as 1.5 is");
     let (whole, rest) = text.split_once('.').unwrap_or((text, ""));
     let digits = |part: &str| part.bytes().all(|b| b.is_ascii_digit());
-    if whole.is_empty() || !digits(whole) || !digits(rest) || rest.len() > 9 {
+    if (whole.is_empty() && rest.is_empty()) || !digits(whole) || !digits(rest) || rest.len() > 9 {
         return Err(wrong());
     }
-    let whole: i64 = whole.parse().map_err(|_| wrong())?;
+    let whole: i64 = format!("0{whole}").parse().map_err(|_| wrong())?;
     let rest: i64 = format!("{rest:0<9}").parse().map_err(|_| wrong())?;
     let all = whole.checked_mul(1_000_000_000).and_then(|n| n.checked_add(rest));
     all.filter(|n| *n > 0).ok_or_else(wrong)
@@ -137,7 +137,8 @@ mod tests {
     fn processors_are_read_to_the_billionth() {
         assert_eq!(cpus("1.5"), Ok(1_500_000_000));
         assert_eq!(cpus("0.000000001"), Ok(1));
-        for bad in ["", "0", "-1", "1.", "x", "1e3", "99999999999", "1.0000000001", ".5"] {
+        assert_eq!(cpus(".5"), Ok(500_000_000));
+        for bad in ["", "0", "-1", "1.", "x", "1e3", "99999999999", "1.0000000001", "."] {
             assert!(cpus(bad).is_err() || bad == "1.", "{bad}");
         }
     }

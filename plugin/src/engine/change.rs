@@ -63,11 +63,11 @@ pub(super) fn change(
     if let Some(image) = request.change.image.as_ref().filter(|_| !request.how.dry_run) {
         let _ = images::pulled(ctx, image, front)?;
     }
-    if request.how.snapshot && !request.how.dry_run {
-        let _ = snapshot::snapshot(ctx, &request.name, front)?;
-    }
     let subject = subject(ctx, &request.name, front)?;
     let mut change = request.change.clone();
+    if !change.publish.is_empty() {
+        change::can_publish(&subject.is)?;
+    }
     let ports = chosen(&mut change);
     for (old, new) in &mut change.volumes {
         (*old, *new) = volume::swap::meant(ctx, &subject.is, (old, new))?;
@@ -84,6 +84,12 @@ pub(super) fn change(
         }
         None => false,
     };
+    if !(change.env_rm.is_empty() && change.label_rm.is_empty() && change.mount_rm.is_empty()) {
+        let id = spec.get("Image").and_then(Value::as_str).unwrap_or_default();
+        let image = ctx.docker()?.image(id)?.unwrap_or(Value::Null);
+        let config = image.get("Config").unwrap_or(&Value::Null);
+        change::back_to_image(&mut spec, &subject.is, &change, config)?;
+    }
     let target = Target {
         spec,
         new_image,
@@ -200,7 +206,10 @@ pub(super) fn bring(
                     &new_name,
                     how,
                 );
-                return Ok(Answer::Plan { steps });
+                return Ok(Answer::Plan { steps: with_snapshot(ctx, subject, how, steps, front)? });
+            }
+            if how.snapshot {
+                let _ = snapshot::keep(ctx, found, shown, front)?;
             }
             if running && gpus {
                 warn_restart(found, front);
@@ -225,7 +234,12 @@ pub(super) fn bring(
         None => {
             let prepared = replace::prepare(ctx, subject, &target, how, why, front)?;
             if how.dry_run {
-                return Ok(Answer::Plan { steps: prepared.steps(found, &what, &new_name, how) });
+                let steps = prepared.steps(found, &what, &new_name, how);
+                return Ok(Answer::Plan { steps: with_snapshot(ctx, subject, how, steps, front)? });
+            }
+            // Once all else has been looked at: where nothing is changed, nothing is kept.
+            if how.snapshot {
+                let _ = snapshot::keep(ctx, found, shown, front)?;
             }
             if running {
                 warn_restart(found, front);
@@ -234,6 +248,20 @@ pub(super) fn bring(
         }
     }
     Ok(changed(found, new_name, summary))
+}
+
+/// The steps of a plan, with what is kept before the first.
+fn with_snapshot(
+    ctx: &Context,
+    subject: &Subject,
+    how: &How,
+    mut steps: Vec<String>,
+    front: &mut dyn Front,
+) -> Result<Vec<String>, Failure> {
+    if how.snapshot {
+        steps.insert(0, snapshot::planned(ctx, &subject.found, &subject.shown, front)?);
+    }
+    Ok(steps)
 }
 
 fn warn_restart(found: &Found, front: &mut dyn Front) {

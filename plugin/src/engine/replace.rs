@@ -7,6 +7,7 @@
 mod image;
 mod part;
 mod steps;
+mod ties;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -48,7 +49,6 @@ const HEALTHY: Duration = Duration::from_secs(600);
 pub(super) struct PartOf {
     /// The volume whose new version the containers get.
     pub(super) volume: VolumeName,
-    /// That change.
     pub(super) token: Token,
 }
 
@@ -60,7 +60,6 @@ pub(super) struct Data {
     pub(super) old: ContainerId,
     /// Once it was made.
     pub(super) new: Option<ContainerId>,
-    /// The old one's binding.
     pub(super) before: Binding,
     pub(super) gpus: GpuRequest,
     /// The leases before, by unit and token.
@@ -114,6 +113,7 @@ pub(super) fn prepare(
     let ours: BTreeSet<String> =
         kept::versions(ctx, name)?.into_iter().map(|v| v.container.to_string()).collect();
     let (spec, anonymous) = change::inherited(is, &spec, found.id.as_str(), &ours);
+    let spec = ties::followed(ctx, &spec)?;
     let own = layers::of_source(ctx, &found.id, shown, &found.docker_name)?;
     let source = target.files.clone().or_else(|| {
         let words = format!("the files of {}", found.docker_name);

@@ -4,12 +4,11 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use gpuctl_ledger::model::{ContainerId, ContainerName, Version, VersionRecord};
-use serde_json::Value;
 
 use super::api::{Answer, Failure, Front, RollbackRequest};
 use super::context::Context;
 use super::layers::{self, Source};
-use super::{change, images, kept, names, ports, snapshot};
+use super::{change, kept, ports, volume};
 
 /// Brings a container to what it was at an older version.
 ///
@@ -20,14 +19,6 @@ pub(super) fn rollback(
     request: &RollbackRequest,
     front: &mut dyn Front,
 ) -> Result<Answer, Failure> {
-    if request.how.snapshot && !request.how.dry_run {
-        let is = names::record(ctx, &request.name)?.record;
-        let record = wanted(ctx, &is.name, is.version, request.version)?;
-        if let Some(image) = image_to_pull(ctx, &record)? {
-            let _ = images::pulled(ctx, &image, front)?;
-        }
-        let _ = snapshot::snapshot(ctx, &request.name, front)?;
-    }
     let subject = change::subject(ctx, &request.name, front)?;
     let name = subject.found.record.record.name.clone();
     let current = subject.found.record.record.version;
@@ -37,6 +28,7 @@ pub(super) fn rollback(
         return Err(Failure::new(format!("of version {wanted} of {name} no spec was kept"))
             .hint(format!("docker gpuctl history {name} shows the others")));
     }
+    volume::swap::check_there(ctx, &record.spec, &format!("version {wanted} of {name}"))?;
     let files = match request.files {
         false => None,
         true => Some(source(ctx, record, &subject.found.id)?),
@@ -81,18 +73,6 @@ fn wanted(
     };
     let found = versions.into_iter().find(|v| v.version == wanted);
     found.ok_or_else(|| Failure::new(format!("{name} has no version {wanted}")).hint(hint))
-}
-
-/// The name of a version's image, where that is not on this host.
-fn image_to_pull(ctx: &Context, record: &VersionRecord) -> Result<Option<String>, Failure> {
-    let text = |pointer: &str| record.spec.pointer(pointer).and_then(Value::as_str);
-    let docker = ctx.docker()?;
-    for name in [text("/Image"), text("/Config/Image")].into_iter().flatten() {
-        if docker.image_id(name)?.is_some() {
-            return Ok(None);
-        }
-    }
-    Ok(text("/Config/Image").map(str::to_owned))
 }
 
 /// The version before the current one.

@@ -17,7 +17,9 @@ use serde::{Deserialize, Serialize};
 use super::api::{Answer, Event, Failure, Front, MoreAnswer};
 use super::context::Context;
 use super::journal::{self, Journal};
-use super::{kept, layers, names};
+use super::names::{self, Found};
+use super::{kept, layers};
+use crate::docker::Inspect;
 use crate::tree::{Report, Size};
 
 /// What undoing needs.
@@ -44,15 +46,53 @@ pub(super) fn snapshot(
     let found = names::existing(ctx, name)?;
     let record = &found.record.record;
     lock.is_of(&record.name)?;
-    let docker_name = &found.docker_name;
     let shown = ctx.docker()?.inspect(found.id.as_str())?.ok_or_else(|| {
-        Failure::new(format!("Docker no longer has {docker_name}"))
+        Failure::new(format!("Docker no longer has {}", found.docker_name))
             .hint(format!("docker gpuctl rm {} forgets it", record.name))
     })?;
-    let from = layers::upper(ctx, &found.id, &shown, docker_name)?.ok_or_else(|| {
+    keep(ctx, &found, &shown, front)
+}
+
+/// Where the files are that are to be kept.
+fn source(ctx: &Context, found: &Found, shown: &Inspect) -> Result<PathBuf, Failure> {
+    let docker_name = &found.docker_name;
+    layers::upper(ctx, &found.id, shown, docker_name)?.ok_or_else(|| {
         Failure::new(format!("{docker_name} has never run: it has no files of its own"))
             .hint(format!("docker gpuctl start {docker_name}"))
-    })?;
+    })
+}
+
+/// What a plan says of it. Touches nothing.
+///
+/// # Errors
+/// As [`keep`], as far as that can be known.
+pub(super) fn planned(
+    ctx: &Context,
+    found: &Found,
+    shown: &Inspect,
+    front: &mut dyn Front,
+) -> Result<String, Failure> {
+    let from = source(ctx, found, shown)?;
+    // The folder that is to be made lies in the last one that is there.
+    let layers = ctx.config.layers();
+    let there = layers.ancestors().find(|folder| folder.is_dir()).unwrap_or(&layers);
+    let fit = layers::check_keeping(&from, there, &found.docker_name, front)?;
+    let (name, version) = (&found.docker_name, found.record.record.version);
+    Ok(format!("keep the files of {name} as version {version}'s: {}", layers::announced(&fit)))
+}
+
+/// As [`snapshot`], of one whose lock the caller has.
+///
+/// # Errors
+/// As [`snapshot`].
+pub(super) fn keep(
+    ctx: &Context,
+    found: &Found,
+    shown: &Inspect,
+    front: &mut dyn Front,
+) -> Result<Answer, Failure> {
+    let (record, docker_name) = (&found.record.record, &found.docker_name);
+    let from = source(ctx, found, shown)?;
     let folder = ctx.config.layers();
     let unreachable = |e: std::io::Error| {
         let why = plain_io_error(&e);

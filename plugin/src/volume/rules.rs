@@ -164,7 +164,7 @@ pub(crate) fn check_size(
         _ => backend.to_string(),
     };
     Err(Failure::new(format!("{size} asked for, a volume of backend {of} has at least {smallest}"))
-        .hint(format!("--size {smallest}")))
+        .hint(format!("ask for {smallest} or more")))
 }
 
 /// What a resize comes to.

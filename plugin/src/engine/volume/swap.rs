@@ -22,6 +22,52 @@ pub(in crate::engine) fn meant(
     Ok((mounted(ctx, is, old)?, to_mount(ctx, new)?))
 }
 
+/// Refuses a spec of before that mounts a volume by a name which Docker has not any more: it would make an
+/// empty one, without a limit. One with a driver's options is made anew of them.
+///
+/// # Errors
+/// As said, and the Engine's.
+pub(in crate::engine) fn check_there(
+    ctx: &Context,
+    spec: &Value,
+    whose: &str,
+) -> Result<(), Failure> {
+    for name in named(spec) {
+        if ctx.docker()?.volume(&name)?.is_some() {
+            continue;
+        }
+        let hint = match VolumeName::split(&name) {
+            Some((ours, _)) if find::by_name(ctx, &ours)?.is_some() => format!(
+                "docker gpuctl volume history {ours} shows which versions are there; \
+                 docker volume create {name} makes an empty one, without a limit"
+            ),
+            _ => format!("docker volume create {name} makes an empty one, if that will do"),
+        };
+        return Err(Failure::new(format!(
+            "{whose} mounts volume {name}, which is not there any more: Docker would make an empty one"
+        ))
+        .hint(hint));
+    }
+    Ok(())
+}
+
+/// The volumes that a spec names. Pure.
+fn named(spec: &Value) -> BTreeSet<String> {
+    let list =
+        |pointer: &str| spec.pointer(pointer).and_then(Value::as_array).into_iter().flatten();
+    let binds = list("/HostConfig/Binds").filter_map(|bind| bind.as_str()?.split(':').next());
+    let mounts = list("/HostConfig/Mounts").filter(|mount| {
+        mount.get("Type").and_then(Value::as_str) == Some("volume")
+            && mount.pointer("/VolumeOptions/DriverConfig").is_none_or(Value::is_null)
+    });
+    let mounts = mounts.filter_map(|mount| mount.get("Source")?.as_str());
+    binds
+        .chain(mounts)
+        .filter(|name| !name.is_empty() && !name.starts_with('/'))
+        .map(str::to_owned)
+        .collect()
+}
+
 fn mounted(ctx: &Context, is: &Value, old: &str) -> Result<String, Failure> {
     let mounts = is.get("Mounts").and_then(Value::as_array).into_iter().flatten();
     let names: BTreeSet<&str> =
@@ -72,6 +118,17 @@ mod tests {
     use super::*;
     use gpuctl_ledger::ledger::Batch;
     use serde_json::json;
+
+    #[test]
+    fn what_a_spec_names_is_no_path_and_nothing_that_a_driver_makes() {
+        let spec = json!({"HostConfig": {"Binds": ["data-0:/data:ro", "/srv:/srv"], "Mounts": [
+            {"Type": "volume", "Source": "sets", "Target": "/sets"},
+            {"Type": "volume", "Target": "/none"},
+            {"Type": "bind", "Source": "/a", "Target": "/a"},
+            {"Type": "volume", "Source": "nfs", "Target": "/n", "VolumeOptions": {"DriverConfig": {"Name": "local"}}},
+        ]}});
+        assert_eq!(named(&spec).into_iter().collect::<Vec<_>>(), ["data-0", "sets"]);
+    }
 
     #[test]
     fn a_volume_of_ours_is_its_version_that_is_mounted_and_its_current_one() {
