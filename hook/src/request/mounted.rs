@@ -26,7 +26,18 @@ pub(crate) fn name(mount: &Value) -> Option<String> {
 /// (`cdi/nvidia.com/gpu/0`, `cdi/nvidia.com/gpu=0`), else itself.
 pub(crate) fn device(name: &str) -> &str {
     // No other slash divides anything: NVIDIA's tool takes `0:3b:0.0/none` for the GPU at that address.
-    name.strip_prefix(CDI).map_or(name, |of| of.rsplit(['/', '=']).next().unwrap_or(of))
+    let Some(of) = name.strip_prefix(CDI) else { return name };
+    match of.rsplit(['/', '=']).next() {
+        // Its toolkit looks at no kind either, and hands `cdi/0:3b:0.0/x/none` on as `0:3b:0.0/x=none`: no
+        // GPU is meant only where nothing stands before.
+        Some(last) if last.len() < of.len() && means_none(last) => name,
+        last => last.unwrap_or(of),
+    }
+}
+
+/// Whether a device's name is read as no GPU.
+fn means_none(name: &str) -> bool {
+    ["none", "void", ""].iter().any(|none| name.trim().eq_ignore_ascii_case(none))
 }
 
 /// An absolute path without empty parts, `.` and `..`, as text.
@@ -56,6 +67,10 @@ mod tests {
             ("cdi/nvidia.com/gpu=MIG-1", "MIG-1"),
             ("0:3b:0.0/none", "0:3b:0.0/none"),
             ("MIG-GPU-1/1/0", "MIG-GPU-1/1/0"),
+            ("cdi/0:3b:0.0/x/none", "cdi/0:3b:0.0/x/none"),
+            ("cdi/0:1/x=Void ", "cdi/0:1/x=Void "),
+            ("cdi/0:1/x/\t", "cdi/0:1/x/\t"),
+            ("cdi/none", "none"),
         ] {
             assert_eq!(device(name), of);
         }

@@ -167,7 +167,14 @@ fn whatever_nvidias_toolkit_takes_for_a_request_is_one() {
         assert_eq!(of(&[], at).request, request, "{at}");
     }
     // What begins with a GPU is one to NVIDIA's tool, whatever stands behind a slash.
-    for at in ["0:3b:0.0/none", "0:1/void", "all,/none", "cdi/nvidia.com/gpu/none,0:1/none"] {
+    for at in [
+        "0:3b:0.0/none",
+        "0:1/void",
+        "all,/none",
+        "cdi/nvidia.com/gpu/none,0:1/none",
+        "cdi/0:3b:0.0/x/none",
+        "cdi/0:1/x=VOID",
+    ] {
         let mut value = spec(&[], &[], json!([]), false).value().clone();
         let at = format!("/var/run/nvidia-container-devices/{at}");
         value["mounts"] = json!([{"destination": at, "source": "/dev/null"}]);
