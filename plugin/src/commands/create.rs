@@ -13,7 +13,7 @@ pub(super) struct Args {
     pub(super) words: Vec<String>,
 }
 
-const HELP: &str = "\
+pub(super) const HELP: &str = "\
 Usage:  docker gpuctl create [OPTIONS] IMAGE [COMMAND] [ARG...]
         docker gpuctl create [OPTIONS] --from NAME[@VERSION]
 

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use clap::{Arg, ArgAction, Command};
+use unicode_width::UnicodeWidthStr as _;
 
 use super::filters;
 use crate::ui;
@@ -11,6 +12,9 @@ use crate::ui;
 const WIDEST: usize = 110;
 /// As wide as a terminal that does not say how wide it is.
 const USUAL: usize = 80;
+/// What a flag is for is not broken to less than this, but put below it, with so many spaces before it.
+const LEAST: usize = 30;
+const BELOW: usize = 10;
 
 /// Commands by what they are for; the rest stand under "Commands".
 const GROUPS: [(&str, &[&str]); 4] = [
@@ -259,6 +263,56 @@ fn value(line: &str) -> Option<(&str, &str, &str)> {
     (!name.is_empty() && name.chars().all(plain)).then_some((before, name, after))
 }
 
+/// A written help on a screen: lines that do not fit are broken between words, those of a flag below its text.
+pub(super) fn fitted(text: &str, width: Option<usize>) -> String {
+    let Some(width) = width.filter(|width| text.lines().any(|line| line.width() > *width)) else {
+        return text.to_owned();
+    };
+    let mut lines = Vec::new();
+    let mut flag: Option<(&str, usize, String)> = None;
+    let flush = |flag: Option<(&str, usize, String)>, lines: &mut Vec<String>| {
+        let Some((head, at, about)) = flag else { return };
+        let room = width.saturating_sub(at);
+        let (mut head, at, room) = if room < LEAST {
+            lines.push(head.to_owned());
+            (String::new(), BELOW, width.saturating_sub(BELOW))
+        } else {
+            (head.to_owned(), at, room)
+        };
+        for line in ui::wrapped(&about, room) {
+            lines.push(format!("{head:<at$}{line}"));
+            head.clear();
+        }
+    };
+    for line in text.lines() {
+        let indent = line.len() - line.trim_start().len();
+        let split = line.trim_start().starts_with('-').then(|| line.trim_start().split_once("   "));
+        match (split.flatten(), &mut flag) {
+            (Some((head, about)), _) => {
+                flush(flag.take(), &mut lines);
+                let about = about.trim_start();
+                let head = line.get(..indent + head.len()).unwrap_or_default();
+                flag = Some((head, line.len() - about.len(), about.to_owned()));
+            }
+            (None, Some((_, at, about))) if indent == *at => {
+                about.push(' ');
+                about.push_str(line.trim_start());
+            }
+            _ => {
+                flush(flag.take(), &mut lines);
+                match indent {
+                    0 => lines.extend(ui::wrapped(line, width)),
+                    // An example is copied as it is.
+                    _ => lines.push(line.to_owned()),
+                }
+            }
+        }
+    }
+    flush(flag, &mut lines);
+    lines.push(String::new());
+    lines.join("\n")
+}
+
 /// What `docker gpuctl` says by itself.
 pub(super) fn root(command: &Command) -> String {
     let width = ui::Screen::stdout().width.unwrap_or(USUAL).min(WIDEST);
@@ -302,7 +356,6 @@ mod tests {
     use super::*;
     use crate::commands::Words;
     use clap::CommandFactory as _;
-    use unicode_width::UnicodeWidthStr as _;
 
     #[test]
     fn every_command_stands_once_and_fits_the_screen() {
@@ -320,6 +373,22 @@ mod tests {
         for (_, names) in GROUPS {
             for name in names {
                 assert!(root.find_subcommand(name).is_some(), "{name} is no command");
+            }
+        }
+    }
+
+    #[test]
+    fn written_helps_fit_the_screen_and_lose_no_word() {
+        let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        for text in [crate::commands::run::HELP, crate::commands::create::HELP] {
+            assert_eq!(fitted(text, None), text);
+            assert_eq!(fitted(text, Some(120)), text);
+            for width in [60, 80, 100] {
+                let shown = fitted(text, Some(width));
+                let is_copied = |line: &str| line.trim_start().starts_with("docker gpuctl");
+                let long = shown.lines().find(|line| line.width() > width && !is_copied(line));
+                assert_eq!(long, None, "{width}: {shown}");
+                assert_eq!(words(&shown), words(text), "{shown}");
             }
         }
     }

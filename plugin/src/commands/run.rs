@@ -3,8 +3,8 @@
 use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
-use super::near;
 use super::session::{Session, odd};
+use super::{help, near};
 use crate::client::argv::Globals;
 use crate::client::create::{Wanted, Wrong};
 use crate::client::flags::FlagTable;
@@ -21,7 +21,7 @@ pub(super) struct Args {
     pub(super) words: Vec<String>,
 }
 
-const HELP: &str = "\
+pub(super) const HELP: &str = "\
 Usage:  docker gpuctl run [OPTIONS] IMAGE [COMMAND] [ARG...]
         docker gpuctl run [OPTIONS] --from NAME[@VERSION]
 
@@ -60,7 +60,7 @@ pub(super) fn make(
     help: &str,
 ) -> Result<u8, Failure> {
     if words.first().is_some_and(|w| w == "--help") {
-        ui::print(help);
+        ui::print(&help::fitted(help, ui::Screen::stdout().width));
         return Ok(0);
     }
     let session = Session::open(globals)?;
@@ -76,14 +76,17 @@ pub(super) fn make(
             let meant = near::flag(&wrong.message, &table);
             let failure = Failure::new(wrong.message);
             let help = format!("docker gpuctl {command} --help");
-            let hint = wrong.hint.unwrap_or_else(|| match meant {
+            let said = wrong.hint.map(|hint| {
+                hint.replace("docker gpuctl run ", &format!("docker gpuctl {command} "))
+            });
+            let hint = said.unwrap_or_else(|| match meant {
                 Some(flag) => format!("did you mean {flag}? {help} shows all"),
                 None => help,
             });
             failure.hint(hint).code(if run { 125 } else { super::USAGE })
         })?;
     if wanted.help {
-        ui::print(help);
+        ui::print(&help::fitted(help, ui::Screen::stdout().width));
         return Ok(0);
     }
     let attached = run && !wanted.detach;

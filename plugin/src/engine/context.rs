@@ -163,7 +163,9 @@ impl From<DockerError> for Failure {
         }
         let failure = Self::new(error.to_string());
         match error {
-            DockerError::Unreachable(..) => failure.hint("is dockerd running?"),
+            DockerError::Unreachable(..) => {
+                failure.hint("is dockerd running? systemctl start docker")
+            }
             _ => failure,
         }
     }

@@ -47,6 +47,8 @@ pub struct Column<R: 'static> {
     pub shown: bool,
     /// Whether a screen that is too narrow cuts it.
     pub cut: Cut,
+    /// Its text there, where that is shorter.
+    pub short: Option<fn(&R) -> String>,
 }
 
 /// Whether a screen that is too narrow cuts a column.
@@ -58,6 +60,8 @@ pub enum Cut {
     First,
     /// When cutting others is not enough.
     Last,
+    /// It leaves the table: another column says the same.
+    Goes,
 }
 
 impl<R> Column<R> {
@@ -68,7 +72,7 @@ impl<R> Column<R> {
         key: &'static str,
         cell: fn(&R, &View) -> String,
     ) -> Self {
-        Self { field, header, key, cell, tint: |_| None, shown: true, cut: Cut::Never }
+        Self { field, header, key, cell, tint: |_| None, shown: true, cut: Cut::Never, short: None }
     }
 
     /// Only in templates.
@@ -89,6 +93,20 @@ impl<R> Column<R> {
     #[must_use]
     pub const fn may_cut_last(mut self) -> Self {
         self.cut = Cut::Last;
+        self
+    }
+
+    /// Leaves the table of a screen that is too narrow.
+    #[must_use]
+    pub const fn may_go(mut self) -> Self {
+        self.cut = Cut::Goes;
+        self
+    }
+
+    /// Its text on a screen that is too narrow.
+    #[must_use]
+    pub const fn shorter(mut self, short: fn(&R) -> String) -> Self {
+        self.short = Some(short);
         self
     }
 
@@ -198,26 +216,39 @@ impl<R> List<R> {
     }
 
     fn table(&self, rows: &[R], view: &View) -> String {
-        let columns: Vec<&Column<R>> = self.columns.iter().filter(|c| c.shown).collect();
+        let wide = self.laid_out(rows, view, false);
+        let fits = view.whole || view.screen.width.is_none_or(|width| wide.width() <= width);
+        let table = if fits { wide } else { self.laid_out(rows, view, true) };
+        table.render(view.screen)
+    }
+
+    /// The table, or what it is where the screen is too narrow for that.
+    fn laid_out(&self, rows: &[R], view: &View, narrow: bool) -> Table {
+        let stays = |c: &&Column<R>| c.shown && !(narrow && c.cut == Cut::Goes);
+        let columns: Vec<&Column<R>> = self.columns.iter().filter(stays).collect();
+        let cell = |column: &Column<R>, row: &R| match column.short.filter(|_| narrow) {
+            Some(short) => short(row),
+            None => (column.cell)(row, view),
+        };
         let header: Vec<&str> = columns.iter().map(|c| c.header).collect();
         let mut table = Table::new(&header);
         for (at, column) in columns.iter().enumerate() {
             match column.cut {
                 _ if view.whole => {}
-                Cut::Never => {}
+                Cut::Never | Cut::Goes => {}
                 Cut::First => table.may_cut(at),
                 Cut::Last => table.may_cut_last(at),
             }
         }
         for row in rows {
-            table.row(columns.iter().map(|column| (column.cell)(row, view)).collect());
+            table.row(columns.iter().map(|column| cell(column, row)).collect());
             for (at, column) in columns.iter().enumerate() {
                 if let Some(tint) = (column.tint)(row) {
                     table.tint(at, tint);
                 }
             }
         }
-        table.render(view.screen)
+        table
     }
 
     fn by_template(&self, rows: &[R], view: &View, template: &Template) -> Result<String, String> {
@@ -313,6 +344,29 @@ mod tests {
         // Wrong also where there are no rows.
         let wrong = LIST.show(&[], &view("{{.Nope}}")).unwrap_err();
         assert_eq!(wrong, "there is no field .Nope, only .Name, .Number, .Secret");
+    }
+
+    #[test]
+    fn a_screen_that_is_too_narrow_has_shorter_texts_and_fewer_columns() {
+        static NARROWS: List<One> = List {
+            columns: &[
+                Column::new("Name", "NAME", "", |r: &One, _| format!("MAKER {}", r.0))
+                    .shorter(|r| r.0.to_owned()),
+                Column::new("Id", "ID", "", |_, _| "0123456789".to_owned()).may_go(),
+                Column::new("Number", "NUMBER", "", |r, _| r.1.to_string()),
+            ],
+            filters: &[],
+            name: |_, _| None,
+            object: |_| json!({}),
+        };
+        let at = |width, whole| {
+            let screen = Screen { width, colour: false };
+            NARROWS.show(&rows()[..1], &View { screen, whole, ..view("table") }).unwrap()
+        };
+        let all = "NAME      ID           NUMBER\nMAKER a   0123456789   1\n";
+        assert_eq!(at(Some(29), false), all);
+        assert_eq!(at(Some(28), false), "NAME   NUMBER\na      1\n");
+        assert_eq!((at(None, false).as_str(), at(Some(20), true).as_str()), (all, all));
     }
 
     #[test]

@@ -53,6 +53,12 @@ impl Table {
         std::iter::once(&self.header).chain(&self.rows)
     }
 
+    /// How wide it is where nothing is cut.
+    pub fn width(&self) -> usize {
+        let widths = self.widths(None);
+        widths.iter().sum::<usize>() + GAP * widths.len().saturating_sub(1)
+    }
+
     /// How wide each column is on a screen: where all do not fit, the widest of those that may be cut
     /// are.
     fn widths(&self, screen: Option<usize>) -> Vec<usize> {

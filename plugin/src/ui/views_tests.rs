@@ -89,6 +89,12 @@ fn gpus_are_shown_with_what_the_driver_says() {
         assert!(line.contains(part), "{part}: {line}");
     }
     assert!(gpus(std::slice::from_ref(&gpu), Format::Table, false, true).contains("555555555555"));
+    let a100 = GpuRow { model: "NVIDIA A100-SXM4-80GB".into(), ..gpu.clone() };
+    let screen = Screen { width: Some(80), colour: false };
+    let at80 = View { screen, ..view(Format::Table, false, false) };
+    let text = GPUS.show(&[a100], &at80).unwrap();
+    assert!(text.contains(" A100-SXM4-80GB ") && text.contains(" train-2 "), "{text}");
+    assert!(!text.contains('…') && text.lines().all(|line| line.chars().count() <= 80), "{text}");
     let slot = GpuRow {
         slot: Some(1),
         uuid: Unit::new("GPU-11111111-2222-3333-4444-555555555555/1").unwrap(),

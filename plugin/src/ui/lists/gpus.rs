@@ -19,6 +19,11 @@ fn uuid(row: &GpuRow, view: &View) -> String {
     }
 }
 
+/// Without the maker, who is the same for all.
+fn short_model(row: &GpuRow) -> String {
+    row.model.strip_prefix("NVIDIA ").unwrap_or(&row.model).to_owned()
+}
+
 fn memory(row: &GpuRow) -> String {
     let used = row.memory_used.map_or_else(|| NOTHING.to_owned(), mebibytes);
     match row.slot {
@@ -35,8 +40,10 @@ fn is_free(row: &GpuRow) -> bool {
 pub static GPUS: List<GpuRow> = List {
     columns: &[
         Column::new("GPU", "GPU", "", |r: &GpuRow, _| r.place().to_string()),
-        Column::new("UUID", "UUID", "uuid", uuid).may_cut_last(),
-        Column::new("Model", "MODEL", "model", |r: &GpuRow, _| r.model.clone()).may_cut(),
+        Column::new("UUID", "UUID", "uuid", uuid).may_go(),
+        Column::new("Model", "MODEL", "model", |r: &GpuRow, _| r.model.clone())
+            .shorter(short_model)
+            .may_cut_last(),
         Column::new("Memory", "MEMORY", "", |r: &GpuRow, _| memory(r)),
         Column::new("Util", "UTIL", "utilisation", |r: &GpuRow, _| {
             r.utilisation.map_or_else(|| NOTHING.to_owned(), |u| format!("{u}%"))
