@@ -336,7 +336,7 @@ mod tests {
         ],
         filters: &[
             Filter::new("name", "", |r, v| r.0 == v),
-            Filter::new("number", "", |r, v| v.parse() == Ok(r.1)).only(&["1", "2"]),
+            Filter::new("number", "", |r: &One, v| v.parse() == Ok(r.1)).only(&["1", "2"]),
         ],
         name: |r, _| Some(r.0.to_owned()),
         object: |r| json!({"name": r.0, "number": r.1}),
