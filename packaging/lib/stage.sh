@@ -71,7 +71,10 @@ stage() {
 
     "$programs/docker-gpuctl" __man "$share/man/man1"
     gzip -9n "$share"/man/man1/*.1
-    install -m 644 -t "$doc" README.md docs/setup.md docs/configuration.md docs/security.md docs/packages.md
+    # All pages: they lead to each other.
+    install -m 644 -t "$doc" README.md
+    cp -r docs "$doc/docs"
+    find "$doc/docs" -type d -exec chmod 755 {} + -o -type f -exec chmod 644 {} +
     licences | compressed >"$doc/THIRD-PARTY.gz"
 
     find "$root" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +

@@ -270,6 +270,24 @@ fn the_terminal_is_as_it_was_however_top_ends() {
 }
 
 #[test]
+fn nothing_of_it_is_left_where_the_window_grew_meanwhile() {
+    if !has_tmux() {
+        return;
+    }
+    let node = Node::start(Options::default());
+    let screen = Terminal::open(&node, None, 80, 24);
+    screen.line("clear; docker gpuctl top -i 0.3; echo end''ed $?");
+    screen.wait_for("0 of 8 held");
+    screen.resize(120, 30);
+    screen.wait_for("MODEL");
+    screen.type_text("q");
+    let text = screen.wait_for("ended 0");
+    let left: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    assert!(left.iter().all(|line| line.starts_with(['$', 'e'])), "{text}");
+    node.check();
+}
+
+#[test]
 fn without_a_terminal_it_says_what_prints_the_same() {
     let node = Node::start(Options::default());
     let got = node.gpuctl(&["top"]);

@@ -21,6 +21,21 @@ pub(super) struct Passed {
     pub(super) wrong: u8,
 }
 
+impl Passed {
+    /// There are only so many operands: what else it needs, and how it is written.
+    fn too_few(&self, given: usize) -> Failure {
+        let usage = self.usage.lines().next().unwrap_or_default();
+        let usage = usage.strip_prefix("Usage:").unwrap_or(usage).trim();
+        let command = format!("docker gpuctl {}", self.command);
+        let operands = usage.strip_prefix(&command).unwrap_or(usage).split_whitespace();
+        let needed: Vec<&str> =
+            operands.filter(|word| !word.starts_with('[')).skip(given).collect();
+        Failure::new(format!("{command} requires {}", needed.join(" and ")))
+            .hint(format!("{usage}; {command} --help tells more"))
+            .code(self.wrong)
+    }
+}
+
 pub(super) fn words(globals: &Globals, words: &[String], passed: &Passed) -> Result<u8, Failure> {
     let session = Session::open(globals)?;
     let help = session.cli().help(passed.command).ok_or_else(no_docker)?;
@@ -43,8 +58,7 @@ pub(super) fn words(globals: &Globals, words: &[String], passed: &Passed) -> Res
     let Some((name, rest)) =
         split.operands.split_first().filter(|_| split.operands.len() >= passed.operands)
     else {
-        let usage = passed.usage.lines().next().unwrap_or_default();
-        return Err(wrong(format!("too few arguments: {usage}")));
+        return Err(passed.too_few(split.operands.len()));
     };
     let Answer::Resolved { id, .. } = session.look(Request::Resolve { name: name.clone() })? else {
         return Err(odd());
@@ -55,4 +69,29 @@ pub(super) fn words(globals: &Globals, words: &[String], passed: &Passed) -> Res
     line.push(id.to_string());
     line.extend(rest.iter().cloned());
     signals::run_child(session.cli().command(line)).map_err(|_| no_docker())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_said_as_elsewhere() {
+        let exec = Passed {
+            command: "exec",
+            usage: "Usage:  docker gpuctl exec [OPTIONS] CONTAINER COMMAND [ARG...]\n\nText\n",
+            operands: 2,
+            wrong: 125,
+        };
+        let said = |given| {
+            let failure = exec.too_few(given);
+            assert_eq!(failure.code, 125);
+            let hint = "docker gpuctl exec [OPTIONS] CONTAINER COMMAND [ARG...]; \
+                        docker gpuctl exec --help tells more";
+            assert_eq!(failure.hint.as_deref(), Some(hint));
+            failure.message
+        };
+        assert_eq!(said(0), "docker gpuctl exec requires CONTAINER and COMMAND");
+        assert_eq!(said(1), "docker gpuctl exec requires COMMAND");
+    }
 }

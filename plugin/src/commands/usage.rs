@@ -61,7 +61,7 @@ pub(super) fn usage(error: &clap::Error, words: &[String]) -> Failure {
             _ => message,
         },
         // The standard library's words.
-        _ => message.replace("invalid digit found in string", "not a whole number"),
+        _ => bare(&message).replace("invalid digit found in string", "not a whole number"),
     };
     let whole = match (error.kind(), error.get(ContextKind::Usage)) {
         (ErrorKind::MissingRequiredArgument, Some(ContextValue::StyledStr(usage))) => {
@@ -76,6 +76,23 @@ pub(super) fn usage(error: &clap::Error, words: &[String]) -> Failure {
         None => format!("{help} --help"),
     };
     Failure::new(message).details(details).hint(hint).code(USAGE)
+}
+
+/// Flags by their names alone: `--format` for `'--format <FORMAT>'`.
+fn bare(message: &str) -> String {
+    let mut shown = String::new();
+    let mut rest = message;
+    while let Some((before, quoted)) = rest.split_once("'-") {
+        let Some((flag, after)) = quoted.split_once('\'') else { break };
+        let name = flag.split_once(" <").filter(|_| flag.ends_with('>'));
+        shown.push_str(before);
+        match name {
+            Some((name, _)) => shown.push_str(&format!("-{name}")),
+            None => shown.push_str(&format!("'-{flag}'")),
+        }
+        rest = after;
+    }
+    shown + rest
 }
 
 /// Those of the words that name a command.
@@ -137,8 +154,9 @@ mod tests {
             "docker gpuctl ps takes no such argument: \"extra\"\ndocker gpuctl ps --help"
         );
         assert!(
-            both("stop -t x a").starts_with("invalid value 'x' for '--timeout <SECONDS>': not a")
+            both("stop -t x a").starts_with("invalid value 'x' for --timeout: not a whole number")
         );
+        assert!(both("stop -t -x a").contains("for --timeout: "), "{}", both("stop -t -x a"));
     }
 
     #[test]

@@ -5,10 +5,10 @@ use std::os::fd::AsFd as _;
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crossterm::cursor::{Hide, Show};
+use crossterm::cursor::{Hide, MoveTo, Show};
 use crossterm::execute;
 use crossterm::terminal::{
-    EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode,
+    Clear, ClearType, EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode,
 };
 
 use crate::engine::api::Failure;
@@ -53,7 +53,9 @@ pub(super) fn take() -> std::io::Result<()> {
 pub(super) fn give_back() {
     if TAKEN.swap(false, Ordering::SeqCst) {
         let mut out = std::io::stdout();
-        let _ = execute!(out, LeaveAlternateScreen, Show);
+        // Where the window grew meanwhile, some terminals (tmux) fill what is new of the first screen
+        // with rows of this one: nothing of ours may be left on it.
+        let _ = execute!(out, Clear(ClearType::All), MoveTo(0, 0), LeaveAlternateScreen, Show);
         let _ = out.flush();
         let _ = disable_raw_mode();
     }

@@ -126,6 +126,29 @@ pub struct Filter<R: 'static> {
     pub about: &'static str,
     /// Whether a row is meant by a value.
     pub matches: fn(&R, &str) -> bool,
+    /// What values there are; empty: any.
+    pub values: &'static [&'static str],
+}
+
+/// The values of a filter that asks whether something is so.
+pub(super) const TRUTH: &[&str] = &["true", "false", "1", "0"];
+
+impl<R> Filter<R> {
+    /// One that takes any text.
+    pub const fn new(
+        key: &'static str,
+        about: &'static str,
+        matches: fn(&R, &str) -> bool,
+    ) -> Self {
+        Self { key, about, matches, values: &[] }
+    }
+
+    /// Only these.
+    #[must_use]
+    pub const fn only(mut self, values: &'static [&'static str]) -> Self {
+        self.values = values;
+        self
+    }
 }
 
 /// A list of `R`.
@@ -176,7 +199,7 @@ impl<R> List<R> {
     /// Keeps the rows that are meant: by every key, and by any of the values of a key.
     ///
     /// # Errors
-    /// Which filter is not known, or has no value.
+    /// Which filter is not known, or has no value, or one that there is not.
     pub fn filter(&self, rows: Vec<R>, wanted: &[String]) -> Result<Vec<R>, String> {
         let mut asked: Vec<(&Filter<R>, Vec<&str>)> = Vec::new();
         for filter in wanted {
@@ -188,6 +211,10 @@ impl<R> List<R> {
                 let known: Vec<&str> = self.filters.iter().map(|f| f.key).collect();
                 format!("--filter knows no {key:?}, only {}", known.join(", "))
             })?;
+            if !found.values.is_empty() && !found.values.contains(&value) {
+                let known = found.values.join(", ");
+                return Err(format!("--filter {key} knows no {value:?}, only {known}"));
+            }
             match asked.iter_mut().find(|(filter, _)| filter.key == key) {
                 Some((_, values)) => values.push(value),
                 None => asked.push((found, vec![value])),
@@ -308,8 +335,8 @@ mod tests {
             Column::new("Secret", "SECRET", "", |_, _| "s".to_owned()).hidden(),
         ],
         filters: &[
-            Filter { key: "name", about: "", matches: |r, v| r.0 == v },
-            Filter { key: "number", about: "", matches: |r, v| v.parse() == Ok(r.1) },
+            Filter::new("name", "", |r, v| r.0 == v),
+            Filter::new("number", "", |r: &One, v| v.parse() == Ok(r.1)).only(&["1", "2"]),
         ],
         name: |r, _| Some(r.0.to_owned()),
         object: |r| json!({"name": r.0, "number": r.1}),
@@ -389,5 +416,8 @@ mod tests {
         assert_eq!(kept(&["name=a", "number=2"]), ok("a2"));
         assert!(kept(&["colour=red"]).unwrap_err().contains("only name, number"));
         assert!(kept(&["name"]).is_err() && kept(&["name="]).is_err());
+        // A slip is no empty list.
+        let wrong = kept(&["name=x", "number=two"]).unwrap_err();
+        assert_eq!(wrong, "--filter number knows no \"two\", only 1, 2");
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use gpuctl_ledger::config::Config;
 
 use super::super::runtimes::Runtimes;
-use super::Checks;
+use super::{Checks, packaged};
 use crate::docker::Info;
 
 pub(super) const NAME: &str = "engine";
@@ -34,7 +34,7 @@ pub(super) fn judge(
                 "Docker Engine {version} is older than {}.{}, the oldest that gpuctl works with",
                 OLDEST.0, OLDEST.1
             );
-            checks.problem(NAME, text, Some("upgrade docker.io or docker-ce".into()));
+            checks.problem(NAME, text, Some(packaged::newer_docker(Path::new("/"))));
         }
         Some(_) => checks.ok(NAME, format!("Docker Engine {version}")),
         None => {

@@ -13,6 +13,7 @@ mod driver;
 mod engine;
 mod held;
 mod ledger;
+mod packaged;
 mod programs;
 mod records;
 mod toolkit;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use gpuctl_ledger::config::Config;
 
-use super::{Checks, by_fix, check};
+use super::{Checks, by_fix, check, packaged};
 use crate::engine::api::Verdict;
 use crate::engine::create::is_ours;
 
@@ -71,15 +71,16 @@ fn program(name: &str, path: &Path, fix: bool, checks: &mut Checks, good: impl F
     let shown = path.display();
     let Ok(meta) = std::fs::metadata(path) else {
         let text = format!("{shown} is missing");
-        return checks.problem(name, text, Some("install the package again".into()));
+        return checks.problem(name, text, Some(packaged::again(Path::new("/"))));
     };
     match judge(Seen::of(&meta)) {
         Wrong::Nothing => good(checks),
         Wrong::NoProgram => checks.problem(name, format!("{shown} is no program"), None),
         Wrong::Owner(uid) => {
-            let text = format!("{shown} is user {uid}'s: who owns it can change it");
-            let fix = "install the package again: nobody knows what is in it by now";
-            checks.problem(name, text, Some(fix.into()));
+            let text = format!(
+                "{shown} is user {uid}'s: who owns it can change it, and nobody knows what is in it by now"
+            );
+            checks.problem(name, text, Some(packaged::again(Path::new("/"))));
         }
         Wrong::Open if fix && close(path, &meta) => {
             let text = format!("{shown} could be written by others than root, and no longer can");
@@ -139,7 +140,7 @@ fn names(hook: &Path, checks: &mut Checks) {
         .collect();
     if !foreign.is_empty() {
         let text = format!("{} should be {} and is not", foreign.join(", "), hook.display());
-        checks.problem("hook's names", text, Some("install the package again".into()));
+        checks.problem("hook's names", text, Some(packaged::again(Path::new("/"))));
     }
 }
 

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::{NOTHING, ago, has, is, joined, or_dash};
 use crate::engine::api::PsRow;
-use crate::ui::list::{Column, Filter, List, View};
+use crate::ui::list::{Column, Filter, List, TRUTH, View};
 use crate::ui::screen::Tint;
 
 /// `3 (0,2,5)` while it holds GPUs; what it is to get otherwise.
@@ -33,6 +33,10 @@ pub(crate) fn state(status: &str) -> &'static str {
         _ => "exited",
     }
 }
+
+/// What states there are, as docker ps filters by them.
+const STATES: &[&str] =
+    &["created", "running", "paused", "restarting", "removing", "exited", "dead"];
 
 /// ps.
 pub static CONTAINERS: List<PsRow> = List {
@@ -66,48 +70,28 @@ pub static CONTAINERS: List<PsRow> = List {
         .hidden(),
     ],
     filters: &[
-        Filter {
-            key: "name",
-            about: "Part of its name",
-            matches: |r, v| r.name.as_str().contains(v),
-        },
-        Filter {
-            key: "id",
-            about: "Beginning of its id",
-            matches: |r, v| r.id.as_ref().is_some_and(|id| id.as_str().starts_with(v)),
-        },
-        Filter {
-            key: "status",
-            about: "created, running, paused, restarting, exited",
-            matches: |r, v| state(&r.status) == v,
-        },
-        Filter {
-            key: "ancestor",
-            about: "Its image, with or without tag",
-            matches: |r, v| {
-                r.image == v || r.image.rsplit_once(':').is_some_and(|(name, _)| name == v)
-            },
-        },
-        Filter {
-            key: "owner",
-            about: "Who owns it",
-            matches: |r, v| r.owner.as_deref() == Some(v),
-        },
-        Filter {
-            key: "gpu",
-            about: "A GPU that it holds, by index",
-            matches: |r, v| r.held.iter().any(|place| place.to_string() == v),
-        },
-        Filter {
-            key: "managed",
-            about: "Whether docker gpuctl made it: true, false",
-            matches: |r, v| is(r.version.is_some(), v),
-        },
-        Filter {
-            key: "refused",
-            about: "Part of why its start was refused",
-            matches: |r, v| r.refused.as_ref().is_some_and(|refused| has(&refused.reason, v)),
-        },
+        Filter::new("name", "Part of its name", |r, v| r.name.as_str().contains(v)),
+        Filter::new("id", "Beginning of its id", |r, v| {
+            r.id.as_ref().is_some_and(|id| id.as_str().starts_with(v))
+        }),
+        Filter::new("status", "created, running, paused, restarting, exited", |r: &PsRow, v| {
+            state(&r.status) == v
+        })
+        .only(STATES),
+        Filter::new("ancestor", "Its image, with or without tag", |r, v| {
+            r.image == v || r.image.rsplit_once(':').is_some_and(|(name, _)| name == v)
+        }),
+        Filter::new("owner", "Who owns it", |r, v| r.owner.as_deref() == Some(v)),
+        Filter::new("gpu", "A GPU that it holds, by index", |r, v| {
+            r.held.iter().any(|place| place.to_string() == v)
+        }),
+        Filter::new("managed", "Whether docker gpuctl made it: true, false", |r: &PsRow, v| {
+            is(r.version.is_some(), v)
+        })
+        .only(TRUTH),
+        Filter::new("refused", "Part of why its start was refused", |r, v| {
+            r.refused.as_ref().is_some_and(|refused| has(&refused.reason, v))
+        }),
     ],
     // What takes ids takes those of managed ones only.
     name: |r, v| r.version.and_then(|_| id(r, v)),

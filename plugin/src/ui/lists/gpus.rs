@@ -2,7 +2,7 @@
 
 use super::{NOTHING, ago, has, is, joined, object, or_dash};
 use crate::engine::api::GpuRow;
-use crate::ui::list::{Column, Filter, List, View};
+use crate::ui::list::{Column, Filter, List, TRUTH, View};
 use crate::ui::mebibytes;
 use crate::ui::screen::Tint;
 
@@ -80,42 +80,24 @@ pub static GPUS: List<GpuRow> = List {
         .hidden(),
     ],
     filters: &[
-        Filter {
-            key: "gpu",
-            about: "Its index as in nvidia-smi, or a beginning of its UUID",
-            matches: |r, v| {
-                r.place().to_string() == v
-                    || r.index.to_string() == v
-                    || r.uuid.as_str().starts_with(v)
-            },
-        },
-        Filter { key: "model", about: "Part of its model", matches: |r, v| has(&r.model, v) },
-        Filter {
-            key: "holder",
-            about: "The container that holds it: NAME or NAME-VERSION",
-            matches: |r, v| {
-                let base = |name: &str| {
-                    name.rsplit_once('-')
-                        .is_some_and(|(name, n)| name == v && n.parse::<u32>().is_ok())
-                };
-                r.holder.as_deref().is_some_and(|holder| holder == v || base(holder))
-            },
-        },
-        Filter {
-            key: "owner",
-            about: "Who owns that",
-            matches: |r, v| r.owner.as_deref() == Some(v),
-        },
-        Filter {
-            key: "free",
-            about: "Whether it could be had: true, false",
-            matches: |r, v| is(is_free(r), v),
-        },
-        Filter {
-            key: "health",
-            about: "ok, or part of what is wrong",
-            matches: |r, v| if v == "ok" { r.health == "ok" } else { has(&r.health, v) },
-        },
+        Filter::new("gpu", "Its index as in nvidia-smi, or a beginning of its UUID", |r, v| {
+            r.place().to_string() == v || r.index.to_string() == v || r.uuid.as_str().starts_with(v)
+        }),
+        Filter::new("model", "Part of its model", |r, v| has(&r.model, v)),
+        Filter::new("holder", "The container that holds it: NAME or NAME-VERSION", |r, v| {
+            let base = |name: &str| {
+                name.rsplit_once('-').is_some_and(|(name, n)| name == v && n.parse::<u32>().is_ok())
+            };
+            r.holder.as_deref().is_some_and(|holder| holder == v || base(holder))
+        }),
+        Filter::new("owner", "Who owns that", |r, v| r.owner.as_deref() == Some(v)),
+        Filter::new("free", "Whether it could be had: true, false", |r: &GpuRow, v| {
+            is(is_free(r), v)
+        })
+        .only(TRUTH),
+        Filter::new("health", "ok, or part of what is wrong", |r, v| {
+            if v == "ok" { r.health == "ok" } else { has(&r.health, v) }
+        }),
     ],
     name: |r, _| Some(r.uuid.to_string()),
     object,

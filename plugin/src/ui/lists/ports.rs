@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::{ago, is};
 use crate::engine::api::PortRow;
-use crate::ui::list::{Column, Filter, List};
+use crate::ui::list::{Column, Filter, List, TRUTH};
 
 /// ports.
 pub static PORTS: List<PortRow> = List {
@@ -18,18 +18,12 @@ pub static PORTS: List<PortRow> = List {
         }),
     ],
     filters: &[
-        Filter { key: "port", about: "Its number", matches: |r, v| v.parse() == Ok(r.port) },
-        Filter {
-            key: "name",
-            about: "Part of the container's name",
-            matches: |r, v| r.name.as_str().contains(v),
-        },
-        Filter {
-            key: "inside",
-            about: "What is behind it: 22, 22/tcp",
-            matches: |r, v| r.inside == v || r.inside.split('/').next() == Some(v),
-        },
-        Filter { key: "listening", about: "true, false", matches: |r, v| is(r.listening, v) },
+        Filter::new("port", "Its number", |r, v| v.parse() == Ok(r.port)),
+        Filter::new("name", "Part of the container's name", |r, v| r.name.as_str().contains(v)),
+        Filter::new("inside", "What is behind it: 22, 22/tcp", |r, v| {
+            r.inside == v || r.inside.split('/').next() == Some(v)
+        }),
+        Filter::new("listening", "true, false", |r: &PortRow, v| is(r.listening, v)).only(TRUTH),
     ],
     name: |r, _| Some(r.port.to_string()),
     object: |r| {

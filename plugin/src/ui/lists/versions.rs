@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::{ago, has, is, or_dash};
 use crate::engine::api::{Files, HistoryRow};
-use crate::ui::list::{Column, Filter, List};
+use crate::ui::list::{Column, Filter, List, TRUTH};
 
 /// Where a version's files are.
 fn kept(files: &Files) -> String {
@@ -33,9 +33,9 @@ pub static VERSIONS: List<HistoryRow> = List {
         Column::new("CreatedAt", "CREATED AT", "at", |r: &HistoryRow, _| r.at.to_string()).hidden(),
     ],
     filters: &[
-        Filter { key: "by", about: "Who asked for it", matches: |r, v| r.by.as_deref() == Some(v) },
-        Filter { key: "change", about: "Part of what changed", matches: |r, v| has(&r.why, v) },
-        Filter { key: "current", about: "true, false", matches: |r, v| is(r.current, v) },
+        Filter::new("by", "Who asked for it", |r, v| r.by.as_deref() == Some(v)),
+        Filter::new("change", "Part of what changed", |r, v| has(&r.why, v)),
+        Filter::new("current", "true, false", |r: &HistoryRow, v| is(r.current, v)).only(TRUTH),
     ],
     name: |r, _| Some(r.version.to_string()),
     object: |r| {

@@ -4,7 +4,7 @@ use gpuctl_ledger::model::ByteSize;
 
 use super::{NOTHING, ago, has, is, object, or_dash};
 use crate::engine::api::{BackendRow, VolumeRow, VolumeVersionRow};
-use crate::ui::list::{Column, Filter, List};
+use crate::ui::list::{Column, Filter, List, TRUTH};
 use crate::ui::screen::Tint;
 
 fn size(size: Option<ByteSize>) -> String {
@@ -43,31 +43,19 @@ pub static VOLUMES: List<VolumeRow> = List {
         .hidden(),
     ],
     filters: &[
-        Filter {
-            key: "name",
-            about: "Part of its name",
-            matches: |r, v| r.name.as_str().contains(v),
-        },
-        Filter {
-            key: "backend",
-            about: "size, image, plain",
-            matches: |r, v| r.backend.to_string() == v,
-        },
-        Filter {
-            key: "owner",
-            about: "Who made it",
-            matches: |r, v| r.owner.as_deref() == Some(v),
-        },
-        Filter {
-            key: "container",
-            about: "A container that mounts it",
-            matches: |r, v| r.containers.iter().any(|name| name == v),
-        },
-        Filter {
-            key: "dangling",
-            about: "Whether no container mounts it: true, false",
-            matches: |r, v| is(r.containers.is_empty(), v),
-        },
+        Filter::new("name", "Part of its name", |r, v| r.name.as_str().contains(v)),
+        Filter::new("backend", "size, image, plain", |r: &VolumeRow, v| r.backend.to_string() == v)
+            .only(&["size", "image", "plain"]),
+        Filter::new("owner", "Who made it", |r, v| r.owner.as_deref() == Some(v)),
+        Filter::new("container", "A container that mounts it", |r, v| {
+            r.containers.iter().any(|name| name == v)
+        }),
+        Filter::new(
+            "dangling",
+            "Whether no container mounts it: true, false",
+            |r: &VolumeRow, v| is(r.containers.is_empty(), v),
+        )
+        .only(TRUTH),
     ],
     name: |r, _| Some(r.docker_name.clone()),
     object,
@@ -100,17 +88,12 @@ pub static VOLUME_VERSIONS: List<VolumeVersionRow> = List {
         .hidden(),
     ],
     filters: &[
-        Filter { key: "by", about: "Who asked for it", matches: |r, v| r.by.as_deref() == Some(v) },
-        Filter {
-            key: "change",
-            about: "Part of why it came to be",
-            matches: |r, v| has(&r.why, v),
-        },
-        Filter {
-            key: "present",
-            about: "Whether Docker has it: true, false",
-            matches: |r, v| is(r.present, v),
-        },
+        Filter::new("by", "Who asked for it", |r, v| r.by.as_deref() == Some(v)),
+        Filter::new("change", "Part of why it came to be", |r, v| has(&r.why, v)),
+        Filter::new("present", "Whether Docker has it: true, false", |r: &VolumeVersionRow, v| {
+            is(r.present, v)
+        })
+        .only(TRUTH),
     ],
     name: |r, _| Some(r.version.to_string()),
     object,
