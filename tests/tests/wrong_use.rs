@@ -51,7 +51,7 @@ const RUN: [Wrong; 30] = [
     (&["run", "-d", "--from", "train@9", "--name", "big"], 125, &["train@9"]),
     (&["run", "-d", "--from", "train", "--name", "big", "busybox", "true"], 125, &["--from"]),
     (&["exec", "nobody", "true"], 125, &["nobody"]),
-    (&["exec", "train"], 125, &["too few"]),
+    (&["exec", "train"], 125, &["requires COMMAND"]),
 ];
 
 /// Others end with 1, or with 2 where the words themselves are wrong.
