@@ -8,6 +8,7 @@ mod look;
 mod proxy;
 
 use std::collections::{BTreeSet, VecDeque};
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -142,6 +143,9 @@ fn proxied(node: &Node, host: &str) -> PathBuf {
 pub fn clear(node: &Node) {
     let images =
         |node: &Node| node.docker_ok(&["image", "ls", "--format", "{{.Repository}}:{{.Tag}}"]);
+    let ledger = crate::state::ledger(node);
+    let ports: Vec<u16> =
+        ledger.keys().filter_map(|key| key.strip_prefix("ports/")?.parse().ok()).collect();
     node.gpuctl(&["doctor", "--fix"]);
     for name in node.gpuctl(&["ps", "-a", "--format", "{{.Name}}"]).stdout.lines() {
         node.gpuctl(&["rm", "-f", "-v", "--history", name]);
@@ -165,6 +169,13 @@ pub fn clear(node: &Node) {
     }
     for image in images(node).lines().filter(|image| !image.ends_with(":latest")) {
         node.docker_ok(&["rmi", "-f", image]);
+    }
+    // Docker's proxy may have one a moment longer, and the next container would get another.
+    let until = Instant::now() + Duration::from_secs(10);
+    for port in ports {
+        while TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_err() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 }
 
