@@ -122,15 +122,10 @@ impl Node {
             Ledger::Etcd(_) => etcd.as_ref().map(Etcd::url),
             Ledger::Url(url) => Some(url),
         };
-        let images = place.at("volumes");
         let volumes = options.volumes.unwrap_or_default();
-        let more = format!(
-            "{}\n[volumes]\nimages = \"{}\"\n{volumes}\n",
-            options.config,
-            images.display()
-        );
+        let more = format!("{}\n{}{volumes}\n", options.config, place.volumes_config());
         if options.volumes.is_some() {
-            share(&images)?;
+            place.share_volumes()?;
         }
         let plan = Plan {
             programs: options.product.then(programs::programs),
@@ -463,16 +458,6 @@ impl Drop for Node {
             }
         }
     }
-}
-
-/// Makes a folder from which mounts get into the namespaces that are made of ours.
-fn share(folder: &Path) -> gpuctl_sim::Result<()> {
-    use nix::mount::{MsFlags, mount};
-    let none: Option<&str> = None;
-    let failed = |e| format!("cannot share {}: {e}", folder.display());
-    std::fs::create_dir_all(folder).map_err(|e| e.to_string())?;
-    mount(Some(folder), folder, none, MsFlags::MS_BIND, none).map_err(failed)?;
-    mount(none, folder, none, MsFlags::MS_SHARED, none).map_err(failed)
 }
 
 /// Has a folder seen in another place.

@@ -156,7 +156,7 @@ const CONTAINERS: &[Change] = &[
     Change {
         name: "replace that fails",
         before: train,
-        command: &["update", "train", "--mount-add", "type=bind,source=/not/there,target=/x"],
+        command: &["update", "train", "--mount-add", "/tmp:/x:nonsense"],
         fails: true,
         next: LOOK,
     },

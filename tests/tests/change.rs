@@ -191,9 +191,8 @@ fn what_cannot_be_replaced_goes_on_as_it_was() {
         assert!(got.code == 1 && got.stderr.contains(why), "{got}");
     }
     assert_eq!((state::ledger(&node), state::containers(&node)), before);
-    // One that fails when it is stopped already runs again: Docker binds no folder that is not there.
-    let got =
-        node.gpuctl(&["update", "train", "--mount-add", "type=bind,source=/not/there,target=/x"]);
+    // One that fails when it is stopped already runs again: Docker knows no such mode.
+    let got = node.gpuctl(&["update", "train", "--mount-add", "/tmp:/x:nonsense"]);
     assert!(got.code == 1 && got.stderr.contains("runs again as it was"), "{got}");
     assert_eq!(within(&node, "train-0", FILES), SEEN);
     assert_eq!(opens(&node, "train-0"), 2);

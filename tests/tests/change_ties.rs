@@ -126,3 +126,46 @@ fn a_snapshot_is_part_of_the_plan_and_is_kept_only_where_something_changes() {
     assert!(history.contains("snapshot"), "{history}");
     node.check();
 }
+
+#[test]
+fn what_docker_would_refuse_at_the_start_is_refused_while_the_container_runs() {
+    if !engine_runs_here() {
+        return;
+    }
+    let node = Node::start(Options::default());
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let busy = listener.local_addr().unwrap().port();
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let program = ["busybox", "sleep", "100000"];
+    let other = format!("127.0.0.1:{free}:80");
+    node.docker_ok(&[&["run", "-d", "--name", "other", "-p", &other][..], &program].concat());
+    let image = ["run", "-d", "--name", "train", "-p", "auto:22"];
+    node.gpuctl_ok(&[&image[..], &program].concat());
+    let nowhere = node.place().at("nowhere");
+    let mount = format!("type=bind,src={},dst=/sets", nowhere.display());
+    let why = format!("bind source path does not exist: {}", nowhere.display());
+    refused(&node, "train-0", &["update", "train", "--mount-add", &mount], &why);
+    let publish = format!("{busy}:80");
+    refused(&node, "train-0", &["update", "train", "--publish", &publish], "by a process");
+    let publish = format!("{free}:80");
+    refused(&node, "train-0", &["update", "train", "--publish", &publish], "in use by other");
+    // Another protocol, another address; and its own ports stay its own.
+    let (udp, beside) = (format!("{busy}:80/udp"), format!("127.0.0.2:{busy}:80"));
+    let update = ["update", "train", "-t", "0"];
+    let more = ["--publish", &udp, "--publish", &beside];
+    node.gpuctl_ok(&[&update[..], &more].concat());
+    node.docker_ok(&["rm", "-f", "other"]);
+    let moved = ["--publish-rm", "80", "--publish", &format!("127.0.0.2:{busy}:81")];
+    node.gpuctl_ok(&[&update[..], &moved].concat());
+    let binds = format!("{}:/sets", nowhere.display());
+    node.gpuctl_ok(&[&update[..], &["--mount-add", &binds]].concat());
+    assert!(nowhere.is_dir());
+    let nothing = node.gpuctl(&["update", "train", "--restart", "no"]);
+    assert!(nothing.code == 0 && nothing.stderr.contains("train is so already"), "{nothing}");
+    node.gpuctl_ok(&["update", "train", "--cpus", "1"]);
+    node.gpuctl_ok(&["update", "train", "-t", "0", "--cpus", "0", "--env", "EMPTY="]);
+    assert_eq!(inspect(&node, "train-5")["HostConfig"]["NanoCpus"], 0);
+    let diff = node.gpuctl_ok(&["diff", "train"]);
+    assert!(diff.lines().any(|l| l.starts_with("env EMPTY") && l.contains("\"\"")), "{diff}");
+    node.check();
+}

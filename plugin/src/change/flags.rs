@@ -33,9 +33,14 @@ pub fn publish(text: &str) -> Result<Vec<Publish>, Wrong> {
     }
     let inside = range(inside).ok_or_else(|| wrong("a port is a number from 1 to 65535"))?;
     let count = inside.1 - inside.0;
+    if host == "auto" && count > 0 {
+        return Err(wrong(
+            "the container's port is one number: give --publish auto:PORT for each of several",
+        ));
+    }
     let hosts: Vec<HostPort> = match host {
         "" => vec![HostPort::Any; usize::from(count) + 1],
-        "auto" => vec![HostPort::Auto; usize::from(count) + 1],
+        "auto" => vec![HostPort::Auto],
         host => {
             let host = range(host).ok_or_else(|| wrong("a port is a number from 1 to 65535"))?;
             if host.1 - host.0 != count {
@@ -255,9 +260,19 @@ mod tests {
         assert_eq!(one("127.0.0.1::53"), ("127.0.0.1".into(), HostPort::Any, "53/tcp".into()));
         assert_eq!(one("[::1]:8080:80"), ("::1".into(), HostPort::Number(8080), "80/tcp".into()));
         assert_eq!(publish("8000-8002:80-82").unwrap().len(), 3);
-        for bad in
-            ["", "x", "0:1", "1:0", "70000:1", "1-2:1-3", "x:1:2", "80/icmp", "2-1:2-1", "1:2:3:4"]
-        {
+        for bad in [
+            "",
+            "x",
+            "0:1",
+            "1:0",
+            "70000:1",
+            "1-2:1-3",
+            "x:1:2",
+            "80/icmp",
+            "2-1:2-1",
+            "1:2:3:4",
+            "auto:80-81",
+        ] {
             let why = publish(bad).expect_err(bad);
             assert!(why.message.contains("--publish") && why.hint.is_some(), "{bad}");
         }

@@ -19,13 +19,13 @@ pub(super) struct Args {
     /// count=2,memory>=40GB,name=A100
     #[arg(long, value_name = "N")]
     gpus: Option<GpuRequest>,
-    /// Number of processors
+    /// Number of processors; 0 is no limit
     #[arg(long, value_name = "DECIMAL", value_parser = cpus)]
     cpus: Option<i64>,
     /// Processors that it may use: 0-3, 0,1
     #[arg(long, value_name = "STRING")]
     cpuset_cpus: Option<String>,
-    /// Memory limit
+    /// Memory limit; 0 is none
     #[arg(short, long, value_name = "BYTES", value_parser = bytes)]
     memory: Option<i64>,
     /// Size of /dev/shm
@@ -115,7 +115,7 @@ fn bytes(text: &str) -> Result<i64, String> {
     i64::try_from(size.0).map_err(|_| "too large".to_owned())
 }
 
-/// A number of processors in billionths: `1.5`.
+/// A number of processors in billionths: `1.5`; 0 is no limit, as docker run has it.
 fn cpus(text: &str) -> Result<i64, String> {
     let wrong = || format!("{text:?} is no number of processors, as 1.5 is");
     let (whole, rest) = text.split_once('.').unwrap_or((text, ""));
@@ -126,7 +126,7 @@ fn cpus(text: &str) -> Result<i64, String> {
     let whole: i64 = format!("0{whole}").parse().map_err(|_| wrong())?;
     let rest: i64 = format!("{rest:0<9}").parse().map_err(|_| wrong())?;
     let all = whole.checked_mul(1_000_000_000).and_then(|n| n.checked_add(rest));
-    all.filter(|n| *n > 0).ok_or_else(wrong)
+    all.ok_or_else(wrong)
 }
 
 #[cfg(test)]
@@ -138,7 +138,8 @@ mod tests {
         assert_eq!(cpus("1.5"), Ok(1_500_000_000));
         assert_eq!(cpus("0.000000001"), Ok(1));
         assert_eq!(cpus(".5"), Ok(500_000_000));
-        for bad in ["", "0", "-1", "1.", "x", "1e3", "99999999999", "1.0000000001", "."] {
+        assert_eq!((cpus("0"), cpus("0.0")), (Ok(0), Ok(0)));
+        for bad in ["", "-1", "1.", "x", "1e3", "99999999999", "1.0000000001", "."] {
             assert!(cpus(bad).is_err() || bad == "1.", "{bad}");
         }
     }

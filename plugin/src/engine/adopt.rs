@@ -60,8 +60,9 @@ pub(super) fn adopt(
     let shown = there(ctx, &request.container)?;
     let name = match &request.name {
         Some(name) => name.clone(),
-        None => ContainerName::new(shown.name())
-            .map_err(|e| Failure::new(e.to_string()).hint("give it a name with --name").code(2))?,
+        None => ContainerName::new(shown.name()).map_err(|e| {
+            Failure::new(e.to_string()).hint("docker gpuctl adopt CONTAINER --name NAME").code(2)
+        })?,
     };
     let _lock = journal::lock(ctx, &name, front)?;
     // What was broken off has its old name again, or is ours by now.
@@ -79,7 +80,7 @@ pub(super) fn adopt(
         return Err(Failure::new(format!("the name {name} {how}"))
             .hint("docker gpuctl adopt CONTAINER --name ANOTHER"));
     }
-    names::check_new(ctx, &name)?;
+    names::check_new(ctx, &name, "docker gpuctl adopt CONTAINER --name ANOTHER")?;
     let asked = gpus::asked(&shown.0, &ctx.config.gpu.cdi_kind).map_err(|why| {
         Failure::new(format!("which GPUs {} is to get is not clear: {why}", shown.name()))
             .hint("docker gpuctl run makes a container with the GPUs that it needs")

@@ -43,6 +43,8 @@ pub(super) struct Target {
     pub(super) gpus: GpuRequest,
     /// Ports that are to be chosen.
     pub(super) ports: Vec<(AutoPort, Vec<Publish>)>,
+    /// Whether it was asked for GPUs: then it is said what it has of them.
+    pub(super) asked_gpus: bool,
     /// What the change is called in the history, where that is not what differs.
     pub(super) called: Option<String>,
     /// The image is another than the one that the spec is of.
@@ -93,6 +95,7 @@ pub(super) fn change(
     let target = Target {
         spec,
         new_image,
+        asked_gpus: change.gpus.is_some(),
         gpus: change.gpus.unwrap_or_else(|| subject.binding.record.gpus.clone()),
         ports,
         called: None,
@@ -164,8 +167,8 @@ pub(super) fn bring(
     let in_place = match way {
         Way::Nothing => {
             let is = match before {
-                GpuRequest::None => "is so".to_owned(),
-                gpus => format!("has {}", words(gpus)),
+                gpus if target.asked_gpus && !gpus.is_none() => format!("has {}", words(gpus)),
+                _ => "is so".to_owned(),
             };
             let summary = format!("{name} {is} already: nothing to do");
             return Ok(changed(found, found.docker_name.clone(), summary));

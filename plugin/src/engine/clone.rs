@@ -86,7 +86,7 @@ pub(super) fn clone(
         let how = if there.record.container.is_some() { "is in use" } else { "has a history" };
         return Err(Failure::new(format!("the name {new} {how}")).hint("take another name"));
     }
-    names::check_new(ctx, new)?;
+    names::check_new(ctx, new, "take another name")?;
     let docker_name = DockerName::of(new, Version(0));
     names::check_docker_name(ctx, &docker_name, "take another name")?;
     let starts = source.shown.running();

@@ -357,7 +357,7 @@ fn next_version(
     before: Option<&At<ContainerRecord>>,
 ) -> Result<Version, Failure> {
     let Some(before) = before else {
-        names::check_new(ctx, name)?;
+        names::check_new(ctx, name, "take another name")?;
         return Ok(Version(0));
     };
     let record = &before.record;

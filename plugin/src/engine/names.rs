@@ -120,14 +120,14 @@ pub(super) fn check_docker_name(
 ///
 /// # Errors
 /// When it would.
-pub(super) fn check_new(ctx: &Context, name: &ContainerName) -> Result<(), Failure> {
+pub(super) fn check_new(ctx: &Context, name: &ContainerName, hint: &str) -> Result<(), Failure> {
     if let Some((base, _)) = DockerName::split(name.as_str())
         && ctx.ledger.container(&base)?.is_some()
     {
         return Err(Failure::new(format!(
             "the name {name} is that of a version of container {base}"
         ))
-        .hint("take another name"));
+        .hint(hint));
     }
     let records: Vec<At<ContainerRecord>> = ctx.ledger.list(&ctx.ledger.keys().containers())?;
     for other in records {
@@ -136,7 +136,7 @@ pub(super) fn check_new(ctx: &Context, name: &ContainerName) -> Result<(), Failu
             return Err(Failure::new(format!(
                 "versions of {name} would be mistaken for container {other}"
             ))
-            .hint("take another name"));
+            .hint(hint));
         }
     }
     Ok(())

@@ -5,6 +5,7 @@
 //! through every change. See docs/ports.md.
 
 mod choose;
+pub(super) mod free;
 mod host;
 pub(super) mod spec;
 
@@ -179,16 +180,17 @@ pub(super) fn check_named(
     name: &ContainerName,
     spec: &Value,
 ) -> Result<(), Failure> {
-    for port in host::bindings(spec) {
-        if let Some(at) = ctx.ledger.get::<PortRecord>(&ctx.ledger.keys().port(port))?
-            && at.record.name != *name
-        {
-            let other = at.record.name;
-            return Err(Failure::new(format!("port {port} of this host is kept for {other}"))
-                .hint(format!(
-                    "-p auto:PORT takes a free one; docker gpuctl rm {other} gives it back"
-                )));
-        }
+    host::bindings(spec).into_iter().try_for_each(|port| kept_for_another(ctx, name, port))
+}
+
+fn kept_for_another(ctx: &Context, name: &ContainerName, port: u16) -> Result<(), Failure> {
+    if let Some(at) = ctx.ledger.get::<PortRecord>(&ctx.ledger.keys().port(port))?
+        && at.record.name != *name
+    {
+        let other = at.record.name;
+        return Err(Failure::new(format!("port {port} of this host is kept for {other}")).hint(
+            format!("-p auto:PORT takes a free one; docker gpuctl rm {other} gives it back"),
+        ));
     }
     Ok(())
 }

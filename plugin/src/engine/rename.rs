@@ -72,7 +72,7 @@ pub(super) fn rename(
         };
         return Err(Failure::new(format!("the name {new} {what}")).hint(hint));
     }
-    names::check_new(ctx, new)?;
+    names::check_new(ctx, new, "take another name")?;
     let data = Data {
         renamed: containers(ctx, &record.record, new)?,
         from: from.clone(),

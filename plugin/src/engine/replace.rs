@@ -4,10 +4,10 @@
 //! undone; `start`: finished where the new one has started or is not to run, else undone; `record`:
 //! finished; `undo` instead of the rest, once undoing has begun. docs/adr/0014 tells what each does.
 
+mod ahead;
 mod image;
 mod part;
 mod steps;
-mod ties;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -113,7 +113,7 @@ pub(super) fn prepare(
     let ours: BTreeSet<String> =
         kept::versions(ctx, name)?.into_iter().map(|v| v.container.to_string()).collect();
     let (spec, anonymous) = change::inherited(is, &spec, found.id.as_str(), &ours);
-    let spec = ties::followed(ctx, &spec)?;
+    let spec = ahead::possible(ctx, subject, &spec)?;
     let own = layers::of_source(ctx, &found.id, shown, &found.docker_name)?;
     let source = target.files.clone().or_else(|| {
         let words = format!("the files of {}", found.docker_name);

@@ -44,6 +44,7 @@ pub(super) fn rollback(
     let (spec, ports) = ports::spec::lost(&record.spec, lost);
     let target = change::Target {
         new_image: false,
+        asked_gpus: false,
         spec,
         gpus: record.gpus.clone(),
         ports,

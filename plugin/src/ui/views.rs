@@ -15,6 +15,14 @@ fn or_dash(text: Option<&str>) -> String {
     text.filter(|t| !t.is_empty()).unwrap_or(NOTHING).to_owned()
 }
 
+/// What one version has. Set to nothing is not the same as not there.
+fn side(text: Option<&str>) -> String {
+    match text {
+        Some("") => "\"\"".to_owned(),
+        text => or_dash(text),
+    }
+}
+
 fn json_lines(objects: impl Iterator<Item = Value>) -> String {
     objects.map(|o| o.to_string() + "\n").collect()
 }
@@ -65,7 +73,7 @@ pub fn diff(diff: &Diff, view: &View) -> Result<String, String> {
             table.may_cut(1);
             table.may_cut(2);
             for d in &diff.differences {
-                let (before, after) = (or_dash(d.before.as_deref()), or_dash(d.after.as_deref()));
+                let (before, after) = (side(d.before.as_deref()), side(d.after.as_deref()));
                 table.row(vec![d.field.clone(), before, after]);
             }
             Ok(table.render(view.screen))

@@ -17,7 +17,7 @@ fn seen_by_engine(host: &str, path: &Path) -> Option<PathBuf> {
 }
 
 /// Whether a folder that we see is not there for the Engine. In doubt it is.
-pub(super) fn hides(host: &str, path: &Path) -> bool {
+pub(crate) fn hides(host: &str, path: &Path) -> bool {
     seen_by_engine(host, path).is_some_and(|there| {
         there.symlink_metadata().is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound)
     })

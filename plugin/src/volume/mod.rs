@@ -18,6 +18,7 @@ use serde_json::Value;
 use crate::docker::{Docker, DockerError};
 use crate::engine::api::Failure;
 
+pub(crate) use engine_view::hides as engine_hides;
 pub(crate) use mounts::mount_of;
 pub(crate) use programs::missing as missing_programs;
 

@@ -99,6 +99,7 @@ fn up(place: Place, flags: &[String]) -> Result<String> {
     let site = Site::at(place, options.clone())?;
     site.place().create()?;
     same_boot_as_the_machine(site.place())?;
+    site.place().share_volumes()?;
     let ledger = if flags.iter().any(|f| f == "--etcd") { Some(etcd(site.place())?) } else { None };
     let plan = Plan {
         programs: Some(Programs {
@@ -111,7 +112,7 @@ fn up(place: Place, flags: &[String]) -> Result<String> {
         gpus,
         node: value(flags, "--node").unwrap_or("quickstart").into(),
         ledger,
-        more: String::new(),
+        more: site.place().volumes_config(),
         engine: options,
     };
     site.lay_out(&plan)?;

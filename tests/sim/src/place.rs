@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::{Doing as _, Result};
+use crate::{Doing as _, Result, processes};
 
 /// The longest path of a place, in bytes: a Unix socket's path has 107, and containerd's lie deep.
 const LONGEST: usize = 60;
@@ -142,6 +142,31 @@ impl Place {
     /// The CLI's own folder, with the plugin below it.
     pub fn docker_config(&self) -> PathBuf {
         self.at("dockercfg")
+    }
+    /// The images of volumes, and where they are mounted.
+    pub fn volumes(&self) -> PathBuf {
+        self.at("volumes")
+    }
+    /// Makes [`Place::volumes`], from which mounts get into the namespaces that are made of ours: an Engine
+    /// that is started from here sees them, as it does on a host where it has the host's. Done once.
+    ///
+    /// # Errors
+    /// When it cannot be made or mounted.
+    pub fn share_volumes(&self) -> Result<()> {
+        use nix::mount::{MsFlags, mount};
+        let folder = self.volumes();
+        if processes::mounts(self).contains(&folder) {
+            return Ok(());
+        }
+        let none: Option<&str> = None;
+        let failed = || format!("share {}", folder.display());
+        std::fs::create_dir_all(&folder).doing(format!("make {}", folder.display()))?;
+        mount(Some(&folder), &folder, none, MsFlags::MS_BIND, none).doing(failed())?;
+        mount(none, &folder, none, MsFlags::MS_SHARED, none).doing(failed())
+    }
+    /// The config's part that keeps volumes there.
+    pub fn volumes_config(&self) -> String {
+        format!("[volumes]\nimages = \"{}\"\n", self.volumes().display())
     }
     /// Who made this place: `pid start-time`. A place whose maker is gone may be swept away.
     pub fn owner(&self) -> PathBuf {

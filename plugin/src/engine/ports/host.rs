@@ -1,6 +1,7 @@
 //! Which ports of the host are in use, and by whom: its sockets, and what Docker's containers publish.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -28,6 +29,8 @@ pub(super) struct Sockets {
     pub(super) bound: BTreeSet<u16>,
     /// By one that takes connections, or datagrams of anybody: number and protocol.
     pub(super) listening: BTreeSet<(u16, &'static str)>,
+    /// The same, with their addresses.
+    pub(super) open: BTreeSet<(SocketAddr, &'static str)>,
 }
 
 /// Looks at the host's sockets.
@@ -65,14 +68,36 @@ fn read(table: &str, tcp: bool, found: &mut Sockets) {
         let (Some(local), Some(state)) = (fields.next(), fields.nth(1)) else { continue };
         let port = local.rsplit_once(':').and_then(|(_, port)| u16::from_str_radix(port, 16).ok());
         let Some(port) = port.filter(|port| *port > 0) else { continue };
-        match (tcp, state) {
+        let protocol = match (tcp, state) {
             // Nobody has it any more, and a listener may take it.
             (true, TIME_WAIT) => continue,
-            (true, LISTEN) => found.listening.insert((port, "tcp")),
-            (false, CLOSE) => found.listening.insert((port, "udp")),
-            _ => false,
+            (true, LISTEN) => Some("tcp"),
+            (false, CLOSE) => Some("udp"),
+            _ => None,
         };
+        if let Some(protocol) = protocol {
+            found.listening.insert((port, protocol));
+            let at = local.rsplit_once(':').and_then(|(ip, _)| address(ip));
+            found.open.extend(at.map(|ip| (SocketAddr::new(ip, port), protocol)));
+        }
         found.bound.insert(port);
+    }
+}
+
+/// An address as the kernel's tables have it: numbers of 32 bits, each as this machine has it in memory.
+fn address(text: &str) -> Option<IpAddr> {
+    let word = |at: usize| {
+        let word = u32::from_str_radix(text.get(at * 8..at * 8 + 8)?, 16).ok()?;
+        Some(word.to_ne_bytes())
+    };
+    match text.len() {
+        8 => Some(IpAddr::from(word(0)?)),
+        32 => {
+            let words = [word(0)?, word(1)?, word(2)?, word(3)?];
+            let bytes: [u8; 16] = words.concat().try_into().ok()?;
+            Some(IpAddr::from(bytes).to_canonical())
+        }
+        _ => None,
     }
 }
 
@@ -157,6 +182,8 @@ mod tests {
         let udp_port = udp.local_addr().unwrap().port();
         let seen = sockets().unwrap();
         assert!(seen.bound.contains(&tcp) && seen.listening.contains(&(tcp, "tcp")));
+        assert!(seen.open.contains(&(([127, 0, 0, 1], tcp).into(), "tcp")));
+        assert!(seen.open.contains(&(udp.local_addr().unwrap(), "udp")));
         assert!(seen.bound.contains(&udp_port) && seen.listening.contains(&(udp_port, "udp")));
     }
 

@@ -174,6 +174,7 @@ impl Roll {
             gpus,
             ports: Vec::new(),
             new_image: false,
+            asked_gpus: false,
             called: None,
             files: None,
         };
