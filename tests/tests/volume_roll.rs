@@ -224,13 +224,14 @@ fn where_one_cannot_move_none_does() {
     same(&before, &got);
     node.docker_ok(&["rm", "train-1"]);
 
-    // One that fails when the other was made already: its bind is gone. All run again as they were.
+    // One that fails when the other was made already: a file is where its folder was. All run again as they were.
     let folder = node.place().at("bound");
     std::fs::create_dir(&folder).expect("a folder");
     let bind = format!("type=bind,source={},target=/bound", folder.display());
     let volume = ["--mount", &bind, "-v", "data-0:/data"];
     run(&node, "zeta", &volume);
     std::fs::remove_dir(&folder).expect("it is empty");
+    std::fs::write(&folder, "").expect("a file");
     let before = (state::ledger(&node), seen(&node, "train"), seen(&node, "eval"));
     let got = node.gpuctl(&roll);
     assert!(got.code == 1 && got.stderr.contains("train runs again as it was"), "{got}");
