@@ -232,12 +232,12 @@ fn has_container(ctx: &Context, name: &ContainerName) -> Result<bool, Failure> {
 /// The ledger's, and when the host's sockets cannot be seen.
 pub(super) fn list(ctx: &Context) -> Result<Answer, Failure> {
     let kept: Vec<At<PortRecord>> = ctx.ledger.list(&ctx.ledger.keys().ports())?;
-    let sockets = host::sockets()?;
+    let listening = host::sockets()?.listening();
     let row = |record: PortRecord| {
         let on = |protocol: &&str| record.inside.ends_with(&format!("/{protocol}"));
         let protocol = ["tcp", "udp"].into_iter().find(on).unwrap_or_default();
         PortRow {
-            listening: sockets.listening.contains(&(record.port, protocol)),
+            listening: listening.contains(&(record.port, protocol)),
             port: record.port,
             inside: record.inside,
             name: record.name,

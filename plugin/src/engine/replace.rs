@@ -49,6 +49,7 @@ const HEALTHY: Duration = Duration::from_secs(600);
 pub(super) struct PartOf {
     /// The volume whose new version the containers get.
     pub(super) volume: VolumeName,
+    /// That change.
     pub(super) token: Token,
 }
 
@@ -60,6 +61,7 @@ pub(super) struct Data {
     pub(super) old: ContainerId,
     /// Once it was made.
     pub(super) new: Option<ContainerId>,
+    /// The old one's binding.
     pub(super) before: Binding,
     pub(super) gpus: GpuRequest,
     /// The leases before, by unit and token.

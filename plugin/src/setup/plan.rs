@@ -397,10 +397,10 @@ fn own_config(
         set.set("policy", "observe", level == Level::Observe);
     }
     let by_env = seen.toolkit.is_some() || runc.is_some();
-    let mut named = config.gpu.inject == Inject::Env;
+    let mut by_word = config.gpu.inject == Inject::Env;
     if !seen.cdi && seen.ctk.is_none() && config.gpu.inject == Inject::Cdi {
         if by_env {
-            named = true;
+            by_word = true;
             set.set("gpu", "inject", "env");
             plan.say("there is no CDI spec and no nvidia-ctk: leased GPUs are named to NVIDIA's runtime by the environment (gpu.inject = \"env\")");
         } else {
@@ -411,7 +411,7 @@ fn own_config(
             ));
         }
     }
-    if named && let Some((wrong, mends)) = holes::unheard(seen) {
+    if by_word && let Some((wrong, mends)) = holes::unheard(seen) {
         plan.say(format!("{wrong}: {mends}"));
     }
     // A name that is in NVIDIA's config no more may be another tool's: it stays until somebody takes it out.

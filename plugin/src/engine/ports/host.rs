@@ -27,10 +27,15 @@ const LIMIT: Duration = Duration::from_secs(20);
 pub(super) struct Sockets {
     /// By any socket: who binds to it is refused.
     pub(super) bound: BTreeSet<u16>,
-    /// By one that takes connections, or datagrams of anybody: number and protocol.
-    pub(super) listening: BTreeSet<(u16, &'static str)>,
-    /// The same, with their addresses.
+    /// By one that takes connections, or datagrams of anybody: address and protocol.
     pub(super) open: BTreeSet<(SocketAddr, &'static str)>,
+}
+
+impl Sockets {
+    /// Numbers and protocols of those that are open, whatever their addresses.
+    pub(super) fn listening(&self) -> BTreeSet<(u16, &'static str)> {
+        self.open.iter().map(|(at, protocol)| (at.port(), *protocol)).collect()
+    }
 }
 
 /// Looks at the host's sockets.
@@ -76,7 +81,6 @@ fn read(table: &str, tcp: bool, found: &mut Sockets) {
             _ => None,
         };
         if let Some(protocol) = protocol {
-            found.listening.insert((port, protocol));
             let at = local.rsplit_once(':').and_then(|(ip, _)| address(ip));
             found.open.extend(at.map(|ip| (SocketAddr::new(ip, port), protocol)));
         }
@@ -170,7 +174,7 @@ mod tests {
                    11: 00000000000000000000000001000000:4E24 00:0000 07 0:0\n";
         read(udp, false, &mut found);
         assert_eq!(found.bound, BTreeSet::from([20001, 20002, 20004]));
-        assert_eq!(found.listening, BTreeSet::from([(20001, "tcp"), (20004, "udp")]));
+        assert_eq!(found.listening(), BTreeSet::from([(20001, "tcp"), (20004, "udp")]));
     }
 
     #[test]
@@ -181,10 +185,10 @@ mod tests {
         let (tcp, udp) = (tcp.local_addr().unwrap().port(), udp.unwrap());
         let udp_port = udp.local_addr().unwrap().port();
         let seen = sockets().unwrap();
-        assert!(seen.bound.contains(&tcp) && seen.listening.contains(&(tcp, "tcp")));
+        assert!(seen.bound.contains(&tcp) && seen.listening().contains(&(tcp, "tcp")));
         assert!(seen.open.contains(&(([127, 0, 0, 1], tcp).into(), "tcp")));
         assert!(seen.open.contains(&(udp.local_addr().unwrap(), "udp")));
-        assert!(seen.bound.contains(&udp_port) && seen.listening.contains(&(udp_port, "udp")));
+        assert!(seen.bound.contains(&udp_port) && seen.listening().contains(&(udp_port, "udp")));
     }
 
     #[test]
