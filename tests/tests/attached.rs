@@ -219,6 +219,77 @@ fn a_users_signals_reach_a_container_with_a_terminal() {
 }
 
 #[test]
+fn a_start_with_the_terminal_on_it() {
+    if !engine_runs_here() {
+        return;
+    }
+    let node = Node::start(Options { service: true, ..Options::default() });
+    let seat_of = |user: u32, line: &[&str]| {
+        let docker = match user {
+            0 => {
+                let mut docker = node.site().engine().docker();
+                docker.arg("gpuctl").args(line);
+                docker
+            }
+            user => {
+                use std::os::unix::fs::MetadataExt as _;
+                let group = std::fs::metadata(node.place().docker_socket()).unwrap().gid();
+                node.gpuctl_command_as(user, group, line)
+            }
+        };
+        Seat::take(&docker)
+    };
+    let create = ["create", "-it", "--name", "job", "--gpus", "1", "busybox", "sh", "-c", SCRIPT];
+    node.gpuctl_ok(&create);
+    // It never ran; keys are bytes that it reads.
+    let mut first = seat_of(DAEMON, &["start", "-a", "-i", "job"]);
+    first.until("ready");
+    assert_eq!(node.leases().len(), 1, "{}", first.shown);
+    assert!(!first.is_as_before(), "the container has the keys");
+    first.keys(b"\x03");
+    assert_eq!(first.ended(), 41, "{}", first.shown);
+    assert!(first.is_as_before(), "the terminal is as it was");
+    wait_for("its GPU", Duration::from_secs(10), || node.leases().is_empty());
+    // It ran before; signals are passed on. Attached to once more, while it runs.
+    let mut again = seat_of(0, &["start", "-a", "job"]);
+    again.until("ready");
+    let mut beside = seat_of(0, &["start", "-ai", "--detach-keys", "ctrl-x", "job"]);
+    wait_for("its terminal", Duration::from_secs(10), || !beside.is_as_before());
+    beside.keys(b"\x18");
+    assert_eq!(beside.ended(), 0, "{}", beside.shown);
+    assert!(says(&node, "running 0"), "the keys to detach leave it alone");
+    kill(again.plugin(), Signal::SIGTERM).unwrap();
+    assert_eq!(again.ended(), 42, "{}", again.shown);
+    wait_for("its GPU", Duration::from_secs(10), || node.leases().is_empty());
+    // What keeps it from starting is said in our words, and once.
+    node.gpuctl_ok(&[
+        "run", "-d", "--name", "holder", "--gpus", "all", "busybox", "sleep", "100000",
+    ]);
+    let mut refused = seat_of(DAEMON, &["start", "-a", "job"]);
+    assert_eq!(refused.ended(), 1, "{}", refused.shown);
+    assert_eq!(refused.shown.matches("error:").count(), 1, "{}", refused.shown);
+    assert!(refused.shown.contains("holder"), "{}", refused.shown);
+    let mut two = seat_of(0, &["start", "-a", "job", "holder"]);
+    assert_eq!(two.ended(), 1, "{}", two.shown);
+    assert!(two.shown.contains("multiple containers at once"), "{}", two.shown);
+    assert!(node.docker_ok(&["ps", "-aq", "--filter", "status=running"]).lines().count() == 1);
+    node.gpuctl_ok(&["rm", "-f", "job", "holder"]);
+    // One that is to be removed at its end leaves nothing.
+    let rm = ["create", "--rm", "--name", "job", "--gpus", "1", "busybox", "sh", "-c", "exit 5"];
+    node.gpuctl_ok(&rm);
+    let mut last = seat_of(0, &["start", "-a", "job"]);
+    assert_eq!(last.ended(), 5, "{}", last.shown);
+    gone(&node, "--rm");
+    // 20.10 takes no signal for a stop, and would drop it without a word.
+    node.gpuctl_ok(&["run", "-d", "--name", "job", "busybox", "sleep", "100000"]);
+    let old = node.gpuctl(&["stop", "-s", "INT", "job"]);
+    assert!(old.code == 1 && old.stderr.contains("older than 23.0"), "{old}");
+    assert!(says(&node, "running 0"), "nothing was done");
+    node.gpuctl_ok(&["rm", "-f", "job"]);
+    node.check();
+}
+
+#[test]
 fn keys_and_the_wish_to_keep_signals_away() {
     if !engine_runs_here() {
         return;

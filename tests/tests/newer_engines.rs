@@ -53,6 +53,7 @@ fn all(node: &Node, driver: &str) {
     managed(node);
     managed_by_others(node);
     stop_of_what_does_not_run(node);
+    a_signal_of_ones_own(node);
     node.check();
 }
 
@@ -135,6 +136,27 @@ fn stop_of_what_does_not_run(node: &Node) {
     assert_eq!(state::written_by_docker(node, "off"), before);
     assert!(!before.1, "{before:?}");
     rm(node, &["off"]);
+}
+
+/// stop and restart by a signal that is named: the container says by its exit code which it got.
+fn a_signal_of_ones_own(node: &Node) {
+    step("a signal of one's own");
+    let script = "trap 'exit 41' INT; trap 'exit 42' TERM; while :; do sleep 0.1; done";
+    node.gpuctl_ok(&["run", "-d", "--name", "told", "--gpus", "1", "busybox", "sh", "-c", script]);
+    let state = "{{.State.Status}} {{.State.ExitCode}}";
+    let wrong = node.gpuctl(&["stop", "-s", "NOPE", "told"]);
+    assert!(wrong.code == 1 && wrong.stderr.contains("NOPE"), "{wrong}");
+    assert_eq!(node.docker_ok(&["inspect", "--format", state, "told-0"]), "running 0");
+    node.gpuctl_ok(&["stop", "--signal", "INT", "told"]);
+    assert_eq!(node.docker_ok(&["inspect", "--format", state, "told-0"]), "exited 41");
+    node.gpuctl_ok(&["start", "told"]);
+    node.gpuctl_ok(&["restart", "-s", "SIGINT", "told"]);
+    let died = ["events", "--since", "1h", "--until", "0s", "--filter", "event=die"];
+    let died = node.docker_ok(&[&died[..], &["--filter", "container=told-0"]].concat());
+    let codes: Vec<_> =
+        died.lines().filter_map(|l| l.split("exitCode=").nth(1)?.get(..2)).collect();
+    assert_eq!(codes, ["41", "41"], "{died}");
+    node.gpuctl_ok(&["rm", "-f", "told"]);
 }
 
 fn cdi_devices(node: &Node) {

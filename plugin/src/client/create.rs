@@ -19,6 +19,8 @@ pub struct Wanted {
     pub name: Option<ContainerName>,
     /// `--gpus`; `None` when not given.
     pub gpus: Option<GpuRequest>,
+    /// A container that is there already is attached to.
+    pub made: bool,
     /// `--from NAME[@N]`.
     pub from: Option<(ContainerName, Option<Version>)>,
     /// `-d`.
@@ -268,9 +270,15 @@ impl Wanted {
         (alias, words)
     }
 
-    /// Whether the container has a terminal of its own; of a recorded one the words do not tell.
+    /// For a start with the terminal on it, of a container that is there.
+    pub fn attaching(interactive: bool, detach_keys: Option<String>) -> Self {
+        Self { made: true, interactive, detach_keys, ..Self::default() }
+    }
+
+    /// Whether the container has a terminal of its own; of one that is recorded or there already the
+    /// words do not tell.
     pub fn has_tty(&self) -> Option<bool> {
-        self.from.is_none().then_some(self.tty)
+        (self.from.is_none() && !self.made).then_some(self.tty)
     }
 
     /// Whether this one of the container's streams (`stdout`, `stderr`) is attached to.

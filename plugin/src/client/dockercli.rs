@@ -12,8 +12,8 @@ use super::signals;
 
 /// The environment variable by which the Docker CLI names itself to its plugins.
 pub const ORIGINAL: &str = "DOCKER_CLI_PLUGIN_ORIGINAL_CLI_COMMAND";
-/// How long the CLI may take to print its help.
-const HELP_LIMIT: Duration = Duration::from_secs(10);
+/// How long the CLI may take to print its help: it asks every plugin first, and machines are busy.
+pub const HELP_LIMIT: Duration = Duration::from_secs(60);
 /// How much output of the CLI is read, in bytes.
 const LONGEST: u64 = 1 << 20;
 
@@ -93,14 +93,19 @@ impl DockerCli {
     }
 
     /// The help of a subcommand. The Engine is not asked, so that the flags are those that the CLI
-    /// knows; `None` where there is no CLI.
-    pub fn help(&self, subcommand: &str) -> Option<String> {
+    /// knows.
+    ///
+    /// # Errors
+    /// Why there is none; a CLI that fails at it counts as none.
+    pub fn help(&self, subcommand: &str) -> Result<String, NoOutput> {
         let nowhere = Engine::At("unix:///nonexistent/docker.sock".into());
         let aside = Self { engine: nowhere, ..self.clone() };
         let mut command = aside.command([subcommand, "--help"]);
         command.stdin(Stdio::null()).stderr(Stdio::null());
-        let (code, text) = captured(command, HELP_LIMIT, || false).ok()?;
-        (code == 0).then_some(text)
+        match captured(command, HELP_LIMIT, || false)? {
+            (0, text) => Ok(text),
+            _ => Err(NoOutput::NotStarted),
+        }
     }
 }
 

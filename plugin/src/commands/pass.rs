@@ -1,7 +1,7 @@
 //! Commands that the Docker CLI does itself, on the current container behind a name: exec, logs.
 
 use super::near;
-use super::run::no_docker;
+use super::run::{no_docker, no_help};
 use super::session::{Session, odd};
 use crate::client::argv::Globals;
 use crate::client::flags::FlagTable;
@@ -38,7 +38,7 @@ impl Passed {
 
 pub(super) fn words(globals: &Globals, words: &[String], passed: &Passed) -> Result<u8, Failure> {
     let session = Session::open(globals)?;
-    let help = session.cli().help(passed.command).ok_or_else(no_docker)?;
+    let help = session.cli().help(passed.command).map_err(|why| no_help(passed.command, why))?;
     let mut table = FlagTable::from_help(&help);
     table.add("help", None, false);
     let wrong = |text: String| {

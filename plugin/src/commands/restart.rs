@@ -1,6 +1,7 @@
 //! `docker gpuctl restart`.
 
 use super::session::{Session, each};
+use super::stop::Ending;
 use crate::engine::api::{Failure, Request};
 
 /// Restart containers with the same number of GPUs, those held now first
@@ -9,18 +10,12 @@ pub(super) struct Args {
     /// Names: NAME, NAME-VERSION or id
     #[arg(required = true)]
     names: Vec<String>,
-    /// Seconds to wait before killing it (-1: never); the container's own setting when not given
-    #[arg(
-        short = 't',
-        long = "timeout",
-        visible_alias = "time",
-        value_name = "SECONDS",
-        allow_negative_numbers = true
-    )]
-    timeout: Option<i32>,
+    #[command(flatten)]
+    ending: Ending,
 }
 
 pub(super) fn restart(session: &Session, args: Args) -> Result<u8, Failure> {
-    let request = Request::Restart { names: args.names, timeout: args.timeout };
+    let Ending { signal, timeout } = args.ending;
+    let request = Request::Restart { names: args.names, timeout, signal };
     each(session.change(request, &mut session.terminal())?)
 }

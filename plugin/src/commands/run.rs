@@ -7,6 +7,7 @@ use super::session::{Session, odd};
 use super::{help, near};
 use crate::client::argv::Globals;
 use crate::client::create::{Wanted, Wrong};
+use crate::client::dockercli::{HELP_LIMIT, NoOutput};
 use crate::client::flags::FlagTable;
 use crate::client::signals;
 use crate::engine::api::{Answer, Failure, Request};
@@ -64,7 +65,7 @@ pub(super) fn make(
         return Ok(0);
     }
     let session = Session::open(globals)?;
-    let table = session.cli().help("create").ok_or_else(no_docker)?;
+    let table = session.cli().help("create").map_err(|why| no_help("create", why))?;
     let table = FlagTable::from_help(&table);
     let table = if run { table.for_run() } else { table.for_create() };
     let wanted = table
@@ -133,6 +134,18 @@ pub(super) fn make(
             }
         }
         _ => Err(odd()),
+    }
+}
+
+/// The Docker CLI does not say what flags it has.
+pub(super) fn no_help(command: &str, why: NoOutput) -> Failure {
+    match why {
+        NoOutput::TooLong => Failure::new(format!(
+            "docker {command} --help has not ended within {} s; it says which flags there are",
+            HELP_LIMIT.as_secs()
+        ))
+        .hint("nothing was done: try again when this machine is less busy"),
+        NoOutput::NotStarted | NoOutput::GivenUp => no_docker(),
     }
 }
 

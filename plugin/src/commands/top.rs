@@ -78,7 +78,9 @@ impl Node for Watched {
     fn act(&self, act: &Act, tell: &mut dyn FnMut(&str, bool)) -> Result<String, Failure> {
         let request = match act {
             Act::Stop { name, managed: false } => return docker_stop(&self.session, name),
-            Act::Stop { name, .. } => Request::Stop { names: vec![name.clone()], timeout: None },
+            Act::Stop { name, .. } => {
+                Request::Stop { names: vec![name.clone()], timeout: None, signal: None }
+            }
             Act::Scale { name, gpus } => {
                 let change = Change { gpus: Some(gpus.clone()), ..Change::default() };
                 let how = How { timeout: None, dry_run: false, replace: false, snapshot: false };

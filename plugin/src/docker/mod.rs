@@ -9,6 +9,7 @@ mod error;
 mod inspect;
 mod list;
 mod network;
+mod stop;
 mod transport;
 mod volume;
 
@@ -32,6 +33,7 @@ pub use create::Changes;
 pub use error::{DockerError, gpuctl_part, start_exit_code};
 pub use inspect::Inspect;
 pub use list::Summary;
+pub use stop::Stop;
 use transport::ApiVersion;
 pub use volume::User;
 
@@ -41,10 +43,6 @@ const LARGEST: usize = 32 << 20;
 const START_LIMIT: Duration = Duration::from_secs(60);
 /// The limit of adding up how much a container has written.
 const SIZE_LIMIT: Duration = Duration::from_secs(600);
-/// What a stop or restart may take beyond its grace.
-const STOP_EXTRA: u64 = 30;
-/// The limit of a stop whose grace has no end.
-const ENDLESS: u64 = 24 * 3600;
 
 /// What the Engine says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -145,29 +143,6 @@ impl Docker {
     pub fn start(&self, id_or_name: &str) -> Result<(), DockerError> {
         let name = checked(id_or_name)?;
         self.typed(START_LIMIT, |d| async move { d.start_container(&name, None).await })
-    }
-
-    /// Stops a container, with `grace` seconds before the kill (-1: no kill), else the container's
-    /// own setting; one that does not run is left as it is.
-    ///
-    /// # Errors
-    /// [`DockerError`].
-    pub fn stop(&self, id_or_name: &str, grace: Option<i32>) -> Result<(), DockerError> {
-        let name = checked(id_or_name)?;
-        let limit = self.stop_limit(id_or_name, grace)?;
-        let options = query::StopContainerOptions { t: grace, signal: None };
-        self.typed(limit, |d| async move { d.stop_container(&name, Some(options)).await })
-    }
-
-    /// Stops and starts a container in one call; `grace` as for stop.
-    ///
-    /// # Errors
-    /// As for start.
-    pub fn restart(&self, id_or_name: &str, grace: Option<i32>) -> Result<(), DockerError> {
-        let name = checked(id_or_name)?;
-        let limit = self.stop_limit(id_or_name, grace)? + START_LIMIT;
-        let options = query::RestartContainerOptions { t: grace, signal: None };
-        self.typed(limit, |d| async move { d.restart_container(&name, Some(options)).await })
     }
 
     /// Gives a container another name, running or not.
@@ -321,16 +296,6 @@ impl Docker {
         }
     }
 
-    /// How long a stop may take.
-    fn stop_limit(&self, name: &str, grace: Option<i32>) -> Result<Duration, DockerError> {
-        let grace = match grace {
-            Some(grace) => i64::from(grace),
-            None => self.inspect(name)?.map_or(10, |shown| shown.stop_timeout()),
-        };
-        let grace = u64::try_from(grace).unwrap_or(ENDLESS).min(ENDLESS);
-        Ok(Duration::from_secs(grace + STOP_EXTRA))
-    }
-
     /// A call through bollard's models.
     fn typed<T, F>(
         &self,
@@ -467,7 +432,7 @@ impl Docker {
             },
             Some("http://docker"),
             // Limits are set here, call by call.
-            ENDLESS * 2,
+            stop::ENDLESS * 2,
             &ClientVersion {
                 major_version: usize::try_from(version.0).unwrap_or(1),
                 minor_version: usize::try_from(version.1).unwrap_or(41),

@@ -39,6 +39,9 @@ pub enum Request {
     Start {
         /// Names as the user wrote them: `foo` or `foo-N`.
         names: Vec<String>,
+        /// With the user's terminal on it; then it is one name.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        attach: bool,
     },
     /// stop: GPUs are given back.
     Stop {
@@ -46,6 +49,9 @@ pub enum Request {
         names: Vec<String>,
         /// Grace in seconds before the kill; Docker's own when absent.
         timeout: Option<i32>,
+        /// The signal that asks it to end: `INT`, `SIGINT` or `2`; the container's own when absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        signal: Option<String>,
     },
     /// restart: the same number of GPUs, those held now first.
     Restart {
@@ -53,6 +59,9 @@ pub enum Request {
         names: Vec<String>,
         /// As for stop.
         timeout: Option<i32>,
+        /// As for stop.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        signal: Option<String>,
     },
     /// rm.
     Remove {
@@ -220,7 +229,7 @@ pub enum Event {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "answer", content = "data", rename_all = "snake_case")]
 pub enum Answer {
-    /// Of run and create.
+    /// Of run and create, and of a start with a terminal on it.
     Created {
         /// Its id in Docker; `run -d` and `create` print it.
         id: ContainerId,

@@ -6,17 +6,17 @@
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use gpuctl_ledger::ledger::{At, Batch};
 use gpuctl_ledger::model::{
     Binding, ContainerId, ContainerName, ContainerRecord, DockerName, GpuRequest, How,
-    OperationKind, Timestamp, Token, Version, VersionRecord,
+    OperationKind, Token, Version, VersionRecord,
 };
 use gpuctl_ledger::node::notes;
 use serde::{Deserialize, Serialize};
 
 use super::api::{Answer, AskError, CreateAsk, CreateRequest, Event, Failure, Front, StartMode};
+use super::attach::{self, asked};
 use super::context::Context;
 use super::journal::{self, Journal};
 use super::ports::{self, Claimed};
@@ -27,8 +27,6 @@ use crate::docker::{Changes, Inspect, start_exit_code};
 
 /// The label that carries the operation's token.
 pub(super) const OPERATION_LABEL: &str = "gpuctl.operation";
-/// How often an attached start is looked at.
-const LOOK: Duration = Duration::from_millis(40);
 
 /// What undoing needs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -205,10 +203,7 @@ fn make(
             let code = start_exit_code(&error.to_string());
             Failure::from(error).code(code)
         })?,
-        StartMode::Attached => {
-            front.attach(&docker_name).map_err(asked)?;
-            wait_started(ctx, front, &id, inspect.auto_remove())?;
-        }
+        StartMode::Attached => attach::start(ctx, front, &id, &docker_name, &inspect)?,
     }
     Ok(id)
 }
@@ -266,56 +261,6 @@ pub(super) fn keep_copy(ctx: &Context, binding: &Binding) {
     }
 }
 
-/// Waits until the attached start has come so far that the container runs, or has run.
-fn wait_started(
-    ctx: &Context,
-    front: &mut dyn Front,
-    id: &ContainerId,
-    auto_remove: bool,
-) -> Result<(), Failure> {
-    let docker = ctx.docker()?;
-    let began = Timestamp::now();
-    let deadline = Instant::now() + Duration::from_secs(120);
-    loop {
-        // In this order: what ended before the look has left its trace in what is looked at.
-        let ended = front.attach_ended();
-        let shown = docker.inspect(id.as_str())?;
-        match (&shown, &ended) {
-            (Some(shown), _) if !shown.never_started() => return Ok(()),
-            // Gone already: it ran and `--rm` has removed it, or it did not start, which Docker's
-            // own message on the terminal tells.
-            (None, Ok(Some(code))) if auto_remove => {
-                return match docker.has_started(id, began)? {
-                    true => Ok(()),
-                    false => Err(Failure::new("").code(if *code < 125 { 125 } else { *code })),
-                };
-            }
-            (None, Ok(None)) if auto_remove => {}
-            (None, _) => return Err(Failure::new("the container was removed while it started")),
-            (Some(shown), Ok(Some(_))) => {
-                let text = shown.error();
-                let code = start_exit_code(text);
-                let failure = match crate::docker::gpuctl_part(text) {
-                    Some(_) => Failure::from(crate::docker::DockerError::Refused {
-                        status: 500,
-                        message: text.to_owned(),
-                    }),
-                    None if text.is_empty() => Failure::new("the container did not start"),
-                    // The Docker CLI has printed it.
-                    None => Failure::new(""),
-                };
-                return Err(failure.code(code));
-            }
-            (Some(_), Err(gone)) => return Err(asked(gone.clone())),
-            (Some(_), Ok(None)) => {}
-        }
-        if Instant::now() > deadline {
-            return Err(Failure::new("the container did not start within 120 s"));
-        }
-        std::thread::sleep(LOOK);
-    }
-}
-
 /// As [`asked`], of a creation: Docker says why, but not that nothing is left of it.
 fn not_created(error: AskError, docker_name: &DockerName) -> Failure {
     match error {
@@ -325,14 +270,6 @@ fn not_created(error: AskError, docker_name: &DockerName) -> Failure {
                 .code(code)
         }
         AskError::Gone => asked(error),
-    }
-}
-
-fn asked(error: AskError) -> Failure {
-    match error {
-        // Docker's own message stands on the terminal already.
-        AskError::Refused { code } => Failure::new("").code(code),
-        AskError::Gone => Failure::new("interrupted").code(130),
     }
 }
 

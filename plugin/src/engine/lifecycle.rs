@@ -8,8 +8,8 @@ use super::api::{Answer, Event, Failure, Front};
 use super::context::Context;
 use super::journal::{self, Locked};
 use super::names::{self, Found};
-use super::{ending, supply};
-use crate::docker::Inspect;
+use super::{attach, ending, supply};
+use crate::docker::{Inspect, Stop};
 
 /// Does one thing to each name; what fails keeps the others from nothing.
 pub(super) fn each(
@@ -80,6 +80,28 @@ pub(super) fn start(
     }))
 }
 
+/// start with the user's terminal on it, until it runs. One that runs already is attached to.
+///
+/// # Errors
+/// As for start; and where several are named.
+pub(super) fn attached(
+    ctx: &Context,
+    names: &[String],
+    front: &mut dyn Front,
+) -> Result<Answer, Failure> {
+    let [name] = names else {
+        let text = "you cannot start and attach multiple containers at once";
+        return Err(Failure::new(text).hint("without -a and -i, start takes several"));
+    };
+    let (_lock, found, shown) = locked(ctx, name, front)?;
+    if !shown.running() {
+        check_before_start(ctx, &found, front.user())?;
+    }
+    attach::start(ctx, front, &found.id, &found.docker_name, &shown)?;
+    let Found { id, docker_name, record } = found;
+    Ok(Answer::Created { id, name: record.record.name, docker_name })
+}
+
 /// Says a shortage in full before Docker is asked: the runtime has only one line for it.
 fn check_before_start(ctx: &Context, found: &Found, user: Option<String>) -> Result<(), Failure> {
     let Some(binding) = ctx.ledger.binding(&found.id)? else { return Ok(()) };
@@ -99,12 +121,12 @@ fn check_before_start(ctx: &Context, found: &Found, user: Option<String>) -> Res
 pub(super) fn stop(
     ctx: &Context,
     names: &[String],
-    timeout: Option<i32>,
+    how: &Stop,
     front: &mut dyn Front,
 ) -> Result<Answer, Failure> {
     Ok(each(names, front, |name, front| {
         let (_lock, found, _) = locked(ctx, name, front)?;
-        ctx.docker()?.stop(found.id.as_str(), timeout)?;
+        ctx.docker()?.stop_as(found.id.as_str(), how)?;
         // Refused before, it is not started again after this.
         let _ = refused::forget(&ctx.config.paths, &found.id);
         // Stopped for good as far as we are asked: no waiting for a restart by hand.
@@ -122,7 +144,7 @@ pub(super) fn stop(
 pub(super) fn restart(
     ctx: &Context,
     names: &[String],
-    timeout: Option<i32>,
+    how: &Stop,
     front: &mut dyn Front,
 ) -> Result<Answer, Failure> {
     Ok(each(names, front, |name, front| {
@@ -130,6 +152,6 @@ pub(super) fn restart(
         if !shown.running() {
             check_before_start(ctx, &found, front.user())?;
         }
-        Ok(ctx.docker()?.restart(found.id.as_str(), timeout)?)
+        Ok(ctx.docker()?.restart(found.id.as_str(), how)?)
     }))
 }

@@ -6,6 +6,7 @@
 mod adopt;
 pub mod api;
 mod asker;
+mod attach;
 mod bypass;
 mod change;
 mod clone;
@@ -68,6 +69,8 @@ use std::time::Duration;
 
 use api::{Answer, Failure, Front, MoreRequest, Request, VersionInfo};
 
+use crate::docker::Stop;
+
 /// Does what is asked.
 ///
 /// # Errors
@@ -75,9 +78,14 @@ use api::{Answer, Failure, Front, MoreRequest, Request, VersionInfo};
 pub fn perform(ctx: &Context, request: Request, front: &mut dyn Front) -> Result<Answer, Failure> {
     match request {
         Request::Create(request) => create::create(ctx, &request, front),
-        Request::Start { names } => lifecycle::start(ctx, &names, front),
-        Request::Stop { names, timeout } => lifecycle::stop(ctx, &names, timeout, front),
-        Request::Restart { names, timeout } => lifecycle::restart(ctx, &names, timeout, front),
+        Request::Start { names, attach: true } => lifecycle::attached(ctx, &names, front),
+        Request::Start { names, .. } => lifecycle::start(ctx, &names, front),
+        Request::Stop { names, timeout, signal } => {
+            lifecycle::stop(ctx, &names, &Stop { grace: timeout, signal }, front)
+        }
+        Request::Restart { names, timeout, signal } => {
+            lifecycle::restart(ctx, &names, &Stop { grace: timeout, signal }, front)
+        }
         Request::Remove { names, force, volumes, history } => {
             let how = remove::How { force, volumes, history };
             remove::remove(ctx, &names, how, front)

@@ -227,7 +227,7 @@ fn docker_refusing_and_a_user_giving_up_are_told_apart() {
 #[test]
 fn after_an_interrupt_it_is_told_what_became_of_the_operation() {
     let service = service();
-    let stop = || Request::Stop { names: vec!["x".into()], timeout: None };
+    let stop = || Request::Stop { names: vec!["x".into()], timeout: None, signal: None };
     let asked = |ending| {
         let begun = Instant::now();
         let interrupted = move || begun.elapsed() > Duration::from_millis(50);
@@ -392,7 +392,7 @@ fn a_stop_lets_operations_finish_and_takes_no_more() {
     let mut service = service();
     let socket = service.socket.clone();
     let asking = std::thread::spawn(move || {
-        let stop = Request::Stop { names: vec!["x".into()], timeout: None };
+        let stop = Request::Stop { names: vec!["x".into()], timeout: None, signal: None };
         client::perform(&Reach::Socket(socket), stop, &mut Script::default(), &|| false)
     });
     std::thread::sleep(Duration::from_millis(100));

@@ -166,7 +166,7 @@ fn filter_values(key: &str) -> Vec<Proposal> {
 /// For run, create, exec and logs: their flags are Docker's, so they are read of the Docker CLI.
 pub(super) fn dockers(command: &str, words: &[String], typed: &str) -> Option<Vec<Proposal>> {
     let asked = if command == "run" { "create" } else { command }.to_owned();
-    let help = in_time(move || Session::open(&Globals::default()).ok()?.cli().help(&asked))?;
+    let help = in_time(move || Session::open(&Globals::default()).ok()?.cli().help(&asked).ok())?;
     let table = FlagTable::from_help(&help);
     let table = match command {
         "run" => table.for_run(),
