@@ -195,7 +195,7 @@ fn signals_and_the_end_of_the_terminal(user: u32) {
     closed.close();
     // It got the signal of a closed terminal.
     wait_for("its end", Duration::from_secs(10), || says(&node, "exited 43"));
-    wait_for("its GPU", Duration::from_secs(10), || node.leases().is_empty());
+    wait_for("its GPU", Duration::from_secs(20), || node.leases().is_empty());
     // What a record says of its terminal counts, too.
     node.gpuctl_ok(&["rm", "-f", "job"]);
     let line = ["gpuctl", "run", "--from", "job", "--name", "job", "--gpus", "1", "-i"];
@@ -249,18 +249,31 @@ fn a_start_with_the_terminal_on_it() {
     first.keys(b"\x03");
     assert_eq!(first.ended(), 41, "{}", first.shown);
     assert!(first.is_as_before(), "the terminal is as it was");
-    wait_for("its GPU", Duration::from_secs(10), || node.leases().is_empty());
-    // It ran before; signals are passed on. Attached to once more, while it runs.
-    let mut again = seat_of(0, &["start", "-a", "job"]);
+    wait_for("its GPU", Duration::from_secs(20), || node.leases().is_empty());
+    // It ran before. The keys to detach leave it alone, and so do signals, as with docker start.
+    let mut again = seat_of(0, &["start", "-ai", "--detach-keys", "ctrl-x", "job"]);
     again.until("ready");
-    let mut beside = seat_of(0, &["start", "-ai", "--detach-keys", "ctrl-x", "job"]);
+    again.keys(b"\x18");
+    assert_eq!(again.ended(), 0, "{}", again.shown);
+    assert!(again.is_as_before() && says(&node, "running 0"));
+    // Attached to while it runs.
+    let mut beside = seat_of(DAEMON, &["start", "-ai", "job"]);
     wait_for("its terminal", Duration::from_secs(10), || !beside.is_as_before());
-    beside.keys(b"\x18");
-    assert_eq!(beside.ended(), 0, "{}", beside.shown);
-    assert!(says(&node, "running 0"), "the keys to detach leave it alone");
-    kill(again.plugin(), Signal::SIGTERM).unwrap();
-    assert_eq!(again.ended(), 42, "{}", again.shown);
-    wait_for("its GPU", Duration::from_secs(10), || node.leases().is_empty());
+    kill(beside.plugin(), Signal::SIGTERM).unwrap();
+    beside.ended();
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(beside.is_as_before() && says(&node, "running 0"), "{}", beside.shown);
+    node.gpuctl_ok(&["rm", "-f", "--history", "job"]);
+    // Without a terminal of its own it gets the signals.
+    node.gpuctl_ok(&["create", "--name", "job", "--gpus", "1", "busybox", "sh", "-c", SCRIPT]);
+    for _ in 0..2 {
+        let mut plain = seat_of(DAEMON, &["start", "-a", "job"]);
+        plain.until("ready");
+        assert_eq!(node.leases().len(), 1, "{}", plain.shown);
+        kill(plain.plugin(), Signal::SIGTERM).unwrap();
+        assert_eq!(plain.ended(), 42, "{}", plain.shown);
+        wait_for("its GPU", Duration::from_secs(20), || node.leases().is_empty());
+    }
     // What keeps it from starting is said in our words, and once.
     node.gpuctl_ok(&[
         "run", "-d", "--name", "holder", "--gpus", "all", "busybox", "sleep", "100000",

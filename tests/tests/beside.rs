@@ -1,6 +1,9 @@
 //! pause, unpause and commit: what docker does, with GPUs, ports and names in mind.
 
-use gpuctl_tests::served::{DAEMON, Served};
+use std::time::Duration;
+
+use gpuctl_tests::node::wait_for;
+use gpuctl_tests::served::{DAEMON, Served, ended};
 use gpuctl_tests::state;
 use gpuctl_tests::{Node, Options, engine_runs_here};
 
@@ -177,4 +180,36 @@ fn a_user_in_the_group_can_do_it_all() {
     let left = state::difference(&state::Records::new(), &state::ledger(&served.node));
     assert_eq!(left, [""; 0]);
     served.node.check();
+}
+
+#[test]
+fn who_gives_up_a_commit_is_told_that_docker_does_not() {
+    use nix::sys::signal::{Signal, killpg};
+    use nix::unistd::Pid;
+
+    if !engine_runs_here() {
+        return;
+    }
+    let served = Served::start();
+    let node = &served.node;
+    node.gpuctl_ok(&run("train", &[]));
+    let fill = "dd if=/dev/urandom of=/large bs=1M count=300 2>/dev/null";
+    node.docker_ok(&["exec", "train-0", "sh", "-c", fill]);
+    let status = || node.docker_ok(&["inspect", "-f", "{{.State.Status}}", "train-0"]);
+    let images = || node.docker_ok(&["image", "ls", "-q", "kept"]);
+    for user in [DAEMON, 0] {
+        let child = served.begin(user, &["commit", "train", "kept:1"]);
+        wait_for("the pause", Duration::from_secs(30), || status() == "paused");
+        killpg(Pid::from_raw(i32::try_from(child.id()).unwrap()), Signal::SIGINT).unwrap();
+        let (code, text) = ended(child);
+        let told =
+            "interrupted, but Docker makes the image to its end; train stands still until then";
+        assert!(code == 130 && text.contains(told), "{code}: {text}");
+        // It is so.
+        let done = || status() == "running" && !images().is_empty();
+        wait_for("the image", Duration::from_secs(60), done);
+        node.docker_ok(&["image", "rm", "kept:1"]);
+    }
+    node.gpuctl_ok(&["scale", "train", "--gpus", "1"]);
+    node.check();
 }

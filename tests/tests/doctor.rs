@@ -8,7 +8,7 @@ use std::path::Path;
 use gpuctl_sim::engine;
 use gpuctl_tests::node::{run, wait_for};
 use gpuctl_tests::served::{DAEMON, Served};
-use gpuctl_tests::{Node, Options, Output, engine_runs_here, programs};
+use gpuctl_tests::{Node, Options, Output, engine_runs_here, programs, state};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use serde_json::Value;
@@ -88,7 +88,7 @@ fn a_node_that_is_well_has_every_line_and_no_problem() {
     if !engine_runs_here() {
         return;
     }
-    let node = Node::start(Options::default());
+    let node = Node::start(Options { service: true, ..Options::default() });
     let lines = doctor(&node, &[]);
     let names = [
         "engine",
@@ -110,6 +110,7 @@ fn a_node_that_is_well_has_every_line_and_no_problem() {
         "toolkit",
         "passing by",
         "filesystem",
+        "service",
         "restarts",
         "records",
     ];
@@ -162,6 +163,28 @@ fn a_program_that_others_can_write_is_told_and_closed() {
             owner(0);
         },
     );
+    // One that may not be run: what is in force cannot be told then.
+    let shut = ["may not be run", "chmod 755 "];
+    broken(
+        &node,
+        "hook",
+        "problem",
+        &shut,
+        || mode(0o644),
+        || {
+            let level = bad(&doctor(&node, &[]), "level").detail.clone();
+            assert!(level.contains("cannot be told"), "{level}");
+            mode(0o755);
+        },
+    );
+    // Nobody waits for what stands in its place.
+    let aside = hook.with_extension("aside");
+    let fifo = || {
+        fs::rename(&hook, &aside).unwrap();
+        nix::unistd::mkfifo(&hook, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    };
+    let words = ["is no program", "install the package"];
+    broken(&node, "hook", "problem", &words, fifo, || fs::rename(&aside, &hook).unwrap());
     // One that needs libraries, under names that lead to the real one.
     let real = fs::read(&hook).unwrap();
     let put = |bytes: &[u8]| {
@@ -181,10 +204,26 @@ fn a_program_that_others_can_write_is_told_and_closed() {
     broken(&node, "state", "problem", &["can be written by others"], open, || {
         assert_eq!(bad(&doctor(&node, &["--fix"]), "state").verdict, "fixed");
     });
+    // The ledger itself: without it all else is still said.
+    let ledger = state.join("ledger.db");
+    let mode = |path: &Path, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let words = ["others may write it", "chown root:root ", "ledger.db && chmod 600 "];
+    broken(&node, "ledger", "problem", &words, || mode(&ledger, 0o666), || mode(&ledger, 0o600));
     // A log of decisions that takes none, and nobody else would say it: starts go on.
     let (log, kept) = (state.join("audit.log"), state.join("kept"));
     node.docker_ok(&["run", "--rm", "--gpus", "1", "busybox", "true"]);
     fs::rename(&log, &kept).unwrap();
+    let open = || {
+        fs::rename(&kept, &log).unwrap();
+        mode(&log, 0o666);
+    };
+    let words = ["can be written by others than root", "doctor --fix"];
+    broken(&node, "audit", "problem", &words, open, || {
+        assert_eq!(bad(&doctor(&node, &["--fix"]), "audit").verdict, "fixed");
+        fs::rename(&log, &kept).unwrap();
+    });
     let words = ["is no file", "decisions about GPUs are not written down", "audit.log.foreign"];
     let link = || std::os::unix::fs::symlink("/dev/null", &log).unwrap();
     broken(&node, "audit", "problem", &words, link, || {
@@ -264,8 +303,31 @@ fn the_driver_its_spec_and_its_toolkit_are_looked_at() {
     let fewer = || change(&|spec| spec["devices"] = serde_json::json!([]));
     let words = ["it has no GPU 0, 1, 2 and 5 more"];
     broken(&node, "injection", "problem", &words, fewer, mend);
+    // As nvidia-ctk makes it, with a device of all; that gives no GPU by itself.
+    let but_one = || {
+        change(&|spec| {
+            let devices = spec["devices"].as_array_mut().unwrap();
+            let of = |device: &Value| device["containerEdits"]["deviceNodes"].clone();
+            let seventh = devices.iter().find(|d| d["name"] == "7").map(of).unwrap();
+            devices.retain(|device| of(device) != seventh);
+            assert_eq!(devices.last().unwrap()["name"], "all");
+        });
+        let got = node.gpuctl(&["run", "--rm", "--gpus", "device=7", "busybox", "true"]);
+        assert!(got.code == 125 && got.stderr.contains("has no device for GPU-"), "{got}");
+        assert!(state::containers(&node).is_empty() && node.leases().is_empty());
+    };
+    broken(&node, "injection", "problem", &["it has no GPU 7"], but_one, mend);
     let torn = || fs::write(&spec, "{").unwrap();
-    broken(&node, "injection", "problem", &["is no CDI spec"], torn, mend);
+    let words = ["nvidia.json is torn or wrong", "nvidia.json"];
+    broken(&node, "injection", "problem", &words, torn, mend);
+    // Another vendor's keeps no GPU away.
+    let other = node.place().cdi().join("vendor.json");
+    let words = ["vendor.json is no CDI spec", "mv ", "vendor.json.broken"];
+    let torn = || {
+        fs::write(&other, "{").unwrap();
+        node.docker_ok(&["run", "--rm", "--gpus", "1", "busybox", "true"]);
+    };
+    broken(&node, "injection", "warning", &words, torn, || fs::remove_file(&other).unwrap());
 
     // The driver: no library, other cards than are written down, cards that fall asleep.
     let nvml = node.place().nvml();

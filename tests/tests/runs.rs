@@ -133,8 +133,10 @@ fn a_run_that_is_interrupted_says_what_became_of_it() {
         let at = format!("{} ms: exit {code}\n{text}", 40 * moment);
         let named = text.contains("interrupted, but job-0 runs already")
             && text.contains("hint: docker gpuctl stop job stops it");
-        // By a signal before ours could be caught, or after the id was printed.
-        assert!(matches!(code, 130 | 0 | -1) && (code == 130 || !named), "{at}");
+        // By a signal before ours could be caught (255: docker caught its own, and its plugin's end is -1),
+        // or after the id was printed.
+        let early = code == -1 || code == 255 && text.is_empty();
+        assert!((early || matches!(code, 130 | 0)) && (code == 130 || !named), "{at}");
         // It is so when it is said.
         let runs = named || code == 0;
         assert_eq!(state::row(node, "job").is_some(), runs, "{at}");

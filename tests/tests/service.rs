@@ -21,6 +21,18 @@ fn refused(got: &Output, code: i32) {
     assert!(got.stderr.contains("error: ") && got.stderr.contains("hint: "), "{got}");
 }
 
+/// Reads what the service says until this is in it.
+#[track_caller]
+fn read_until(stream: &mut UnixStream, wanted: &str) {
+    let mut said = String::new();
+    while !said.contains(wanted) {
+        let mut more = [0; 4096];
+        let n = stream.read(&mut more).unwrap();
+        assert!(n > 0, "no {wanted}: {said}");
+        said.push_str(&String::from_utf8_lossy(&more[..n]));
+    }
+}
+
 #[test]
 fn a_user_in_the_group_can_do_everything() {
     if !engine_runs_here() {
@@ -133,7 +145,7 @@ fn nothing_that_comes_over_the_socket_kills_it() {
     let long = "x".repeat(3 << 20);
     let create = |name: &str| {
         format!(
-            r#"{{"protocol":6,"request":{{"op":"create","name":"{name}","gpus":{{"count":1}},"start":"detached","auto_remove":false,"from":null}}}}"#
+            r#"{{"protocol":7,"request":{{"op":"create","name":"{name}","gpus":{{"count":1}},"start":"detached","auto_remove":false,"from":null}}}}"#
         ) + "\n"
     };
     let odd_name = create("../../etc/passwd");
@@ -148,10 +160,10 @@ fn nothing_that_comes_over_the_socket_kills_it() {
         b"\xff\xfe\x00\n",
         b"{}\n",
         b"null\n",
-        b"{\"protocol\":6}\n",
-        b"{\"protocol\":6,\"request\":{\"op\":\"format_disk\"}}\n",
-        b"{\"protocol\":7,\"request\":{\"op\":\"gpus\"}}\n",
-        b"{\"protocol\":6,\"request\":{\"op\":\"start\",\"names\":[\"../../../etc\",\"\",\"\\u0000\"]}}\n",
+        b"{\"protocol\":7}\n",
+        b"{\"protocol\":7,\"request\":{\"op\":\"format_disk\"}}\n",
+        b"{\"protocol\":8,\"request\":{\"op\":\"gpus\"}}\n",
+        b"{\"protocol\":7,\"request\":{\"op\":\"start\",\"names\":[\"../../../etc\",\"\",\"\\u0000\"]}}\n",
         odd_name.as_bytes(),
         dashes.as_bytes(),
         deep.as_bytes(),
@@ -199,10 +211,7 @@ fn nothing_that_comes_over_the_socket_kills_it() {
     {
         let mut stream = connect();
         stream.write_all(create("other").as_bytes()).unwrap();
-        let mut first = [0; 4096];
-        let n = stream.read(&mut first).unwrap();
-        let asked = String::from_utf8_lossy(&first[..n]).into_owned();
-        assert!(asked.contains("\"create\""), "{asked}");
+        read_until(&mut stream, "\"create\"");
         stream.write_all(reply.as_bytes()).unwrap();
         let _ = stream.shutdown(std::net::Shutdown::Write);
         let mut rest = String::new();
@@ -227,11 +236,9 @@ fn a_client_names_no_container_that_it_did_not_create() {
     let before = (state::ledger(node), state::containers(node));
     let mut stream = UnixStream::connect(node.place().socket()).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    let ask = r#"{"protocol":6,"request":{"op":"create","name":"mine","gpus":{"count":1},"start":"detached","auto_remove":false,"from":null}}"#;
+    let ask = r#"{"protocol":7,"request":{"op":"create","name":"mine","gpus":{"count":1},"start":"detached","auto_remove":false,"from":null}}"#;
     stream.write_all(format!("{ask}\n").as_bytes()).unwrap();
-    let mut first = [0; 4096];
-    let n = stream.read(&mut first).unwrap();
-    assert!(String::from_utf8_lossy(&first[..n]).contains("\"create\""));
+    read_until(&mut stream, "\"create\"");
     stream.write_all(format!("{{\"created\":\"{victim}\"}}\n").as_bytes()).unwrap();
     let mut rest = String::new();
     let _ = stream.read_to_string(&mut rest);

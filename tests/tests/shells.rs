@@ -47,10 +47,24 @@ fn place() -> tempfile::TempDir {
 
 /// A file of the package, which calls the program that was built.
 fn brought(name: &str, place: &Path) {
+    brought_with(name, place, &programs::programs().plugin);
+}
+
+/// A program that proposes what it was told: the host, the context, and its words.
+fn teller(place: &Path) -> std::path::PathBuf {
+    use std::os::unix::fs::PermissionsExt as _;
+    let path = place.join("teller");
+    let script = "#!/bin/sh\necho \"h-$DOCKER_HOST-c-$DOCKER_CONTEXT-$(echo \"$*\" | tr ' ' _)\"\n";
+    fs::write(&path, script).expect("a script");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("its mode");
+    path
+}
+
+/// A file of the package, which calls this program.
+fn brought_with(name: &str, place: &Path, plugin: &Path) {
     let file = programs::repository().join("packaging/files").join(name);
     let text = fs::read_to_string(file).expect("a file of the package");
     assert!(text.contains(PLUGIN), "{text}");
-    let plugin = programs::programs().plugin;
     let text = text.replace(PLUGIN, &plugin.display().to_string());
     fs::create_dir_all(place.join("shell")).expect("a folder");
     fs::write(place.join("shell").join(name), text).expect("its copy");
@@ -117,6 +131,26 @@ fn fish_completes_by_what_the_package_brings() {
     assert!(line("docker gpuctl sca").starts_with("scale\t"), "{}", line("docker gpuctl sca"));
     assert!(line("docker gpuc").starts_with("gpuctl\t"), "{}", line("docker gpuc"));
     assert!(!line("docker ps ").contains("scale"), "{}", line("docker ps "));
+    // Another command's word, and a value.
+    for other in ["docker ps gpuctl ", "docker run --name gpuctl "] {
+        assert!(!line(other).contains("scale"), "{other}: {}", line(other));
+    }
+    for (text, whole) in [
+        ("docker gpuctl scale a --gpus=al", "--gpus=all"),
+        ("docker gpuctl run --restart=unl", "--restart=unless-stopped"),
+        ("docker gpuctl ps -f own", "owner="),
+        ("docker gpuctl ps -f status=run", "status=running"),
+        ("docker gpuctl ps --filter=status=run", "--filter=status=running"),
+        ("docker -D gpuctl help volume resi", "resize"),
+    ] {
+        let said = line(text);
+        assert!(said.split(['\t', '\n']).next() == Some(whole), "{text}: {said}");
+    }
+    brought_with("docker-gpuctl.fish", place.path(), &teller(place.path()));
+    let said = line("docker -H tcp://a:1 gpuctl stop x");
+    assert!(said.starts_with("h-tcp://a:1-c--__complete_gpuctl_stop_x"), "{said}");
+    let said = line("docker --context=far gpuctl stop ");
+    assert!(said.starts_with("h--c-far-__complete_gpuctl_stop_"), "{said}");
 }
 
 #[test]
@@ -135,8 +169,18 @@ fn zsh_completes_by_what_the_package_brings() {
         ("-D gpuctl doct", "docker -D gpuctl doctor"),
         ("gpuctl st", "stop   -- Stop containers"),
         ("versi", "docker version"),
+        ("gpuctl scale a --gpus=al", "docker gpuctl scale a --gpus=all"),
+        ("gpuctl run --restart=unl", "docker gpuctl run --restart=unless-stopped"),
+        ("gpuctl ps -f status=run", "docker gpuctl ps -f status=running"),
+        ("gpuctl ps --filter=status=run", "docker gpuctl ps --filter=status=running"),
     ] {
         let screen = typed(text, wanted);
         assert!(screen.contains(wanted), "{text}: {screen}");
     }
+    // What goes on has no space after it.
+    assert!(!typed("gpuctl ps -f own", "owner=").contains("owner= "));
+    brought_with("_docker-gpuctl", place.path(), &teller(place.path()));
+    let wanted = "h-tcp://a:1-c--__complete_gpuctl_stop_h";
+    let screen = typed("-H tcp://a:1 gpuctl stop h", wanted);
+    assert!(screen.contains(wanted), "{screen}");
 }

@@ -17,7 +17,8 @@ use super::dockercli::{DockerCli, NoOutput, captured, exit_code, watched};
 use super::foreground::Lent;
 use super::relay::Relay;
 use super::signals;
-use crate::engine::api::{AskError, CreateAsk, Event, Front};
+use crate::docker::DockerError;
+use crate::engine::api::{AskError, CreateAsk, Event, Failure, Front};
 use crate::ui;
 
 /// How long `docker create` may take: it pulls images.
@@ -44,6 +45,8 @@ pub struct Terminal {
     ended: Option<u8>,
     /// The exit code of docker run for what kept it from starting, where Docker said something.
     failed: Option<u8>,
+    /// What our runtime said in a refused start, held back for the engine to tell.
+    refusal: Option<String>,
     /// Only warnings are shown.
     quiet: bool,
     meter: ui::Meter,
@@ -63,6 +66,7 @@ impl Terminal {
             relay: None,
             ended: None,
             failed: None,
+            refusal: None,
             quiet: false,
             meter: ui::Meter::default(),
         }
@@ -138,10 +142,23 @@ impl Terminal {
         self.settle();
     }
 
+    /// Of a failure that Docker has told already there is nothing more to say; but of a container with
+    /// `--rm` only the attached command knows what our runtime said, and that was held back.
+    pub fn told(&self, failure: Failure) -> Failure {
+        match &self.refusal {
+            Some(text) if failure.message.is_empty() => {
+                let refused = DockerError::Refused { status: 500, message: text.clone() };
+                Failure::from(refused).code(failure.code)
+            }
+            _ => failure,
+        }
+    }
+
     fn settle(&mut self) {
         self.lent = None;
         self.passing_to = None;
-        self.failed = self.relay.take().and_then(Relay::end);
+        let passed = self.relay.take().map(Relay::end).unwrap_or_default();
+        (self.failed, self.refusal) = (passed.code, passed.refusal);
         signals::to_us();
     }
 
@@ -248,7 +265,8 @@ impl Front for Terminal {
         if !wanted.attaches("stdout") {
             command.stdout(Stdio::null());
         }
-        let proxy = wanted.sig_proxy != Some(false);
+        // As docker start: of one with a terminal signals are not passed on, keys are bytes there.
+        let proxy = wanted.sig_proxy != Some(false) && !(wanted.made && tty);
         let mut child = command.spawn().map_err(|_| AskError::Refused { code: 125 })?;
         let pid = Pid::from_raw(i32::try_from(child.id()).unwrap_or_default());
         self.lent = lent.map(|mut lent| {

@@ -15,7 +15,16 @@ const LONGEST: usize = 16 * 1024;
 
 /// The thread that passes it on.
 #[derive(Debug)]
-pub(super) struct Relay(JoinHandle<Option<u8>>);
+pub(super) struct Relay(JoinHandle<Passed>);
+
+/// What passed.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Passed {
+    /// The exit code that `docker run` has for the last of Docker's own errors; `None` where none came.
+    pub(super) code: Option<u8>,
+    /// The last refusal of our runtime, which was held back.
+    pub(super) refusal: Option<String>,
+}
 
 impl Relay {
     /// Begins to pass on: `all`, or only what Docker itself says.
@@ -23,10 +32,9 @@ impl Relay {
         Self(std::thread::spawn(move || pass_on(from, &mut std::io::stderr(), all)))
     }
 
-    /// Waits for the end of it. The exit code that `docker run` has for the last of Docker's own
-    /// errors that passed; `None` where none did.
-    pub(super) fn end(self) -> Option<u8> {
-        self.0.join().ok().flatten()
+    /// Waits for the end of it.
+    pub(super) fn end(self) -> Passed {
+        self.0.join().unwrap_or_default()
     }
 }
 
@@ -36,8 +44,8 @@ fn may_be_error(line: &[u8]) -> bool {
     line.get(..n) == ERROR.get(..n)
 }
 
-fn pass_on(mut from: impl Read, to: &mut impl Write, all: bool) -> Option<u8> {
-    let mut code = None;
+fn pass_on(mut from: impl Read, to: &mut impl Write, all: bool) -> Passed {
+    let mut passed = Passed::default();
     // The part of the line under way that is held back; empty while it passes.
     let mut held: Vec<u8> = Vec::new();
     let mut at_start = true;
@@ -55,7 +63,7 @@ fn pass_on(mut from: impl Read, to: &mut impl Write, all: bool) -> Option<u8> {
                 held.push(byte);
                 at_start = false;
                 if byte == b'\n' {
-                    whole_line(&mut held, &mut passing, &mut code, all);
+                    whole_line(&mut held, &mut passing, &mut passed, all);
                     at_start = true;
                 } else if !may_be_error(&held) || held.len() > LONGEST {
                     pass(&mut held, &mut passing, all);
@@ -71,9 +79,9 @@ fn pass_on(mut from: impl Read, to: &mut impl Write, all: bool) -> Option<u8> {
         let _ = to.write_all(&passing).and_then(|()| to.flush());
     }
     let mut rest = Vec::new();
-    whole_line(&mut held, &mut rest, &mut code, all);
+    whole_line(&mut held, &mut rest, &mut passed, all);
     let _ = to.write_all(&rest);
-    code
+    passed
 }
 
 /// What was held back is the container's own.
@@ -85,13 +93,14 @@ fn pass(held: &mut Vec<u8>, passing: &mut Vec<u8>, all: bool) {
 }
 
 /// Decides over a line that was held back.
-fn whole_line(held: &mut Vec<u8>, passing: &mut Vec<u8>, code: &mut Option<u8>, all: bool) {
+fn whole_line(held: &mut Vec<u8>, passing: &mut Vec<u8>, passed: &mut Passed, all: bool) {
     let text = String::from_utf8_lossy(held).into_owned();
     let dockers = may_be_error(held) && held.len() >= ERROR.len();
     if dockers {
-        *code = Some(start_exit_code(&text));
+        passed.code = Some(start_exit_code(&text));
     }
     if gpuctl_part(text.trim_end()).is_some() {
+        passed.refusal = Some(text.trim_end().to_owned());
         held.clear();
     } else {
         pass(held, passing, all || dockers);
@@ -121,9 +130,14 @@ mod tests {
     }
 
     fn relay_some(pieces: &[&str], all: bool) -> (String, Option<u8>) {
+        let (text, passed) = relay_whole(pieces, all);
+        (text, passed.code)
+    }
+
+    fn relay_whole(pieces: &[&str], all: bool) -> (String, Passed) {
         let mut out = Vec::new();
-        let code = pass_on(Pieces(pieces.iter().map(|p| p.as_bytes()).collect()), &mut out, all);
-        (String::from_utf8(out).unwrap(), code)
+        let passed = pass_on(Pieces(pieces.iter().map(|p| p.as_bytes()).collect()), &mut out, all);
+        (String::from_utf8(out).unwrap(), passed)
     }
 
     #[test]
@@ -149,6 +163,10 @@ mod tests {
     #[test]
     fn what_our_runtime_said_is_held_back() {
         let line = "Error response from daemon: OCI runtime create failed: gpuctl: 2 GPUs asked for, 1 free: unknown\n";
-        assert_eq!(relay(&["before\n", line]), ("before\n".to_owned(), Some(125)));
+        let (text, passed) = relay_whole(&["before\n", line], true);
+        assert_eq!((text.as_str(), passed.code), ("before\n", Some(125)));
+        // And kept, for where nobody else can tell it.
+        let refusal = passed.refusal.unwrap();
+        assert_eq!(gpuctl_part(&refusal), Some("2 GPUs asked for, 1 free"));
     }
 }

@@ -50,8 +50,8 @@ pub(super) fn commit(session: &Session, args: Args) -> Result<u8, Failure> {
         changes: args.changes,
         pause: args.pause && !args.no_pause,
     };
-    // Nothing of the container is changed: an interrupt ends it at once.
-    match session.look(Request::More(MoreRequest::Commit(request)))? {
+    // Docker cannot be stopped at it: an interrupt is told what becomes of the image.
+    match session.change(Request::More(MoreRequest::Commit(request)), &mut session.terminal())? {
         Answer::More(MoreAnswer::Committed(id)) => ui::lines([id]),
         _ => return Err(odd()),
     }

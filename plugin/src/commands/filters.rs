@@ -14,6 +14,23 @@ fn of<R>(list: &List<R>) -> Vec<(&'static str, &'static str)> {
     list.filters.iter().map(|filter| (filter.key, filter.about)).collect()
 }
 
+/// What values a key of a command's list has; empty where it takes any.
+pub(super) fn values_of(path: &[&str], key: &str) -> &'static [&'static str] {
+    fn of<R>(list: &'static List<R>, key: &str) -> &'static [&'static str] {
+        let mut filters = list.filters.iter();
+        filters.find(|filter| filter.key == key).map_or(&[], |filter| filter.values)
+    }
+    match path {
+        ["ps"] => of(&ui::CONTAINERS, key),
+        ["gpus"] => of(&ui::GPUS, key),
+        ["history"] => of(&ui::VERSIONS, key),
+        ["ports"] => of(&ui::PORTS, key),
+        ["volume", "ls"] => of(&ui::VOLUMES, key),
+        ["volume", "history"] => of(&ui::VOLUME_VERSIONS, key),
+        _ => &[],
+    }
+}
+
 /// Key and meaning, by the words of the command.
 pub(super) fn of_command(path: &[&str]) -> Vec<(&'static str, &'static str)> {
     match path {

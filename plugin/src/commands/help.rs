@@ -25,7 +25,7 @@ const GROUPS: [(&str, &[&str]); 4] = [
 ];
 
 /// Examples by the words of the command: what is typed, and what that does.
-const EXAMPLES: [(&str, &[&str]); 28] = [
+const EXAMPLES: [(&str, &[&str]); 38] = [
     ("top", &["docker gpuctl top"]),
     (
         "",
@@ -35,9 +35,12 @@ const EXAMPLES: [(&str, &[&str]); 28] = [
             "docker gpuctl ps",
         ],
     ),
-    ("start", &["docker gpuctl start train"]),
+    ("start", &["docker gpuctl start train", "docker gpuctl start -ai notebook"]),
+    ("pause", &["docker gpuctl pause train"]),
+    ("unpause", &["docker gpuctl unpause train"]),
+    ("version", &["docker gpuctl version", "docker gpuctl version --format json"]),
     ("stop", &["docker gpuctl stop train", "docker gpuctl stop -t 60 train notebook"]),
-    ("restart", &["docker gpuctl restart train"]),
+    ("restart", &["docker gpuctl restart train", "docker gpuctl restart -s INT -t 60 train"]),
     ("rm", &["docker gpuctl rm train", "docker gpuctl rm -f --history train"]),
     (
         "ps",
@@ -111,6 +114,13 @@ const EXAMPLES: [(&str, &[&str]); 28] = [
             "docker gpuctl volume resize data 200GB",
         ],
     ),
+    ("volume inspect", &["docker gpuctl volume inspect data"]),
+    ("volume history", &["docker gpuctl volume history data"]),
+    ("volume rollback", &["docker gpuctl volume rollback data 1"]),
+    ("volume rm", &["docker gpuctl volume rm data", "docker gpuctl volume rm --history data"]),
+    ("volume prune", &["docker gpuctl volume prune --dry-run"]),
+    ("volume backends", &["docker gpuctl volume backends"]),
+    ("volume adopt", &["docker gpuctl volume adopt old-volume --name data"]),
     ("volume create", &["docker gpuctl volume create data --size 100GB"]),
     (
         "volume resize",

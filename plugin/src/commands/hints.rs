@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::quick;
 use crate::docker::gpuctl_part;
-use crate::engine::api::{Answer, GpuRow, Request};
+use crate::engine::api::{Answer, GpuRow, PsRow, Request};
 use crate::ui;
 
 /// What has run for fewer seconds was started by this command.
@@ -16,6 +16,10 @@ const JUST_NOW: u64 = 20;
 /// What an Engine says that finds nobody to give out GPUs.
 const NOBODY: [&str; 3] =
     ["could not select device driver", "CDI spec not found", "CDI device injection failed"];
+/// What `docker start` says itself where it has told the Engine's errors before; names follow.
+const NOT_STARTED: &str = "failed to start containers: ";
+/// The most of these that are looked at.
+const MOST: usize = 8;
 /// The template is Docker's: with these a text would be taken for one of its own.
 const BRACES: &str = "{{";
 
@@ -36,7 +40,11 @@ struct Ended {
 /// Answers the Docker CLI; nothing, where there is nothing to say.
 pub(super) fn answer(data: &str) {
     let Ok(ended) = serde_json::from_str::<Ended>(data) else { return };
-    let line = line(&ended, || Seen { started: started(), gpus: gpus() });
+    let line = line(&ended, quick::start_errors, || Seen {
+        managed: managed(),
+        started: started(),
+        gpus: gpus(),
+    });
     if let Some(line) = line.filter(|line| !line.contains(BRACES)) {
         ui::print(&json!({"Type": 0, "Template": ui::visible(&line)}).to_string());
     }
@@ -44,10 +52,23 @@ pub(super) fn answer(data: &str) {
 
 /// What there is on the node.
 struct Seen {
+    /// The managed ones: the name in Docker, and the name.
+    managed: BTreeMap<String, String>,
     /// Containers that run, and for how many seconds, of those that were started just now.
     started: Vec<(String, u64)>,
     /// The GPUs and their holders.
     gpus: Vec<GpuRow>,
+}
+
+fn managed() -> BTreeMap<String, String> {
+    let Some(Answer::Ps(rows)) = quick::asked(Request::Ps { all: false }) else {
+        return BTreeMap::new();
+    };
+    let pair = |row: PsRow| {
+        let version = row.version?;
+        Some((format!("{}-{version}", row.name), row.name.to_string()))
+    };
+    rows.into_iter().filter_map(pair).collect()
 }
 
 fn gpus() -> Vec<GpuRow> {
@@ -73,11 +94,23 @@ fn age(status: &str) -> Option<u64> {
     (seconds < JUST_NOW).then_some(seconds)
 }
 
-/// What to type next, if anything. The node is `seen` only where that counts.
-fn line(ended: &Ended, seen: impl FnOnce() -> Seen) -> Option<String> {
+/// What to type next, if anything. The node is looked at only where that counts: `errors` are those of
+/// containers that did not start, by their names.
+fn line(
+    ended: &Ended,
+    errors: impl FnOnce(Vec<String>) -> Vec<String>,
+    seen: impl FnOnce() -> Seen,
+) -> Option<String> {
     let error = &ended.command_error;
     if !error.is_empty() {
-        let ours = gpuctl_part(error).is_some() || error.contains("gpuctl: ");
+        let is_ours = |error: &str| gpuctl_part(error).is_some() || error.contains("gpuctl: ");
+        let not_started =
+            error.find(NOT_STARTED).and_then(|at| error.get(at + NOT_STARTED.len()..));
+        let ours = is_ours(error)
+            || not_started.is_some_and(|names| {
+                let names = names.split(", ").take(MOST).map(|name| name.trim().to_owned());
+                errors(names.collect()).iter().any(|error| is_ours(error))
+            });
         if ours {
             return Some("See who holds which GPU and since when → docker gpuctl gpus".into());
         }
@@ -90,17 +123,19 @@ fn line(ended: &Ended, seen: impl FnOnce() -> Seen) -> Option<String> {
     if makes && !asks {
         return None;
     }
-    let mut granted = granted(seen());
+    let mut seen = seen();
+    let managed = std::mem::take(&mut seen.managed);
+    let mut granted = granted(seen);
     if makes {
         // It made one container: what others got shortly before is not its own.
         granted.truncate(1);
     }
-    told(&granted)
+    told(&granted, &managed)
 }
 
 /// Containers that were started just now and hold GPUs, the last first, and those GPUs.
 fn granted(seen: Seen) -> Vec<(String, Vec<String>)> {
-    let Seen { mut started, gpus } = seen;
+    let Seen { mut started, gpus, .. } = seen;
     started.sort_by_key(|(_, age)| *age);
     let with_gpus = started.into_iter().map(|(name, _)| {
         let held = gpus.iter().filter(|row| row.holder.as_deref() == Some(&name));
@@ -110,15 +145,18 @@ fn granted(seen: Seen) -> Vec<(String, Vec<String>)> {
     with_gpus.filter(|(_, gpus): &(String, Vec<String>)| !gpus.is_empty()).collect()
 }
 
-fn told(granted: &[(String, Vec<String>)]) -> Option<String> {
+fn told(granted: &[(String, Vec<String>)], managed: &BTreeMap<String, String>) -> Option<String> {
     let (name, gpus) = granted.first()?;
     let what = format!("{name} holds GPU {}", gpus.join(","));
-    Some(match granted.len() {
-        1 => format!(
+    Some(match (granted.len(), managed.get(name)) {
+        (1, Some(name)) => format!(
+            "{what}; to change that while it keeps its files → docker gpuctl scale {name} --gpus N"
+        ),
+        (1, None) => format!(
             "{what}; to change that while it keeps its files → docker gpuctl adopt {name}, then docker gpuctl scale"
         ),
-        2 => format!("{what}, and another container holds GPUs too → docker gpuctl ps"),
-        more => {
+        (2, _) => format!("{what}, and another container holds GPUs too → docker gpuctl ps"),
+        (more, _) => {
             format!("{what}, and {} other containers hold GPUs too → docker gpuctl ps", more - 1)
         }
     })
@@ -143,14 +181,17 @@ mod tests {
 
     fn seen(started: &[(&str, u64)]) -> Seen {
         let started = started.iter().map(|(name, age)| ((*name).to_owned(), *age)).collect();
-        Seen { started, gpus: vec![row(0, "web"), row(3, "web"), row(5, "old"), row(6, "db")] }
+        let gpus = [row(0, "web"), row(3, "web"), row(5, "old"), row(6, "db"), row(7, "m-2")];
+        let managed = [("m-2".to_owned(), "m".to_owned())].into();
+        Seen { started, gpus: gpus.into(), managed }
     }
 
     #[test]
     fn a_refusal_names_the_command_that_shows_why() {
         let never = || -> Seen { panic!("nobody needs to be asked") };
         let refusal = "docker: Error response from daemon: failed to create task: OCI runtime create failed: gpuctl: 2 GPUs asked for, 0 free; hint: x";
-        let line = |ended: Ended| super::line(&ended, never);
+        let errors = |_| -> Vec<String> { panic!("it is said already") };
+        let line = |ended: Ended| super::line(&ended, errors, never);
         assert!(line(ended("run", &["gpus"], refusal)).unwrap().ends_with("→ docker gpuctl gpus"));
         assert!(line(ended("start", &[], refusal)).is_some());
         let nobody = "could not select device driver \"\" with capabilities: [[gpu]]";
@@ -161,9 +202,24 @@ mod tests {
     }
 
     #[test]
+    fn of_a_refused_start_the_container_tells_why() {
+        let error = "failed to start containers: web, db";
+        let line = |why: &str| {
+            let errors = |names: Vec<String>| {
+                assert_eq!(names, ["web", "db"]);
+                vec![String::new(), why.to_owned()]
+            };
+            super::line(&ended("start", &[], error), errors, || panic!("nobody else is asked"))
+        };
+        let refused = "failed to create task: OCI runtime create failed: gpuctl: 0 GPUs free";
+        assert!(line(refused).unwrap().ends_with("→ docker gpuctl gpus"));
+        assert_eq!(line("no such file"), None);
+    }
+
+    #[test]
     fn what_was_started_just_now_and_holds_gpus_is_named() {
         let line = |command: &str, flags: &[&str], started: &[(&str, u64)]| {
-            super::line(&ended(command, flags, ""), || seen(started))
+            super::line(&ended(command, flags, ""), |_| Vec::new(), || seen(started))
         };
         let web = [("plain", 0), ("web", 0)];
         let said = line("run", &["gpus", "detach"], &web).unwrap();
@@ -175,6 +231,10 @@ mod tests {
             assert!(line(command, flags, &web).is_some(), "{command}");
         }
         assert_eq!(line("start", &[], &[("plain", 1)]), None, "it has no GPUs");
+        // One that is managed need not be taken in.
+        let said = line("start", &[], &[("m-2", 1)]).unwrap();
+        let whole = "m-2 holds GPU 7; to change that while it keeps its files → docker gpuctl scale m --gpus N";
+        assert_eq!(said, whole);
         // run made only the newest, compose both.
         let both = [("db", 5), ("web", 0)];
         assert!(line("run", &["gpus"], &both).unwrap().starts_with("web holds GPU 0,3; "));

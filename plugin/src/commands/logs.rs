@@ -16,7 +16,8 @@ pub(super) struct Args {
 pub(super) fn words(globals: Globals, words: &[String]) -> Result<u8, Failure> {
     let passed = Passed {
         command: "logs",
-        usage: "Usage:  docker gpuctl logs [OPTIONS] CONTAINER\n\nFetch the logs of a container\n",
+        usage: "Usage:  docker gpuctl logs [OPTIONS] CONTAINER\n\nFetch the logs of a container\n\n\
+                Examples:\n  docker gpuctl logs -f --tail 100 train\n",
         operands: 1,
         wrong: super::USAGE,
     };

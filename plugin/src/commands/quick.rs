@@ -59,6 +59,23 @@ pub(super) fn containers(all: bool) -> Vec<(String, String)> {
     found.unwrap_or_default()
 }
 
+/// Why each of these containers did not start, in the Engine's words; empty of one that did.
+pub(super) fn start_errors(names: Vec<String>) -> Vec<String> {
+    let found = in_time(move || {
+        let session = Session::open(&Globals::default()).ok()?;
+        if session.is_far() {
+            let words = ["inspect", "--type", "container", "--format", "{{json .State.Error}}"];
+            let names = names.iter().map(String::as_str);
+            let lines = listed(&session, &words.into_iter().chain(names).collect::<Vec<_>>())?;
+            return Some(lines.lines().filter_map(|l| serde_json::from_str(l).ok()).collect());
+        }
+        let docker = Docker::connect(&session.config().docker.host, limit()).ok()?;
+        let error = |name: &String| Some(docker.inspect(name).ok()??.error().to_owned());
+        Some(names.iter().filter_map(error).collect())
+    });
+    found.unwrap_or_default()
+}
+
 /// The images of the Engine that is meant, by their tags.
 pub(super) fn images() -> Vec<String> {
     let found = in_time(|| {

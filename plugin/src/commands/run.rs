@@ -102,7 +102,7 @@ pub(super) fn make(
     let mut front = session.terminal().creating(wanted);
     let outcome = session.change(request, &mut front);
     let code = front.wait();
-    match outcome? {
+    match outcome.map_err(|failure| front.told(failure))? {
         Answer::Created { id, name, .. } if attached => {
             if auto_remove {
                 // What cannot be forgotten now the service finds.

@@ -31,7 +31,7 @@ pub(super) fn start(session: &Session, args: Args) -> Result<u8, Failure> {
     let mut front = session.terminal().creating(wanted);
     let outcome = session.change(request, &mut front);
     let code = front.wait();
-    match outcome? {
+    match outcome.map_err(|failure| front.told(failure))? {
         Answer::Created { id, name, .. } => {
             // Of one made with --rm; what cannot be forgotten now the service finds.
             let _ = session.look(Request::Ended { name, id });

@@ -1,13 +1,22 @@
 //! commit: an image of a container. It changes nothing of it, but holds its lock: so nothing else does
 //! meanwhile.
 
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::Duration;
+
 use serde_json::Value;
 
 use super::api::{Answer, CommitRequest, Event, Failure, Front, MoreAnswer};
-use super::context::Context;
+use super::context::{Context, DOCKER_LIMIT};
 use super::create::OPERATION_LABEL;
+use super::journal::Locked;
 use super::lifecycle;
-use crate::docker::{Commit, Inspect};
+use super::names::Found;
+use crate::client::signals::INTERRUPTED_CODE as INTERRUPTED;
+use crate::docker::{Commit, Docker, Inspect};
+
+/// How often it is asked whether somebody still waits.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// commit.
 ///
@@ -18,7 +27,7 @@ pub(super) fn commit(
     request: &CommitRequest,
     front: &mut dyn Front,
 ) -> Result<Answer, Failure> {
-    let (_lock, found, shown) = lifecycle::locked(ctx, &request.name, front)?;
+    let (lock, found, shown) = lifecycle::locked(ctx, &request.name, front)?;
     let volumes = volumes(&shown);
     if !volumes.is_empty() {
         let text = format!("volumes are not in the image: {}", volumes.join(", "));
@@ -31,13 +40,57 @@ pub(super) fn commit(
         changes: changes(&request.changes, shown.label(OPERATION_LABEL).is_some()),
         pause: request.pause,
     };
-    let id = ctx.docker()?.commit(&found.id, &how).map_err(|error| {
-        let failure = Failure::from(error);
+    let stands = request.pause && shown.running();
+    let made =
+        made(ctx, lock, found, how, front).unwrap_or_else(|| Err(given_up(&request.name, stands)));
+    let id = made.map_err(|failure| {
+        // It is told already what to do.
+        if failure.code == INTERRUPTED {
+            return failure;
+        }
         let hint =
             "docker gpuctl commit NAME [REPOSITORY[:TAG]]; docker image ls shows what there is";
         if failure.hint.is_some() { failure } else { failure.hint(hint) }
     })?;
     Ok(Answer::More(MoreAnswer::Committed(id)))
+}
+
+/// Has Docker make it, which takes as long as it takes: `None` once nobody waits for it any more. Then
+/// Docker goes on, and nothing else is done to the container meanwhile, as long as this process lives.
+fn made(
+    ctx: &Context,
+    lock: Locked,
+    found: Found,
+    how: Commit,
+    front: &mut dyn Front,
+) -> Option<Result<String, Failure>> {
+    let host = ctx.docker().map(|docker| docker.host().to_owned());
+    let limit = DOCKER_LIMIT;
+    let (tell, told) = channel();
+    std::thread::spawn(move || {
+        let docker = host.and_then(|host| Ok(Docker::connect(&host, limit)?));
+        let made = docker.and_then(|docker| Ok(docker.commit(&found.id, &how)?));
+        drop(lock);
+        let _ = tell.send(made);
+    });
+    loop {
+        match told.recv_timeout(LOOK) {
+            Ok(made) => return Some(made),
+            Err(RecvTimeoutError::Timeout) if front.listens() => {}
+            Err(RecvTimeoutError::Timeout) => return None,
+            Err(RecvTimeoutError::Disconnected) => {
+                return Some(Err(Failure::new("the commit has ended without a word")));
+            }
+        }
+    }
+}
+
+/// What becomes of an image that nobody waits for.
+fn given_up(name: &str, stands: bool) -> Failure {
+    let stands = if stands { format!("; {name} stands still until then") } else { String::new() };
+    Failure::new(format!("interrupted, but Docker makes the image to its end{stands}"))
+        .hint("docker image ls shows it then, docker image rm removes it")
+        .code(INTERRUPTED)
 }
 
 /// The label tells which operation made the container, and it is not the image's. The Engine takes no

@@ -16,7 +16,7 @@ use super::api::Failure;
 use crate::docker::{Docker, DockerError};
 
 /// The limit of a plain call to the Engine.
-const DOCKER_LIMIT: Duration = Duration::from_secs(30);
+pub(super) const DOCKER_LIMIT: Duration = Duration::from_secs(30);
 
 /// See the module. One a process; an operation borrows it.
 #[derive(Debug)]
@@ -124,6 +124,10 @@ fn store_hint(error: &StoreError) -> String {
         }
         StoreError::NotWritable(..) => {
             "see to its disk, then try again; running containers are not touched".into()
+        }
+        StoreError::Damaged(shown, why) if why.starts_with("others may write it") => {
+            let file = path(shown).unwrap_or_default();
+            format!("see who wrote it, then chown root:root {file} && chmod 600 {file}; running containers are not touched")
         }
         // Some say themselves what to do about them.
         StoreError::Damaged(shown, why) if !why.contains(':') => match path(shown) {

@@ -412,7 +412,9 @@ fn strays(ctx: &Context, fix: bool, findings: &mut Vec<Finding>) -> Result<(), F
             findings.push(Finding {
                 text: format!("{name} is marked as managed and the ledger does not know it"),
                 mended: false,
-                by_hand: Some(format!("docker rm {name}, or restore the ledger that knew it")),
+                by_hand: Some(format!(
+                    "restore the ledger that knew it; or docker gpuctl adopt {name} takes it in with all its files"
+                )),
             });
         }
     }

@@ -19,6 +19,11 @@ const LOOK: Duration = Duration::from_millis(100);
 /// How often we look whether the attached command has ended.
 const LOOK_ATTACHED: Duration = Duration::from_millis(10);
 
+/// How long a service may take to say that it has taken the request; to another host there is a login
+/// first.
+const TAKEN_LIMIT: Duration = Duration::from_secs(if cfg!(test) { 3 } else { 30 });
+const TAKEN_LIMIT_FAR: Duration = Duration::from_secs(120);
+
 /// How long we wait, after the user gave up, for what the service made of that.
 const ENDING: Duration = Duration::from_secs(30);
 
@@ -105,7 +110,16 @@ fn ask(
     // A server that is full says so and closes without reading: its word counts, not our failure.
     let sent = write(&mut stream, &Hello { protocol: PROTOCOL, request });
     let mut attached = false;
+    let mut limit = Some(if host.is_some() { TAKEN_LIMIT_FAR } else { TAKEN_LIMIT });
+    let asked = Instant::now();
     loop {
+        if let Some(limit) = limit.filter(|limit| asked.elapsed() > *limit) {
+            return Err(Failure::new(format!(
+                "the gpuctl service has not taken the request within {} s",
+                limit.as_secs()
+            ))
+            .hint("systemctl status gpuctl there tells more; systemctl restart gpuctl leaves containers alone"));
+        }
         if given_up.is_none() && interrupted() {
             // The end of our words tells the service.
             let _ = stream.shutdown(Shutdown::Write);
@@ -129,11 +143,13 @@ fn ask(
             Err(NoLine::TooLong) => return Err(Failure::new("the service's answer is too long")),
             Err(_) => return Err(ended()),
         };
+        limit = None;
         let message =
             serde_json::from_str(&line).map_err(|_| not_understood(host.as_deref(), &line))?;
         let reply = match message {
             FromServer::Ok(answer) => return Ok(answer),
             FromServer::Failed(failure) => return Err(failure),
+            FromServer::Taken => continue,
             FromServer::Event(event) => {
                 front.event(event);
                 continue;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::engine::api::{Answer, CreateAsk, Event, Failure, Request};
 
 /// The version of this protocol.
-pub const PROTOCOL: u32 = 6;
+pub const PROTOCOL: u32 = 7;
 /// The longest line that the server reads, in bytes.
 pub const LONGEST_TO_SERVER: usize = 1 << 20;
 /// The longest line that the client reads, in bytes.
@@ -60,6 +60,8 @@ pub enum Ask {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FromServer {
+    /// The request is understood and begun; the first line, so that who asks knows that somebody is there.
+    Taken,
     /// Something to show.
     Event(Event),
     /// Something to do.

@@ -124,6 +124,9 @@ fn connection(mut stream: UnixStream, perform: &Perform, limits: Limits) {
     let mut lines = Lines::new(reading, LONGEST_TO_SERVER);
     let outcome = match request(&mut lines, limits) {
         Ok(request) => {
+            if write(&mut stream, &FromServer::Taken).is_err() {
+                return;
+            }
             let Ok(mut front) = SocketFront::new(&stream, lines, limits) else { return };
             let outcome = perform(request, &mut front);
             if front.unwritable {

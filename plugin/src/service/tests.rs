@@ -251,6 +251,7 @@ fn asked_to_create(service: &Service) -> UnixStream {
     let hello = serde_json::json!({"protocol": PROTOCOL, "request": create(StartMode::Attached)});
     writeln!(stream, "{hello}").unwrap();
     let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), r#""taken""#);
     assert!(lines.next().unwrap().unwrap().contains("claiming"));
     assert!(lines.next().unwrap().unwrap().starts_with(r#"{"ask":{"create":"#));
     stream
@@ -303,6 +304,20 @@ fn a_client_that_never_answers_is_gone_and_one_that_is_busy_is_not() {
     assert!(begun.elapsed() > Duration::from_secs(4));
 }
 
+/// It is stopped, or so busy that nobody takes what is asked.
+#[test]
+fn a_service_that_takes_no_request_is_not_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("socket");
+    let _nobody = UnixListener::bind(&socket).unwrap();
+    let begun = Instant::now();
+    let asked =
+        client::perform(&Reach::Socket(socket), Request::Gpus, &mut Script::default(), &|| false);
+    let failure = asked.unwrap_err();
+    assert!(failure.message.contains("has not taken the request within"), "{failure}");
+    assert!(failure.hint.is_some() && begun.elapsed() < Duration::from_secs(20));
+}
+
 #[test]
 fn a_client_that_is_suspended_misses_progress_and_nothing_else() {
     let service = service();
@@ -312,7 +327,9 @@ fn a_client_that_is_suspended_misses_progress_and_nothing_else() {
     // It does not read, and the operation ends all the same.
     assert_eq!(service.seen.recv_timeout(Duration::from_secs(10)).unwrap(), "done");
     let lines: Vec<String> = BufReader::new(stream).lines().map(Result::unwrap).collect();
-    let (last, told) = lines.split_last().unwrap();
+    let (taken, rest) = lines.split_first().unwrap();
+    assert_eq!(taken, r#""taken""#);
+    let (last, told) = rest.split_last().unwrap();
     assert!(last.contains("\"ok\"") && last.contains("gpus"), "{last}");
     assert!(told.len() > 10 && told.len() < 20_000, "{}", told.len());
     assert!(told.iter().all(|line| line.contains("\"progress\"") && line.ends_with('}')));
@@ -326,8 +343,8 @@ fn bad_requests_are_answered_and_the_service_goes_on() {
         (b"garbage\n", "not understood"),
         (b"{}\n", "not understood"),
         (b"[]\n", "not understood"),
-        (b"{\"protocol\":6,\"request\":{\"op\":\"format_disk\"}}\n", "not understood"),
-        (b"{\"protocol\":1,\"request\":{\"op\":\"gpus\"}}\n", "speaks protocol 6, the plugin 1"),
+        (b"{\"protocol\":7,\"request\":{\"op\":\"format_disk\"}}\n", "not understood"),
+        (b"{\"protocol\":1,\"request\":{\"op\":\"gpus\"}}\n", "speaks protocol 7, the plugin 1"),
         (&long, "longer than 1 MiB"),
         (b"{\"protocol\":", "in time"),
     ];

@@ -109,6 +109,14 @@ pub(super) fn judge(seen: &Observed, config: &Config) -> Vec<Check> {
         None => "systemctl restart docker",
     };
     match level {
+        None if seen.hook.is_none() && seen.engine.as_ref().is_some_and(|e| e.default_runtime == GATE) => {
+            checks.push(check(
+                LEVEL,
+                Verdict::Problem,
+                "cannot be told while gpuctl-hook is missing or may not be run",
+                Some("see the line of the hook, then docker gpuctl doctor".into()),
+            ));
+        }
         None if seen.engine.as_ref().is_some_and(|e| e.default_runtime == GATE) => {
             let program = elsewhere(seen).unwrap_or_default();
             checks.push(check(

@@ -105,7 +105,7 @@ pub(super) fn look(
             .filter(|path| own.program(path).is_some_and(|p| p.ours))
             .collect(),
         hook: own.program(&own_file),
-        toolkit: hooks.iter().find(foreign).cloned(),
+        toolkit: hooks.iter().find(|path| **path != stub && foreign(path)).cloned(),
         stub_elsewhere: hooks.iter().any(|path| *path != stub && !foreign(&path)),
         ctk: find(&search, "nvidia-ctk"),
         cdi: has_cdi(config),

@@ -39,6 +39,8 @@ const HELP: [&str; 16] = [
 pub struct Drawn {
     /// How many rows of GPUs fit.
     pub page: usize,
+    /// Whether there was room only to say that there is none.
+    pub cramped: bool,
 }
 
 struct Pen<'a> {
@@ -76,7 +78,7 @@ pub fn draw(to: &mut Buffer, area: Rect, state: &State, now: Timestamp, colour: 
     let mut pen = Pen { to, area, colour };
     if area.width < LEAST.0 || area.height < LEAST.1 {
         pen.put(0, 0, "too small: q leaves", u16::MAX, Style::new());
-        return Drawn { page: 1 };
+        return Drawn { page: 1, cramped: true };
     }
     pen.line(0, &title(state), Style::new().add_modifier(Modifier::REVERSED));
     let mut top = 1;
@@ -91,7 +93,7 @@ pub fn draw(to: &mut Buffer, area: Rect, state: &State, now: Timestamp, colour: 
         for (y, text) in (top..bottom).zip(HELP) {
             pen.put(1, y, text, u16::MAX, Style::new());
         }
-        return Drawn { page: usize::from(body.height) };
+        return Drawn { page: usize::from(body.height), cramped: false };
     }
     let rows = state.rows();
     let processes = processes(state, &rows);
@@ -99,7 +101,7 @@ pub fn draw(to: &mut Buffer, area: Rect, state: &State, now: Timestamp, colour: 
     gpu_table(&mut pen, state, &rows, (top, gpus), now);
     let begin = top + 1 + gpus + 1;
     process_table(&mut pen, &processes, begin, shown, state.only_selected);
-    Drawn { page: usize::from(gpus).max(1) }
+    Drawn { page: usize::from(gpus).max(1), cramped: false }
 }
 
 /// How many rows of GPUs and of processes there is room for, besides a header for each and a line

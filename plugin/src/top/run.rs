@@ -124,14 +124,16 @@ impl Shown {
     /// Only cells that are others than before are written.
     fn draw(&mut self, state: &mut State) -> Result<(), Failure> {
         let (now, colour) = (Timestamp::now(), self.colour);
-        let mut page = state.page;
+        let mut drawn = None;
         self.terminal
             .draw(|frame| {
                 let area = frame.area();
-                page = draw(frame.buffer_mut(), area, state, now, colour).page;
+                drawn = Some(draw(frame.buffer_mut(), area, state, now, colour));
             })
             .map_err(|e| unusable(&e))?;
-        state.page = page;
+        if let Some(drawn) = drawn {
+            (state.page, state.cramped) = (drawn.page, drawn.cramped);
+        }
         Ok(())
     }
 

@@ -125,6 +125,8 @@ pub struct State {
     pub acting: Option<String>,
     /// How many rows fit on a page; the drawing says so.
     pub page: usize,
+    /// Whether the screen had room only to say that it is too small; the drawing says so.
+    pub cramped: bool,
     /// The time between two looks.
     pub every: Duration,
 }
@@ -219,7 +221,8 @@ impl State {
             Mode::Filter => self.filtering(code),
             Mode::Scale { name, wants, typed } => self.scaling(code, name, wants, typed),
             Mode::Confirm { act, .. } => match code {
-                KeyCode::Char('y' | 'Y') => {
+                // Only what was read is answered.
+                KeyCode::Char('y' | 'Y') if !self.cramped => {
                     self.acting = Some(act.doing());
                     Effect::Act(act)
                 }

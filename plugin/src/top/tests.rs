@@ -145,6 +145,12 @@ fn stop_is_done_after_y_and_after_nothing_else() {
     let mut state = state();
     let stop = Act::Stop { name: "train-1".into(), managed: true };
     assert_eq!(press(&mut state, "sy"), Effect::Act(stop));
+    // What could not be read is not answered.
+    let mut small = self::state();
+    press(&mut small, "s");
+    small.cramped = true;
+    assert_eq!(press(&mut small, "y"), Effect::None);
+    assert_eq!(messages(&small), "nothing was changed");
     // Another change waits for the end of it.
     assert_eq!(press(&mut state, "jjsy"), Effect::None);
     assert_eq!(messages(&state), "one change at a time: stopping train-1");

@@ -48,7 +48,8 @@ pub struct Meter {
 impl Default for Meter {
     fn default() -> Self {
         let now = Instant::now();
-        Self { draws: std::io::stderr().is_terminal(), began: now, step: None, printed: now }
+        let draws = std::io::stderr().is_terminal() && !super::screen::is_dumb();
+        Self { draws, began: now, step: None, printed: now }
     }
 }
 

@@ -35,7 +35,12 @@ impl Screen {
 /// Whether the user wants colours: <https://no-color.org>.
 fn colour() -> bool {
     let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
-    wants_colour(set("NO_COLOR").is_some(), set("TERM").as_deref() == Some("dumb".as_ref()))
+    wants_colour(set("NO_COLOR").is_some(), is_dumb())
+}
+
+/// Whether the terminal knows no more than lines: `TERM=dumb`.
+pub(super) fn is_dumb() -> bool {
+    std::env::var_os("TERM").is_some_and(|term| term == "dumb")
 }
 
 fn wants_colour(no_color: bool, dumb: bool) -> bool {

@@ -10,9 +10,11 @@
 mod names;
 mod place;
 
+use std::collections::BTreeSet;
+
 use super::quick::in_time;
 use crate::ui;
-use place::Place;
+use place::{Kind, Place};
 
 /// To the shell: no file names.
 const NO_FILES: &str = ":4";
@@ -29,8 +31,12 @@ pub fn complete(words: &[String], described: bool) {
         None => ("", [].as_slice()),
     };
     let (place, typed) = place::of(before, partial);
+    // What is named already is not meant again.
+    let once = matches!(&place, Place::Names(Kind::Containers(_) | Kind::Volumes));
     let mut found = proposals(place, typed.to_owned());
-    found.retain(|(name, _)| name.starts_with(typed) && !before.contains(name));
+    found.retain(|(name, _)| name.starts_with(typed) && !(once && before.contains(name)));
+    let mut seen = BTreeSet::new();
+    found.retain(|(name, _)| seen.insert(name.clone()));
     // `container=` waits for its value.
     let goes_on = !found.is_empty() && found.iter().all(|(name, _)| name.ends_with('='));
     ui::print(&answer(&found, described, if goes_on { GOES_ON } else { NO_FILES }));
@@ -42,8 +48,8 @@ fn proposals(place: Place, typed: String) -> Vec<Proposal> {
         Place::Nothing => return Vec::new(),
         Place::Words(words) => return words,
         Place::Names(kind) => in_time(move || Some(names::of(&kind, &typed))),
-        Place::DockersWords { command, words } => {
-            in_time(move || names::dockers(&command, &words, &typed))
+        Place::DockersWords { command, words, flag } => {
+            in_time(move || names::dockers(&command, &words, flag.as_deref(), &typed))
         }
     };
     asked.unwrap_or_default()

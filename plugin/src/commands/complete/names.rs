@@ -1,13 +1,14 @@
 //! Names of what there is, asked of engine, service and Docker with a limit of time.
 
 use gpuctl_ledger::audit::Decision;
-use gpuctl_ledger::model::ByteSize;
+use gpuctl_ledger::model::{ByteSize, DockerName, Version};
 
 use super::Proposal;
-use super::place::{Kind, State};
+use super::place::{self, Kind, Place, State};
 use crate::client::argv::Globals;
 use crate::client::flags::FlagTable;
 use crate::commands::Session;
+use crate::commands::filters;
 use crate::commands::quick::{self, asked, in_time};
 use crate::engine::api::{Answer, GpuRow, PsRow, Request, VolumeAnswer, VolumeRequest};
 
@@ -21,7 +22,10 @@ pub(super) fn of(kind: &Kind, typed: &str) -> Vec<Proposal> {
         Kind::Images => images(),
         Kind::Volumes => volumes(),
         Kind::VolumeVersions(name) => volume_versions(name),
-        Kind::FilterValue(key) => filter_values(key),
+        Kind::FilterValue { of, key } => {
+            let whole = |(value, about)| (format!("{key}={value}"), about);
+            filter_values(of, key).into_iter().map(whole).collect()
+        }
     }
 }
 
@@ -46,15 +50,22 @@ fn containers(state: State) -> Vec<Proposal> {
     managed.map(|row| (row.name.to_string(), row.status)).collect()
 }
 
-/// What docker made: all that there is, without what is managed by its name in Docker.
+/// What docker made: all that there is, without what is managed, and older versions of that.
 fn foreign() -> Vec<Proposal> {
     // Both at once: on another host each is a login.
     let managed = std::thread::spawn(rows);
     let all = quick::containers(true);
     let managed = managed.join().unwrap_or_default();
-    let in_docker = |row: PsRow| Some(format!("{}-{}", row.name, row.version?));
-    let managed: Vec<String> = managed.into_iter().filter_map(in_docker).collect();
-    all.into_iter().filter(|(name, _)| !managed.contains(name)).collect()
+    let managed: Vec<(String, Version)> =
+        managed.into_iter().filter_map(|row| Some((row.name.to_string(), row.version?))).collect();
+    all.into_iter().filter(|(name, _)| !is_of(name, &managed)).collect()
+}
+
+/// Whether a name in Docker is of one of these, in its current version or an older one. Pure.
+fn is_of(name: &str, managed: &[(String, Version)]) -> bool {
+    DockerName::split(name).is_some_and(|(own, version)| {
+        managed.iter().any(|(name, current)| own.as_str() == name && version <= *current)
+    })
 }
 
 fn versions(name: &str) -> Vec<Proposal> {
@@ -85,6 +96,15 @@ fn volume_versions(name: &str) -> Vec<Proposal> {
     };
     let there = rows.into_iter().filter(|row| row.present && !row.current);
     there.map(|row| (row.version.to_string(), row.why)).collect()
+}
+
+fn volume_owners() -> Vec<String> {
+    match asked(Request::Volume(VolumeRequest::Ls)) {
+        Some(Answer::Volume(VolumeAnswer::Rows(rows))) => {
+            rows.into_iter().filter_map(|row| row.owner).collect()
+        }
+        _ => Vec::new(),
+    }
 }
 
 fn gpus() -> Vec<GpuRow> {
@@ -138,10 +158,23 @@ fn images() -> Vec<Proposal> {
 }
 
 /// What a filter's key may be equal to.
-fn filter_values(key: &str) -> Vec<Proposal> {
+fn filter_values(of: &[String], key: &str) -> Vec<Proposal> {
     let plain = |words: Vec<String>| words.into_iter().map(|word| (word, String::new())).collect();
+    let path: Vec<&str> = of.iter().map(String::as_str).collect();
+    let listed = filters::values_of(&path, key);
+    if !listed.is_empty() {
+        // Of the ways to say true, the one in words.
+        let words = listed.iter().filter(|word| !matches!(**word, "0" | "1"));
+        return plain(words.map(|&word| word.to_owned()).collect());
+    }
     match key {
+        "name" if path.first() == Some(&"volume") => volumes(),
+        "owner" if path.first() == Some(&"volume") => plain(volume_owners()),
         "container" | "name" => containers(State::Any),
+        // Of a container only the index is known.
+        "gpu" if path == ["ps"] => {
+            gpus().into_iter().map(|row| (row.place().to_string(), row.model)).collect()
+        }
         "gpu" => {
             let both = |row: GpuRow| {
                 [(row.place().to_string(), row.model.clone()), (row.uuid.to_string(), row.model)]
@@ -151,20 +184,19 @@ fn filter_values(key: &str) -> Vec<Proposal> {
         "uuid" => gpus().into_iter().map(|row| (row.uuid.to_string(), row.model)).collect(),
         "holder" => plain(gpus().into_iter().filter_map(|row| row.holder).collect()),
         "owner" => plain(rows().into_iter().filter_map(|row| row.owner).collect()),
-        "image" | "ancestor" => images(),
-        "status" => plain(
-            ["created", "running", "paused", "restarting", "exited"].map(str::to_owned).into(),
-        ),
-        "free" | "listening" | "managed" | "dangling" => {
-            plain(["true", "false"].map(str::to_owned).into())
-        }
+        "ancestor" => images(),
         "decision" => plain(Decision::ALL.iter().map(|d| d.word().to_owned()).collect()),
         _ => Vec::new(),
     }
 }
 
 /// For run, create, exec and logs: their flags are Docker's, so they are read of the Docker CLI.
-pub(super) fn dockers(command: &str, words: &[String], typed: &str) -> Option<Vec<Proposal>> {
+pub(super) fn dockers(
+    command: &str,
+    words: &[String],
+    flag: Option<&str>,
+    typed: &str,
+) -> Option<Vec<Proposal>> {
     let asked = if command == "run" { "create" } else { command }.to_owned();
     let help = in_time(move || Session::open(&Globals::default()).ok()?.cli().help(&asked).ok())?;
     let table = FlagTable::from_help(&help);
@@ -175,15 +207,15 @@ pub(super) fn dockers(command: &str, words: &[String], typed: &str) -> Option<Ve
     };
     // A flag that waits for its value.
     let waits = words.last().filter(|_| table.split(words).is_err());
-    match waits.map(String::as_str) {
-        Some("--gpus") => return Some(of(&Kind::Gpus, typed)),
-        Some("--from") => return Some(containers(State::Any)),
-        Some(_) => return Some(Vec::new()),
-        None => {}
+    if let Some(flag) = waits {
+        return Some(dockers_value(flag, typed));
     }
     let split = table.split(words).ok()?;
     if !split.operands.is_empty() {
         return Some(Vec::new());
+    }
+    if let Some(flag) = flag.filter(|_| !split.dashes) {
+        return Some(dockers_value(flag, typed));
     }
     if typed.starts_with('-') && !split.dashes {
         return Some(table.all().map(|(name, ..)| (format!("--{name}"), String::new())).collect());
@@ -195,6 +227,19 @@ pub(super) fn dockers(command: &str, words: &[String], typed: &str) -> Option<Ve
     })
 }
 
+/// What may be the value of a flag of run and create.
+fn dockers_value(flag: &str, typed: &str) -> Vec<Proposal> {
+    match flag {
+        "--gpus" => of(&Kind::Gpus, typed),
+        "--from" => containers(State::Any),
+        "--restart" => match place::policies() {
+            Place::Words(words) => words,
+            _ => Vec::new(),
+        },
+        _ => Vec::new(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -202,6 +247,17 @@ mod tests {
     fn row(index: u32, holder: Option<&str>) -> GpuRow {
         let holder = holder.map(str::to_owned);
         GpuRow { model: "A100".into(), holder, ..GpuRow::of_test(index) }
+    }
+
+    #[test]
+    fn what_is_managed_is_not_adopted() {
+        let managed = [("train".to_owned(), Version(2)), ("a-1".to_owned(), Version(0))];
+        for name in ["train-2", "train-0", "a-1-0"] {
+            assert!(is_of(name, &managed), "{name}");
+        }
+        for name in ["train", "train-3", "a-1", "a-0", "x"] {
+            assert!(!is_of(name, &managed), "{name}");
+        }
     }
 
     #[test]

@@ -21,6 +21,8 @@ pub(super) enum Place {
         command: String,
         /// Its words so far.
         words: Vec<String>,
+        /// The flag whose value is meant, where the last word is `--flag=`.
+        flag: Option<String>,
     },
 }
 
@@ -41,8 +43,13 @@ pub(super) enum Kind {
     Volumes,
     /// Versions that a volume can go back to.
     VolumeVersions(String),
-    /// The value of a filter: its key.
-    FilterValue(String),
+    /// A filter with its value, `KEY=VALUE`.
+    FilterValue {
+        /// The words of the command whose filter it is.
+        of: Vec<String>,
+        /// Its key.
+        key: String,
+    },
 }
 
 /// In what state a container must be.
@@ -80,13 +87,28 @@ pub(super) fn of<'a>(before: &[String], partial: &'a str) -> (Place, &'a str) {
         [] if rest.is_empty() && !partial.starts_with('-') => {
             return (Place::Words(commands(command)), partial);
         }
-        ["help", ..] => return (Place::Words(commands(&root)), partial),
-        [dockers] if is_dockers(dockers) => {
-            let place = Place::DockersWords { command: (*dockers).into(), words: rest.to_vec() };
+        ["help", ..] => {
+            let place = match before {
+                [_] => Place::Words(commands(&root)),
+                [_, word] => {
+                    let of = root.find_subcommand(word);
+                    of.map_or(Place::Nothing, |of| Place::Words(below(of)))
+                }
+                _ => Place::Nothing,
+            };
             return (place, partial);
         }
+        [dockers] if is_dockers(dockers) => {
+            let inline = partial.split_once('=').filter(|_| partial.starts_with("--"));
+            let (flag, typed) = match inline {
+                Some((flag, value)) => (Some(flag.to_owned()), value),
+                None => (None, partial),
+            };
+            let (command, words) = ((*dockers).into(), rest.to_vec());
+            return (Place::DockersWords { command, words, flag }, typed);
+        }
         ["volume"] if rest.is_empty() && !partial.starts_with('-') => {
-            return (Place::Words(commands(command)), partial);
+            return (Place::Words(below(command)), partial);
         }
         [] | ["volume"] if !partial.starts_with('-') => return (Place::Nothing, partial),
         _ => {}
@@ -112,6 +134,21 @@ fn commands(command: &Command) -> Vec<Proposal> {
     let shown = command.get_subcommands().filter(|c| !c.is_hide_set());
     let about = |c: &Command| c.get_about().map(ToString::to_string).unwrap_or_default();
     shown.map(|c| (c.get_name().to_owned(), about(c))).collect()
+}
+
+/// Those below a command; its own `help` is `--help`.
+fn below(command: &Command) -> Vec<Proposal> {
+    commands(command).into_iter().filter(|(name, _)| name != "help").collect()
+}
+
+/// What `--restart` may be.
+pub(super) fn policies() -> Place {
+    words(&[
+        ("no", "Never"),
+        ("always", "Whenever it ends"),
+        ("unless-stopped", "Whenever it ends, unless it was stopped by hand"),
+        ("on-failure", "When it ends with an error"),
+    ])
 }
 
 fn takes_value(arg: &Arg) -> bool {
@@ -172,18 +209,19 @@ fn value_of<'a>(path: &[&str], arg: &Arg, typed: &'a str) -> (Place, &'a str) {
     let place = match (path.first().copied().unwrap_or_default(), name) {
         (_, "gpus") => Place::Names(Kind::Gpus),
         (_, "image") => Place::Names(Kind::Images),
+        ("inspect", "format") => words(&[("json", "One object a line")]),
+        ("volume", "format") if path.get(1) == Some(&"inspect") => {
+            words(&[("json", "One object a line")])
+        }
         (_, "format") => {
             words(&[("table", "With a header, as without --format"), ("json", "One object a line")])
         }
-        ("update", "restart") => words(&[
-            ("no", "Never"),
-            ("always", "Whenever it ends"),
-            ("unless-stopped", "Whenever it ends, unless it was stopped by hand"),
-            ("on-failure", "When it ends with an error"),
-        ]),
+        ("update", "restart") => policies(),
         (_, "filter") => match typed.split_once('=') {
-            Some((key, value)) => {
-                return (Place::Names(Kind::FilterValue(key.to_owned())), value);
+            // Whole, since a shell knows of no part: `-f owner=r` is one word.
+            Some((key, _)) => {
+                let of = path.iter().map(|word| (*word).to_owned()).collect();
+                Place::Names(Kind::FilterValue { of, key: key.to_owned() })
             }
             None => {
                 let keys = filters::of_command(path).into_iter();
@@ -274,6 +312,7 @@ mod tests {
     fn proposed(line: &str) -> Vec<String> {
         match at(line) {
             Place::Words(words) => words.into_iter().map(|(word, _)| word).collect(),
+            Place::Nothing => Vec::new(),
             other => panic!("{line}: {other:?}"),
         }
     }
@@ -287,6 +326,11 @@ mod tests {
         assert!(all.iter().all(|word| !word.starts_with('_')));
         assert!(proposed("volume ").contains(&"resize".to_owned()));
         assert!(proposed("help sc").contains(&"scale".to_owned()));
+        // Each of these is a command.
+        assert!(proposed("help volume ").contains(&"resize".to_owned()));
+        assert!(!proposed("help volume ").contains(&"scale".to_owned()));
+        assert!(!proposed("volume ").contains(&"help".to_owned()));
+        assert!(proposed("help volume resize ").is_empty() && proposed("help stop ").is_empty());
         assert_eq!(at("nonsense x"), Place::Nothing);
     }
 
@@ -308,8 +352,13 @@ mod tests {
         assert_eq!(at("diff train 1 2 "), Place::Nothing);
         assert_eq!(at("adopt "), Place::Names(Kind::Foreign));
         assert_eq!(at("rename a "), Place::Nothing);
-        let dockers = Place::DockersWords { command: "run".into(), words: vec!["-it".into()] };
-        assert_eq!(at("run -it "), dockers);
+        let dockers = |flag: Option<&str>| Place::DockersWords {
+            command: "run".into(),
+            words: vec!["-it".into()],
+            flag: flag.map(str::to_owned),
+        };
+        assert_eq!(at("run -it "), dockers(None));
+        assert_eq!(place("run -it --gpus=de"), (dockers(Some("--gpus")), "de".into()));
     }
 
     #[test]
@@ -327,8 +376,16 @@ mod tests {
         );
         assert!(proposed("ps --filter ").contains(&"owner=".to_owned()));
         assert!(proposed("events -f ").contains(&"decision=".to_owned()));
-        let value = Place::Names(Kind::FilterValue("container".into()));
-        assert_eq!(place("events -f container=tr"), (value, "tr".into()));
+        let of = |of: &[&str], key: &str| {
+            let of = of.iter().map(|word| (*word).to_owned()).collect();
+            Place::Names(Kind::FilterValue { of, key: key.to_owned() })
+        };
+        let value = of(&["events"], "container");
+        assert_eq!(place("events -f container=tr"), (value, "container=tr".into()));
+        let value = of(&["volume", "ls"], "name");
+        assert_eq!(place("volume ls --filter=name=d"), (value, "name=d".into()));
+        assert_eq!(proposed("inspect --format "), ["json"]);
+        assert_eq!(proposed("volume inspect --format="), ["json"]);
         assert_eq!(at("stop -t "), Place::Nothing);
     }
 }

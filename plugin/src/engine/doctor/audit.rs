@@ -10,7 +10,9 @@ use gpuctl_ledger::audit;
 use gpuctl_ledger::config::{Config, plain_io_error};
 use rustix::fs::Access;
 
-use super::Checks;
+use super::programs::close;
+use super::{Checks, by_fix, check};
+use crate::engine::api::Verdict;
 use crate::gpu;
 
 const NAME: &str = "audit";
@@ -26,15 +28,25 @@ enum Seen {
     NoFile,
     /// It is another user's.
     Owner(u32),
+    /// Others than root may write it.
+    Writable,
     /// It does not open, or cannot be begun: why.
     Shut(&'static str),
 }
 
-pub(super) fn checks(config: &Config, checks: &mut Checks) {
+pub(super) fn checks(config: &Config, fix: bool, checks: &mut Checks) {
     let path = audit::path(&config.paths);
     let asked = path.clone();
     let seen = gpu::within(LIMIT, move || Ok(look(&asked)));
     let seen = seen.unwrap_or(Seen::Shut("its disk does not answer"));
+    let closed = fix
+        && seen == Seen::Writable
+        && path.symlink_metadata().is_ok_and(|meta| meta.is_file() && close(&path, &meta));
+    if closed {
+        let text =
+            format!("{} could be written by others than root, and no longer can", path.display());
+        return checks.0.push(check(NAME, Verdict::Fixed, text, None));
+    }
     judge(&path, &seen, checks);
 }
 
@@ -45,6 +57,7 @@ fn look(path: &Path) -> Seen {
         Ok(file) => match file.metadata() {
             Ok(meta) if !meta.is_file() => Seen::NoFile,
             Ok(meta) if meta.uid() != nix::unistd::geteuid().as_raw() => Seen::Owner(meta.uid()),
+            Ok(meta) if meta.mode() & 0o022 != 0 => Seen::Writable,
             Ok(_) => Seen::Open,
             Err(e) => Seen::Shut(plain_io_error(&e)),
         },
@@ -69,6 +82,11 @@ fn judge(path: &Path, seen: &Seen, checks: &mut Checks) {
     let lost = "decisions about GPUs are not written down";
     let (why, fix) = match seen {
         Seen::Open => return checks.ok(NAME, format!("{shown} takes lines")),
+        Seen::Writable => {
+            let text =
+                format!("{shown} can be written by others than root: what is in it proves nothing");
+            return checks.problem(NAME, text, by_fix());
+        }
         Seen::NoFile => ("is no file".to_owned(), format!("mv {shown} {shown}.foreign")),
         Seen::Owner(uid) => (format!("is user {uid}'s"), format!("chown root: {shown}")),
         Seen::Shut(why) => (
@@ -82,7 +100,6 @@ fn judge(path: &Path, seen: &Seen, checks: &mut Checks) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::api::Verdict;
 
     #[test]
     fn what_takes_no_lines_is_told_from_what_does() {
@@ -106,6 +123,11 @@ mod tests {
         assert_eq!(look(&log), Seen::NoFile, "nobody reads from it, and nobody waits");
         std::fs::remove_file(&log).unwrap();
         std::fs::write(&log, "").unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o666);
+        std::fs::set_permissions(&log, mode).unwrap();
+        assert_eq!(look(&log), Seen::Writable);
+        assert!(close(&log, &log.metadata().unwrap()));
+        assert_eq!(look(&log), Seen::Open);
         if nix::unistd::geteuid().is_root() {
             std::os::unix::fs::chown(&log, Some(4711), None).unwrap();
             assert_eq!(look(&log), Seen::Owner(4711));

@@ -2,7 +2,7 @@
 //! A spec names the driver's libraries by version; after an update of the driver it names files that are
 //! gone, and no container starts with it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -30,8 +30,8 @@ const SHOWN: usize = 3;
 #[derive(Debug, Clone, PartialEq, Default)]
 struct Spec {
     path: PathBuf,
-    /// Names of its devices.
-    devices: BTreeSet<String>,
+    /// Its devices: the name, and the GPUs' nodes of it, as `nvidia3`.
+    devices: BTreeMap<String, BTreeSet<String>>,
     /// Device nodes on the host.
     nodes: BTreeSet<PathBuf>,
     /// Files that are mounted from the host.
@@ -114,16 +114,20 @@ fn spec(path: PathBuf, value: &Value) -> Spec {
     let mut spec = Spec { path, ..Spec::default() };
     let devices = value["devices"].as_array().map(Vec::as_slice).unwrap_or_default();
     let text = |value: &Value| value.as_str().filter(|text| !text.is_empty()).map(str::to_owned);
+    let on_host = |node: &Value| text(&node["hostPath"]).or_else(|| text(&node["path"]));
     for edits in devices.iter().chain([value]).map(|of| &of["containerEdits"]) {
         let list = |key: &str| edits[key].as_array().cloned().unwrap_or_default();
-        for node in list("deviceNodes") {
-            let on_host = text(&node["hostPath"]).or_else(|| text(&node["path"]));
-            spec.nodes.extend(on_host.map(PathBuf::from));
-        }
+        spec.nodes.extend(list("deviceNodes").iter().filter_map(on_host).map(PathBuf::from));
         spec.mounts
             .extend(list("mounts").iter().filter_map(|m| text(&m["hostPath"])).map(PathBuf::from));
     }
-    spec.devices = devices.iter().filter_map(|device| text(&device["name"])).collect();
+    for device in devices {
+        let Some(name) = text(&device["name"]) else { continue };
+        let nodes = device["containerEdits"]["deviceNodes"].as_array();
+        let nodes = nodes.map(Vec::as_slice).unwrap_or_default().iter().filter_map(on_host);
+        let gpus = nodes.filter_map(|path| Some(path.rsplit('/').next()?.to_owned()));
+        spec.devices.entry(name).or_default().extend(gpus.filter(|name| is_gpu_node(name)));
+    }
     spec
 }
 
@@ -137,14 +141,27 @@ fn version_of(path: &Path) -> Option<&str> {
     ((name == "libcuda" || name == "libnvidia-ml") && is_version).then_some(version)
 }
 
-/// Whether any of the specs can give this GPU to a container: by its name, else by its node.
+/// Whether a node is a GPU's: `nvidia3`.
+fn is_gpu_node(name: &str) -> bool {
+    let number = name.strip_prefix("nvidia").unwrap_or_default();
+    !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit())
+}
+
+/// Whether any of the specs can give this GPU to a container, as the hook sees it: by a device whose only
+/// GPU it is. `all` gives none by itself. A device without a node that tells counts by its name.
 fn has(specs: &[Spec], gpu: &Gpu) -> bool {
     let names = [gpu.unit.to_string(), gpu.index.to_string(), format!("gpu{}", gpu.index)];
     let node = format!("nvidia{}", gpu.minor);
     specs.iter().any(|spec| {
-        names.iter().any(|name| spec.devices.iter().any(|d| d.eq_ignore_ascii_case(name)))
-            || spec.nodes.iter().any(|path| path.file_name().is_some_and(|n| n == node.as_str()))
+        spec.devices.iter().any(|(device, nodes)| match nodes.len() {
+            0 => names.iter().any(|name| device.eq_ignore_ascii_case(name)),
+            _ => nodes.len() == 1 && nodes.contains(&node),
+        })
     })
+}
+
+fn is_nvidias(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().contains("nvidia"))
 }
 
 fn some<T: ToString>(all: impl IntoIterator<Item = T>) -> String {
@@ -158,16 +175,25 @@ fn some<T: ToString>(all: impl IntoIterator<Item = T>) -> String {
 
 fn judge(seen: &Seen, inventory: Option<&Inventory>, config: &Config, checks: &mut Checks) {
     let kind = &config.gpu.cdi_kind;
-    let yaml = Path::new("/etc/cdi/nvidia.yaml");
-    let to = seen.specs.last().map_or(yaml, |spec| spec.path.as_path()).display().to_string();
-    let anew = format!("nvidia-ctk cdi generate --output={to}");
-    if !seen.broken.is_empty() {
-        let text = format!("{} is no CDI spec", some(seen.broken.iter().map(|p| p.display())));
-        checks.problem(NAME, text, Some(anew.clone()));
+    // Over the one that is there, torn or not; else into a folder that is read.
+    let there = seen.specs.last().map(|spec| spec.path.clone());
+    let torn = || seen.broken.iter().find(|path| is_nvidias(path)).cloned();
+    let folder = || config.gpu.cdi_dirs.first().map(|folder| folder.join("nvidia.yaml"));
+    let to = there.or_else(torn).or_else(folder).unwrap_or_else(|| "/etc/cdi/nvidia.yaml".into());
+    let anew = format!("nvidia-ctk cdi generate --output={}", to.display());
+    let broken = some(seen.broken.iter().map(|p| p.display()));
+    if !seen.broken.is_empty() && !seen.specs.is_empty() {
+        let text = format!("{broken} is no CDI spec; GPUs of {kind} do not need it");
+        let first = seen.broken.first().map(|p| p.display().to_string()).unwrap_or_default();
+        checks.warning(NAME, text, Some(format!("mv {first} {first}.broken")));
     }
     if seen.specs.is_empty() {
         let dirs = some(config.gpu.cdi_dirs.iter().map(|d| d.display()));
-        let text = format!("no CDI spec of {kind} in {dirs}: no GPU container starts");
+        let torn = match seen.broken.is_empty() {
+            true => String::new(),
+            false => format!(" ({broken} is torn or wrong)"),
+        };
+        let text = format!("no CDI spec of {kind} in {dirs}{torn}: no GPU container starts");
         let fix = format!("{anew}, or inject = \"env\" under [gpu] in the config");
         return checks.problem(NAME, text, Some(fix));
     }
@@ -252,8 +278,15 @@ mod tests {
         one(&good, &newer, "of driver 550.54.14, and 560.28.03 runs");
         // By whatever name, its node is it.
         let mut other = good.clone();
-        other.specs[0].devices = ["a".to_owned(), "b".to_owned()].into();
+        let of = |node: &str| BTreeSet::from([node.to_owned()]);
+        other.specs[0].devices = [("a".into(), of("nvidia1")), ("b".into(), of("nvidia2"))].into();
         assert_eq!(judged(&other, &inventory())[0].verdict, Verdict::Ok);
+        // What gives all gives none by itself; a name with another's node is another's.
+        let both = BTreeSet::from(["nvidia1".to_owned(), "nvidia2".to_owned()]);
+        other.specs[0].devices = [("a".into(), of("nvidia1")), ("all".into(), both)].into();
+        one(&other, &inventory(), "it has no GPU 1");
+        other.specs[0].devices = [("0".into(), of("nvidia1")), ("1".into(), of("nvidia7"))].into();
+        one(&other, &inventory(), "it has no GPU 1");
         let mut more = inventory();
         more.gpus[1].unit = gpuctl_ledger::model::Unit::new("GPU-d").unwrap();
         more.gpus[1].minor = 9;
@@ -263,7 +296,20 @@ mod tests {
         one(&Seen::default(), &inventory(), "no CDI spec of nvidia.com/gpu");
         let broken = vec!["/etc/cdi/x.json".into()];
         let checks = judged(&Seen { broken, ..good }, &inventory());
-        assert_eq!((checks[0].verdict, checks[1].verdict), (Verdict::Problem, Verdict::Ok));
+        assert_eq!((checks[0].verdict, checks[1].verdict), (Verdict::Warning, Verdict::Ok));
+        let fix = checks[0].fix.as_deref();
+        assert_eq!(fix, Some("mv /etc/cdi/x.json /etc/cdi/x.json.broken"));
+        // One fault is one line, and the torn one is made anew.
+        let torn = Seen { broken: vec!["/run/cdi/nvidia.json".into()], ..Seen::default() };
+        one(&torn, &inventory(), "/run/cdi/nvidia.json is torn or wrong");
+        let fix = judged(&torn, &inventory()).remove(0).fix.unwrap();
+        assert!(fix.starts_with("nvidia-ctk cdi generate --output=/run/cdi/nvidia.json,"), "{fix}");
+        // Into a folder that is read.
+        let config = Config::parse("[gpu]\ncdi_dirs = [\"/opt/cdi\"]\n").unwrap();
+        let mut checks = Checks::default();
+        judge(&Seen::default(), None, &config, &mut checks);
+        let fix = checks.0.remove(0).fix.unwrap();
+        assert!(fix.starts_with("nvidia-ctk cdi generate --output=/opt/cdi/nvidia.yaml,"), "{fix}");
     }
 
     #[test]
@@ -278,7 +324,8 @@ mod tests {
         let text = format!("[gpu]\ncdi_dirs = [\"{0}\"]\ndev = \"{0}\"\n", folder.path().display());
         let seen = look(&Config::parse(&text).unwrap());
         assert_eq!((seen.specs.len(), seen.broken), (2, vec![at("c.json")]));
-        assert_eq!(seen.specs[1].devices, ["0".to_owned()].into());
+        let nvidia1 = BTreeSet::from(["nvidia1".to_owned()]);
+        assert_eq!(seen.specs[1].devices, [("0".to_owned(), nvidia1)].into());
         assert!(seen.missing.contains(Path::new("/dev/nvidia1")), "{:?}", seen.missing);
         assert!(seen.missing.contains(Path::new("/lib/libcuda.so.550.54.14")));
     }

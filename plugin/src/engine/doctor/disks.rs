@@ -147,8 +147,11 @@ impl Disk {
         let shown = path.display();
         let holds = holds.join(", ");
         let left = format!("{} of {} free ({percent}%)", ByteSize(*free), ByteSize(*size));
-        let fix =
-            Some("docker gpuctl prune, docker system prune, docker gpuctl volume prune".to_owned());
+        // Not docker system prune: containers that are stopped are somebody's files.
+        let fix = Some(
+            "docker gpuctl prune, docker image prune, docker builder prune, docker gpuctl volume prune"
+                .to_owned(),
+        );
         // A small disk is not full by that.
         let full = *free < NONE.min(size / 100);
         match inodes.filter(|left| *left < FEW) {

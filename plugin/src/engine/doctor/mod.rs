@@ -16,6 +16,7 @@ mod ledger;
 mod packaged;
 mod programs;
 mod records;
+mod service;
 mod toolkit;
 mod waiting;
 
@@ -74,7 +75,7 @@ pub(super) fn doctor(ctx: &Context, fix: bool, user: Option<String>) -> Result<A
     let docker = engine(config, path, &mut checks);
     programs::checks(config, path, fix, &mut checks);
     ledger::checks(ctx, &mut checks);
-    audit::checks(config, &mut checks);
+    audit::checks(config, fix, &mut checks);
     clock::checks(ledger::newest(ctx), &mut checks);
     driver::with_ledger(ctx, fix, &mut checks);
     cdi::checks(config, &mut checks);
@@ -87,8 +88,12 @@ pub(super) fn doctor(ctx: &Context, fix: bool, user: Option<String>) -> Result<A
         }
     }
     disks::checks(config, docker.as_ref().map(|d| d.1.storage_driver.as_str()), &mut checks);
+    service::checks(config, &mut checks);
     waiting::checks(config, &mut checks);
-    records::checks(ctx, fix, &mut checks);
+    match &docker {
+        Some(_) => records::checks(ctx, fix, &mut checks),
+        None => records::unasked(&mut checks),
+    }
     Ok(Answer::Doctor(checks.0))
 }
 
@@ -98,7 +103,7 @@ pub fn doctor_without_ledger(config: &Config, path: &Path, fix: bool, why: Failu
     let docker = engine(config, path, &mut checks);
     programs::checks(config, path, fix, &mut checks);
     checks.failed(ledger::NAME, why);
-    audit::checks(config, &mut checks);
+    audit::checks(config, fix, &mut checks);
     clock::checks(None, &mut checks);
     driver::alone(config, &mut checks);
     cdi::checks(config, &mut checks);
@@ -106,6 +111,7 @@ pub fn doctor_without_ledger(config: &Config, path: &Path, fix: bool, why: Failu
         host(config, path, docker, fix, &mut checks);
     }
     disks::checks(config, docker.as_ref().map(|d| d.1.storage_driver.as_str()), &mut checks);
+    service::checks(config, &mut checks);
     waiting::checks(config, &mut checks);
     Answer::Doctor(checks.0)
 }

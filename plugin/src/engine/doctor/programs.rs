@@ -2,7 +2,7 @@
 //! Whoever can write one of them, or a folder above it, is root.
 
 use std::fs::Metadata;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use gpuctl_ledger::config::Config;
@@ -43,7 +43,8 @@ pub(super) fn checks(config: &Config, config_path: &Path, fix: bool, checks: &mu
             checks.problem("hook", text, Some("install the package's own gpuctl-hook".into()));
         }
         Some(None) => {
-            checks.problem("hook", format!("{} is no program of Linux", hook.display()), None);
+            let text = format!("{} is no program of Linux", hook.display());
+            checks.problem("hook", text, Some(packaged::again(Path::new("/"))));
         }
         _ => checks.ok("hook", format!("{}: root's alone, static", hook.display())),
     });
@@ -75,7 +76,14 @@ fn program(name: &str, path: &Path, fix: bool, checks: &mut Checks, good: impl F
     };
     match judge(Seen::of(&meta)) {
         Wrong::Nothing => good(checks),
-        Wrong::NoProgram => checks.problem(name, format!("{shown} is no program"), None),
+        Wrong::NoProgram => {
+            let text = format!("{shown} is no program");
+            checks.problem(name, text, Some(packaged::again(Path::new("/"))));
+        }
+        Wrong::NotRun => {
+            let text = format!("{shown} may not be run: no container that passes it starts");
+            checks.problem(name, text, Some(format!("chmod 755 {shown}")));
+        }
         Wrong::Owner(uid) => {
             let text = format!(
                 "{shown} is user {uid}'s: who owns it can change it, and nobody knows what is in it by now"
@@ -94,7 +102,7 @@ fn program(name: &str, path: &Path, fix: bool, checks: &mut Checks, good: impl F
 }
 
 /// Takes the right to write from all but the owner.
-fn close(path: &Path, meta: &Metadata) -> bool {
+pub(super) fn close(path: &Path, meta: &Metadata) -> bool {
     let mode = std::fs::Permissions::from_mode(meta.mode() & 0o7777 & !0o022);
     std::fs::set_permissions(path, mode).is_ok()
 }
@@ -104,6 +112,8 @@ fn close(path: &Path, meta: &Metadata) -> bool {
 enum Wrong {
     Nothing,
     NoProgram,
+    /// Nobody has the right to run it.
+    NotRun,
     Owner(u32),
     Open,
 }
@@ -111,8 +121,8 @@ enum Wrong {
 fn judge(seen: Seen) -> Wrong {
     match seen {
         Seen { is_file: false, .. } => Wrong::NoProgram,
-        Seen { mode, .. } if mode & 0o111 == 0 => Wrong::NoProgram,
         Seen { uid, .. } if uid != 0 => Wrong::Owner(uid),
+        Seen { mode, .. } if mode & 0o111 == 0 => Wrong::NotRun,
         Seen { mode, .. } if mode & 0o022 != 0 => Wrong::Open,
         _ => Wrong::Nothing,
     }
@@ -168,8 +178,14 @@ fn state(folder: &Path, fix: bool, checks: &mut Checks) {
 fn head(path: &Path) -> Option<Vec<u8>> {
     use std::io::Read as _;
     let path: PathBuf = std::fs::canonicalize(path).ok()?;
+    // Nobody may write to a fifo that stands there.
+    let flags = nix::libc::O_CLOEXEC | nix::libc::O_NONBLOCK;
+    let file = std::fs::OpenOptions::new().read(true).custom_flags(flags).open(path).ok()?;
+    if !file.metadata().ok()?.is_file() {
+        return None;
+    }
     let mut bytes = Vec::new();
-    std::fs::File::open(path).ok()?.take(HEAD as u64).read_to_end(&mut bytes).ok()?;
+    file.take(HEAD as u64).read_to_end(&mut bytes).ok()?;
     Some(bytes)
 }
 
@@ -208,11 +224,20 @@ mod tests {
         assert_eq!(judge(seen(0, 0o100_775)), Wrong::Open);
         assert_eq!(judge(seen(0, 0o100_757)), Wrong::Open);
         assert_eq!(judge(seen(1000, 0o100_755)), Wrong::Owner(1000));
-        assert_eq!(judge(seen(0, 0o100_644)), Wrong::NoProgram);
+        assert_eq!(judge(seen(0, 0o100_644)), Wrong::NotRun);
         assert_eq!(judge(Seen { is_file: false, ..seen(0, 0o40_755) }), Wrong::NoProgram);
         assert_eq!(open_folder(seen(0, 0o41_777)), None);
         assert!(open_folder(seen(0, 0o40_777)).is_some());
         assert!(open_folder(seen(7, 0o40_755)).is_some());
+    }
+
+    #[test]
+    fn nobody_waits_for_what_is_no_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("gpuctl-hook");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert_eq!(head(&fifo), None);
+        assert_eq!(head(dir.path()), None);
     }
 
     #[test]

@@ -7,6 +7,16 @@ use crate::engine::reconcile;
 
 const NAME: &str = "records";
 
+/// Without an Engine there is nothing to compare with, and one that hangs is not waited for again.
+pub(super) fn unasked(checks: &mut Checks) {
+    let text = "not compared with Docker, which does not answer";
+    checks.warning(
+        NAME,
+        text,
+        Some("see the line of the engine, then docker gpuctl doctor".into()),
+    );
+}
+
 pub(super) fn checks(ctx: &Context, fix: bool, checks: &mut Checks) {
     match reconcile::reconcile(ctx, fix) {
         Ok(findings) if findings.is_empty() => {

@@ -78,7 +78,10 @@ pub(super) fn checks(found: &Toolkit, config: &Config, checks: &mut Checks) {
     let shown = programs.first().map(|p| p.display().to_string()).unwrap_or_default();
     match told.as_deref().map(version) {
         Some(Some(read)) => judge(read, checks),
-        Some(None) => checks.warning(NAME, format!("{shown} does not say its version"), None),
+        Some(None) => {
+            let fix = format!("{shown} --version tells what it says instead");
+            checks.warning(NAME, format!("{shown} does not say its version"), Some(fix));
+        }
         None => {
             let text = format!("{shown} cannot be asked for its version");
             let fix = format!("{shown} --version, as root; it must be root's alone to write");

@@ -23,6 +23,8 @@ fn judge(notes: &[RefusedStart], now: Timestamp, checks: &mut Checks) {
     for note in notes {
         let RefusedStart { docker_name, tries, reason, .. } = note;
         let times = if *tries == 1 { "once".to_owned() } else { format!("{tries} times") };
+        // What to do about it is this line's own to say.
+        let reason = reason.split("; hint: ").next().unwrap_or_default();
         let text = format!("{docker_name} was refused {times}: {reason}");
         // A clock that was set back is said elsewhere.
         if now.millis_since(due(note.last, *tries)) > LATE_MS {
