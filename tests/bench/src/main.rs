@@ -119,7 +119,7 @@ fn run(plan: &Plan) -> Result<()> {
     // Among the volumes, where all is measured.
     if plan.wants("size") && !plan.wants("volumes") {
         say("measuring volumes of the backend size");
-        rows.extend(volumes::measure_size(rounds.of(5, 3), smoke)?);
+        rows.extend(volumes::measure_size(rounds.of(3, 1), smoke)?);
     }
     if plan.wants("layers") {
         say("measuring layers");

@@ -3,8 +3,9 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
-use gpuctl_sim::Result;
+use gpuctl_sim::{Result, command};
 use gpuctl_tests::{Node, Options};
 use nix::sys::statvfs::statvfs;
 
@@ -14,6 +15,9 @@ use crate::table::{Aim, Row};
 
 /// Below so much free room nothing is measured, in bytes: a volume, its next version, and a copy.
 const ROOM: u64 = 7 << 29;
+
+/// How long one command may take.
+const LIMIT: Duration = Duration::from_secs(1800);
 
 /// What the rows of the backend size are called.
 const SIZE: &str = "backend size";
@@ -45,6 +49,12 @@ fn folder(node: &Node, version: &str) -> PathBuf {
     if image.exists() { image } else { quota }
 }
 
+/// docker gpuctl, with time for a machine that is emulated.
+fn gpuctl(node: &Node, words: &[&str]) -> Result<String> {
+    let mut docker = node.site().engine().docker();
+    command::run(docker.arg("gpuctl").args(words), LIMIT)?.ok()
+}
+
 fn sh(script: &str, folder: &Path) -> Command {
     let mut sh = Command::new("sh");
     sh.args(["-c", script]).current_dir(folder);
@@ -72,19 +82,18 @@ fn copies(filesystem: &str, text: &'static str, rounds: usize, rows: &mut Vec<Ro
     }
     for content in &CONTENTS {
         let name = content.name;
-        node.gpuctl(&["volume", "create", name, "--size", "1500MB", "--backend", backend]).ok()?;
+        gpuctl(&node, &["volume", "create", name, "--size", "1500MB", "--backend", backend])?;
         timed(&mut sh(content.script, &folder(&node, &format!("{name}-0"))))?;
         // Into another volume of the same kind, as ours.
         let other = format!("other-{name}");
-        node.gpuctl(&["volume", "create", &other, "--size", "1500MB", "--backend", backend])
-            .ok()?;
+        gpuctl(&node, &["volume", "create", &other, "--size", "1500MB", "--backend", backend])?;
         let copy = folder(&node, &format!("{other}-0")).join("copy");
         let (mut cp, mut whole, mut quick) =
             (Sample::default(), Sample::default(), Sample::default());
         for round in 0..rounds {
             // Both bring it to the disk.
             let words = format!("cp -a . {0} && sync -f {0}", copy.display());
-            let now = node.gpuctl(&["volume", "ls", "-q"]).ok()?;
+            let now = gpuctl(&node, &["volume", "ls", "-q"])?;
             let now = now.lines().find(|line| !line.starts_with("other-")).unwrap_or_default();
             cp.add(timed(&mut sh(&words, &folder(&node, now)))?);
             std::fs::remove_dir_all(&copy).map_err(|e| e.to_string())?;
@@ -96,15 +105,15 @@ fn copies(filesystem: &str, text: &'static str, rounds: usize, rows: &mut Vec<Ro
                 docker
             };
             whole.add(timed(&mut resize(1600 + round, &[]))?);
-            node.gpuctl(&["volume", "prune", "-f"]).ok()?;
+            gpuctl(&node, &["volume", "prune", "-f"])?;
             quick.add(timed(&mut resize(1700 + round, &["--no-verify"]))?);
-            node.gpuctl(&["volume", "prune", "-f"]).ok()?;
+            gpuctl(&node, &["volume", "prune", "-f"])?;
         }
         let what = format!("{}, {filesystem}: cp -a / volume resize", content.what);
         rows.push(Row::compare(&what, &cp, &whole, Aim::None));
         let what = format!("{}, {filesystem}: cp -a / the same with --no-verify", content.what);
         rows.push(Row::compare(&what, &cp, &quick, Aim::None));
-        node.gpuctl(&["volume", "rm", "--history", name, &other]).ok()?;
+        gpuctl(&node, &["volume", "rm", "--history", name, &other])?;
     }
     Ok(())
 }
