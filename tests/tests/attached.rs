@@ -3,6 +3,7 @@
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::fd::AsFd as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -148,22 +149,24 @@ fn seat(node: &Node, user: u32, flags: &[&str]) -> Seat {
     seat_of(node, user, flags, SCRIPT)
 }
 
+/// docker gpuctl with these words, as root or as another user of the docker group.
+fn command(node: &Node, user: u32, line: &[&str]) -> Command {
+    if user == 0 {
+        let mut command = node.site().engine().docker();
+        command.arg("gpuctl").args(line);
+        return command;
+    }
+    let group = std::fs::metadata(node.place().docker_socket()).unwrap().gid();
+    node.gpuctl_command_as(user, group, line)
+}
+
 /// As [`seat`], with this script, which says so when it is ready.
 #[track_caller]
 fn seat_of(node: &Node, user: u32, flags: &[&str], script: &str) -> Seat {
     let run = ["run", "--name", "job", "--gpus", "1"];
     let program = ["busybox", "sh", "-c", script];
     let line = [&run, flags, &program].concat();
-    let command = if user == 0 {
-        let mut command = node.site().engine().docker();
-        command.arg("gpuctl").args(line);
-        command
-    } else {
-        use std::os::unix::fs::MetadataExt as _;
-        let group = std::fs::metadata(node.place().docker_socket()).unwrap().gid();
-        node.gpuctl_command_as(user, group, &line)
-    };
-    let mut seat = Seat::take(&command);
+    let mut seat = Seat::take(&command(node, user, &line));
     seat.until("ready");
     assert_eq!(node.leases().len(), 1, "{}", seat.shown);
     seat
@@ -224,21 +227,7 @@ fn a_start_with_the_terminal_on_it() {
         return;
     }
     let node = Node::start(Options { service: true, ..Options::default() });
-    let seat_of = |user: u32, line: &[&str]| {
-        let docker = match user {
-            0 => {
-                let mut docker = node.site().engine().docker();
-                docker.arg("gpuctl").args(line);
-                docker
-            }
-            user => {
-                use std::os::unix::fs::MetadataExt as _;
-                let group = std::fs::metadata(node.place().docker_socket()).unwrap().gid();
-                node.gpuctl_command_as(user, group, line)
-            }
-        };
-        Seat::take(&docker)
-    };
+    let seat_of = |user: u32, line: &[&str]| Seat::take(&command(&node, user, line));
     let create = ["create", "-it", "--name", "job", "--gpus", "1", "busybox", "sh", "-c", SCRIPT];
     node.gpuctl_ok(&create);
     // It never ran; keys are bytes that it reads.

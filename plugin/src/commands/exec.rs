@@ -18,8 +18,7 @@ pub(super) fn words(globals: Globals, words: &[String]) -> Result<u8, Failure> {
         command: "exec",
         usage: "Usage:  docker gpuctl exec [OPTIONS] CONTAINER COMMAND [ARG...]\n\n\
                 Execute a command in a running container\n\n\
-                Aliases:\n  docker gpuctl exec, docker gpuctl execute\n\n\
-                Examples:\n  docker gpuctl exec -it train bash\n",
+                Aliases:\n  docker gpuctl exec, docker gpuctl execute\n",
         operands: 2,
         wrong: 125,
     };

@@ -2,6 +2,17 @@
 
 use crate::ui::{self, List};
 
+/// A filter of a command.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Known {
+    /// `name` of `name=train`.
+    pub(super) key: &'static str,
+    /// What it is for.
+    pub(super) about: &'static str,
+    /// What values there are; empty: any.
+    pub(super) values: &'static [&'static str],
+}
+
 /// Those of events, which the engine applies.
 const EVENTS: [(&str, &str); 4] = [
     ("container", "Managed name, name in Docker or id"),
@@ -10,35 +21,19 @@ const EVENTS: [(&str, &str); 4] = [
     ("user", "Who asked"),
 ];
 
-fn of<R>(list: &List<R>) -> Vec<(&'static str, &'static str)> {
-    list.filters.iter().map(|filter| (filter.key, filter.about)).collect()
+fn of<R>(list: &'static List<R>) -> Vec<Known> {
+    let known = |f: &ui::Filter<R>| Known { key: f.key, about: f.about, values: f.values };
+    list.filters.iter().map(known).collect()
 }
 
-/// What values a key of a command's list has; empty where it takes any.
-pub(super) fn values_of(path: &[&str], key: &str) -> &'static [&'static str] {
-    fn of<R>(list: &'static List<R>, key: &str) -> &'static [&'static str] {
-        let mut filters = list.filters.iter();
-        filters.find(|filter| filter.key == key).map_or(&[], |filter| filter.values)
-    }
-    match path {
-        ["ps"] => of(&ui::CONTAINERS, key),
-        ["gpus"] => of(&ui::GPUS, key),
-        ["history"] => of(&ui::VERSIONS, key),
-        ["ports"] => of(&ui::PORTS, key),
-        ["volume", "ls"] => of(&ui::VOLUMES, key),
-        ["volume", "history"] => of(&ui::VOLUME_VERSIONS, key),
-        _ => &[],
-    }
-}
-
-/// Key and meaning, by the words of the command.
-pub(super) fn of_command(path: &[&str]) -> Vec<(&'static str, &'static str)> {
+/// Those of a command, by its words.
+pub(super) fn of_command(path: &[&str]) -> Vec<Known> {
     match path {
         ["ps"] => of(&ui::CONTAINERS),
         ["gpus"] => of(&ui::GPUS),
         ["history"] => of(&ui::VERSIONS),
         ["ports"] => of(&ui::PORTS),
-        ["events"] => EVENTS.to_vec(),
+        ["events"] => EVENTS.map(|(key, about)| Known { key, about, values: &[] }).into(),
         ["volume", "ls"] => of(&ui::VOLUMES),
         ["volume", "history"] => of(&ui::VOLUME_VERSIONS),
         _ => Vec::new(),

@@ -25,7 +25,7 @@ const GROUPS: [(&str, &[&str]); 4] = [
 ];
 
 /// Examples by the words of the command: what is typed, and what that does.
-const EXAMPLES: [(&str, &[&str]); 38] = [
+const EXAMPLES: [(&str, &[&str]); 40] = [
     ("top", &["docker gpuctl top"]),
     (
         "",
@@ -36,6 +36,8 @@ const EXAMPLES: [(&str, &[&str]); 38] = [
         ],
     ),
     ("start", &["docker gpuctl start train", "docker gpuctl start -ai notebook"]),
+    ("exec", &["docker gpuctl exec -it train bash"]),
+    ("logs", &["docker gpuctl logs -f --tail 100 train"]),
     ("pause", &["docker gpuctl pause train"]),
     ("unpause", &["docker gpuctl unpause train"]),
     ("version", &["docker gpuctl version", "docker gpuctl version --format json"]),
@@ -193,14 +195,14 @@ fn aliases(command: &Command, bin: &str) -> String {
 }
 
 /// Filters, examples, and where to read on.
-fn after(path: &str, has_commands: bool) -> String {
+pub(super) fn after(path: &str, has_commands: bool) -> String {
     let mut text = String::new();
     let words: Vec<&str> = path.split(' ').collect();
     let known = filters::of_command(&words);
     if !known.is_empty() {
-        let widest = known.iter().map(|(key, _)| key.len()).max().unwrap_or(0);
+        let widest = known.iter().map(|known| known.key.len()).max().unwrap_or(0);
         text.push_str("Filters:\n");
-        for (key, about) in known {
+        for filters::Known { key, about, .. } in known {
             let _ = writeln!(text, "  {key:<widest$}   {about}");
         }
     }

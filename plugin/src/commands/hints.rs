@@ -41,7 +41,7 @@ struct Ended {
 pub(super) fn answer(data: &str) {
     let Ok(ended) = serde_json::from_str::<Ended>(data) else { return };
     let line = line(&ended, quick::start_errors, || Seen {
-        managed: managed(),
+        managed: managed_name,
         started: started(),
         gpus: gpus(),
     });
@@ -52,23 +52,20 @@ pub(super) fn answer(data: &str) {
 
 /// What there is on the node.
 struct Seen {
-    /// The managed ones: the name in Docker, and the name.
-    managed: BTreeMap<String, String>,
+    /// The managed name of a container by its name in Docker; asked only where it counts.
+    managed: fn(&str) -> Option<String>,
     /// Containers that run, and for how many seconds, of those that were started just now.
     started: Vec<(String, u64)>,
     /// The GPUs and their holders.
     gpus: Vec<GpuRow>,
 }
 
-fn managed() -> BTreeMap<String, String> {
-    let Some(Answer::Ps(rows)) = quick::asked(Request::Ps { all: false }) else {
-        return BTreeMap::new();
+fn managed_name(docker_name: &str) -> Option<String> {
+    let Answer::Ps(rows) = quick::asked(Request::Ps { all: false })? else { return None };
+    let is_it = |row: &PsRow| {
+        row.version.is_some_and(|version| format!("{}-{version}", row.name) == docker_name)
     };
-    let pair = |row: PsRow| {
-        let version = row.version?;
-        Some((format!("{}-{version}", row.name), row.name.to_string()))
-    };
-    rows.into_iter().filter_map(pair).collect()
+    rows.into_iter().find(is_it).map(|row| row.name.to_string())
 }
 
 fn gpus() -> Vec<GpuRow> {
@@ -123,14 +120,14 @@ fn line(
     if makes && !asks {
         return None;
     }
-    let mut seen = seen();
-    let managed = std::mem::take(&mut seen.managed);
+    let seen = seen();
+    let managed = seen.managed;
     let mut granted = granted(seen);
     if makes {
         // It made one container: what others got shortly before is not its own.
         granted.truncate(1);
     }
-    told(&granted, &managed)
+    told(&granted, managed)
 }
 
 /// Containers that were started just now and hold GPUs, the last first, and those GPUs.
@@ -145,18 +142,19 @@ fn granted(seen: Seen) -> Vec<(String, Vec<String>)> {
     with_gpus.filter(|(_, gpus): &(String, Vec<String>)| !gpus.is_empty()).collect()
 }
 
-fn told(granted: &[(String, Vec<String>)], managed: &BTreeMap<String, String>) -> Option<String> {
+fn told(granted: &[(String, Vec<String>)], managed: fn(&str) -> Option<String>) -> Option<String> {
     let (name, gpus) = granted.first()?;
     let what = format!("{name} holds GPU {}", gpus.join(","));
-    Some(match (granted.len(), managed.get(name)) {
-        (1, Some(name)) => format!(
-            "{what}; to change that while it keeps its files → docker gpuctl scale {name} --gpus N"
-        ),
-        (1, None) => format!(
-            "{what}; to change that while it keeps its files → docker gpuctl adopt {name}, then docker gpuctl scale"
-        ),
-        (2, _) => format!("{what}, and another container holds GPUs too → docker gpuctl ps"),
-        (more, _) => {
+    Some(match granted.len() {
+        1 => {
+            let how = match managed(name) {
+                Some(name) => format!("docker gpuctl scale {name} --gpus N"),
+                None => format!("docker gpuctl adopt {name}, then docker gpuctl scale"),
+            };
+            format!("{what}; to change that while it keeps its files → {how}")
+        }
+        2 => format!("{what}, and another container holds GPUs too → docker gpuctl ps"),
+        more => {
             format!("{what}, and {} other containers hold GPUs too → docker gpuctl ps", more - 1)
         }
     })
@@ -182,7 +180,7 @@ mod tests {
     fn seen(started: &[(&str, u64)]) -> Seen {
         let started = started.iter().map(|(name, age)| ((*name).to_owned(), *age)).collect();
         let gpus = [row(0, "web"), row(3, "web"), row(5, "old"), row(6, "db"), row(7, "m-2")];
-        let managed = [("m-2".to_owned(), "m".to_owned())].into();
+        let managed = |name: &str| (name == "m-2").then(|| "m".to_owned());
         Seen { started, gpus: gpus.into(), managed }
     }
 

@@ -16,8 +16,7 @@ pub(super) struct Args {
 pub(super) fn words(globals: Globals, words: &[String]) -> Result<u8, Failure> {
     let passed = Passed {
         command: "logs",
-        usage: "Usage:  docker gpuctl logs [OPTIONS] CONTAINER\n\nFetch the logs of a container\n\n\
-                Examples:\n  docker gpuctl logs -f --tail 100 train\n",
+        usage: "Usage:  docker gpuctl logs [OPTIONS] CONTAINER\n\nFetch the logs of a container\n",
         operands: 1,
         wrong: super::USAGE,
     };

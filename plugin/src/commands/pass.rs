@@ -1,8 +1,8 @@
 //! Commands that the Docker CLI does itself, on the current container behind a name: exec, logs.
 
-use super::near;
 use super::run::{no_docker, no_help};
 use super::session::{Session, odd};
+use super::{help, near};
 use crate::client::argv::Globals;
 use crate::client::flags::FlagTable;
 use crate::client::signals;
@@ -38,8 +38,8 @@ impl Passed {
 
 pub(super) fn words(globals: &Globals, words: &[String], passed: &Passed) -> Result<u8, Failure> {
     let session = Session::open(globals)?;
-    let help = session.cli().help(passed.command).map_err(|why| no_help(passed.command, why))?;
-    let mut table = FlagTable::from_help(&help);
+    let dockers = session.cli().help(passed.command).map_err(|why| no_help(passed.command, why))?;
+    let mut table = FlagTable::from_help(&dockers);
     table.add("help", None, false);
     let wrong = |text: String| {
         let help = format!("docker gpuctl {} --help", passed.command);
@@ -51,8 +51,9 @@ pub(super) fn words(globals: &Globals, words: &[String], passed: &Passed) -> Res
     };
     let split = table.split(words).map_err(|e| wrong(e.to_string()))?;
     if split.flags.iter().any(|f| f.name == "help") {
-        let options = help.split_once("Options:").map_or("", |(_, o)| o);
-        ui::print(&format!("{}\nOptions:{options}", passed.usage));
+        let options = dockers.split_once("Options:").map_or("", |(_, o)| o);
+        let after = help::after(passed.command, false);
+        ui::print(&format!("{}\n{after}\nOptions:{options}", passed.usage));
         return Ok(0);
     }
     let Some((name, rest)) =

@@ -12,7 +12,7 @@ use super::create::OPERATION_LABEL;
 use super::journal::Locked;
 use super::lifecycle;
 use super::names::Found;
-use crate::client::signals::INTERRUPTED_CODE as INTERRUPTED;
+use crate::client::signals::INTERRUPTED_CODE;
 use crate::docker::{Commit, Docker, Inspect};
 
 /// How often it is asked whether somebody still waits.
@@ -41,13 +41,10 @@ pub(super) fn commit(
         pause: request.pause,
     };
     let stands = request.pause && shown.running();
-    let made =
-        made(ctx, lock, found, how, front).unwrap_or_else(|| Err(given_up(&request.name, stands)));
+    let Some(made) = made(ctx, lock, found, how, front) else {
+        return Err(given_up(&request.name, stands));
+    };
     let id = made.map_err(|failure| {
-        // It is told already what to do.
-        if failure.code == INTERRUPTED {
-            return failure;
-        }
         let hint =
             "docker gpuctl commit NAME [REPOSITORY[:TAG]]; docker image ls shows what there is";
         if failure.hint.is_some() { failure } else { failure.hint(hint) }
@@ -65,10 +62,9 @@ fn made(
     front: &mut dyn Front,
 ) -> Option<Result<String, Failure>> {
     let host = ctx.docker().map(|docker| docker.host().to_owned());
-    let limit = DOCKER_LIMIT;
     let (tell, told) = channel();
     std::thread::spawn(move || {
-        let docker = host.and_then(|host| Ok(Docker::connect(&host, limit)?));
+        let docker = host.and_then(|host| Ok(Docker::connect(&host, DOCKER_LIMIT)?));
         let made = docker.and_then(|docker| Ok(docker.commit(&found.id, &how)?));
         drop(lock);
         let _ = tell.send(made);
@@ -90,7 +86,7 @@ fn given_up(name: &str, stands: bool) -> Failure {
     let stands = if stands { format!("; {name} stands still until then") } else { String::new() };
     Failure::new(format!("interrupted, but Docker makes the image to its end{stands}"))
         .hint("docker image ls shows it then, docker image rm removes it")
-        .code(INTERRUPTED)
+        .code(INTERRUPTED_CODE)
 }
 
 /// The label tells which operation made the container, and it is not the image's. The Engine takes no

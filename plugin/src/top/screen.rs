@@ -12,6 +12,7 @@ use crossterm::terminal::{
 };
 
 use crate::engine::api::Failure;
+use crate::ui;
 
 /// Whether the terminal is ours.
 static TAKEN: AtomicBool = AtomicBool::new(false);
@@ -21,9 +22,8 @@ static TAKEN: AtomicBool = AtomicBool::new(false);
 /// # Errors
 /// A failure that names what prints the same once.
 pub fn check() -> Result<(), Failure> {
-    let dumb = std::env::var("TERM").is_ok_and(|term| term == "dumb");
     let there = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
-    let why = match (there, dumb) {
+    let why = match (there, ui::is_dumb()) {
         (true, false) => return Ok(()),
         (true, true) => "top draws on the whole screen, and this terminal (TERM=dumb) cannot",
         (false, _) => "top draws on a terminal, and input or output is none",

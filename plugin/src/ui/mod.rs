@@ -32,7 +32,7 @@ pub use lists::{
 };
 pub use progress::Meter;
 pub use prune::prune;
-pub use screen::{Screen, Tint};
+pub use screen::{Screen, Tint, is_dumb};
 pub use table::{Table, shortened, visible, wrapped};
 pub use template::{Fields, Template};
 pub use views::{checks, decision, diff, inspect, links, version};

@@ -39,7 +39,7 @@ fn colour() -> bool {
 }
 
 /// Whether the terminal knows no more than lines: `TERM=dumb`.
-pub(super) fn is_dumb() -> bool {
+pub fn is_dumb() -> bool {
     std::env::var_os("TERM").is_some_and(|term| term == "dumb")
 }
 

@@ -34,9 +34,10 @@ pub fn complete(words: &[String], described: bool) {
     // What is named already is not meant again.
     let once = matches!(&place, Place::Names(Kind::Containers(_) | Kind::Volumes));
     let mut found = proposals(place, typed.to_owned());
-    found.retain(|(name, _)| name.starts_with(typed) && !(once && before.contains(name)));
     let mut seen = BTreeSet::new();
-    found.retain(|(name, _)| seen.insert(name.clone()));
+    found.retain(|(name, _)| {
+        name.starts_with(typed) && !(once && before.contains(name)) && seen.insert(name.clone())
+    });
     // `container=` waits for its value.
     let goes_on = !found.is_empty() && found.iter().all(|(name, _)| name.ends_with('='));
     ui::print(&answer(&found, described, if goes_on { GOES_ON } else { NO_FILES }));

@@ -4,13 +4,13 @@ use gpuctl_ledger::audit::Decision;
 use gpuctl_ledger::model::{ByteSize, DockerName, Version};
 
 use super::Proposal;
-use super::place::{self, Kind, Place, State};
+use super::place::{self, Kind, State};
 use crate::client::argv::Globals;
 use crate::client::flags::FlagTable;
 use crate::commands::Session;
 use crate::commands::filters;
 use crate::commands::quick::{self, asked, in_time};
-use crate::engine::api::{Answer, GpuRow, PsRow, Request, VolumeAnswer, VolumeRequest};
+use crate::engine::api::{Answer, GpuRow, PsRow, Request, VolumeAnswer, VolumeRequest, VolumeRow};
 
 /// The names of a kind, for what is `typed` so far.
 pub(super) fn of(kind: &Kind, typed: &str) -> Vec<Proposal> {
@@ -77,15 +77,18 @@ fn versions(name: &str) -> Vec<Proposal> {
     }
 }
 
+fn volume_rows() -> Vec<VolumeRow> {
+    match asked(Request::Volume(VolumeRequest::Ls)) {
+        Some(Answer::Volume(VolumeAnswer::Rows(rows))) => rows,
+        _ => Vec::new(),
+    }
+}
+
 /// All volumes, and how large they are.
 fn volumes() -> Vec<Proposal> {
-    let Some(Answer::Volume(VolumeAnswer::Rows(rows))) = asked(Request::Volume(VolumeRequest::Ls))
-    else {
-        return Vec::new();
-    };
     let size =
         |size: Option<ByteSize>| size.map_or_else(|| "no limit".to_owned(), |s| s.to_string());
-    rows.into_iter().map(|row| (row.name.to_string(), size(row.size))).collect()
+    volume_rows().into_iter().map(|row| (row.name.to_string(), size(row.size))).collect()
 }
 
 /// The versions of a volume to which it can go back, and how they came to be.
@@ -96,15 +99,6 @@ fn volume_versions(name: &str) -> Vec<Proposal> {
     };
     let there = rows.into_iter().filter(|row| row.present && !row.current);
     there.map(|row| (row.version.to_string(), row.why)).collect()
-}
-
-fn volume_owners() -> Vec<String> {
-    match asked(Request::Volume(VolumeRequest::Ls)) {
-        Some(Answer::Volume(VolumeAnswer::Rows(rows))) => {
-            rows.into_iter().filter_map(|row| row.owner).collect()
-        }
-        _ => Vec::new(),
-    }
 }
 
 fn gpus() -> Vec<GpuRow> {
@@ -161,15 +155,17 @@ fn images() -> Vec<Proposal> {
 fn filter_values(of: &[String], key: &str) -> Vec<Proposal> {
     let plain = |words: Vec<String>| words.into_iter().map(|word| (word, String::new())).collect();
     let path: Vec<&str> = of.iter().map(String::as_str).collect();
-    let listed = filters::values_of(&path, key);
-    if !listed.is_empty() {
+    let filter = filters::of_command(&path).into_iter().find(|filter| filter.key == key);
+    if let Some(filter) = filter.filter(|filter| !filter.values.is_empty()) {
         // Of the ways to say true, the one in words.
-        let words = listed.iter().filter(|word| !matches!(**word, "0" | "1"));
+        let words = filter.values.iter().filter(|word| !matches!(**word, "0" | "1"));
         return plain(words.map(|&word| word.to_owned()).collect());
     }
     match key {
         "name" if path.first() == Some(&"volume") => volumes(),
-        "owner" if path.first() == Some(&"volume") => plain(volume_owners()),
+        "owner" if path.first() == Some(&"volume") => {
+            plain(volume_rows().into_iter().filter_map(|row| row.owner).collect())
+        }
         "container" | "name" => containers(State::Any),
         // Of a container only the index is known.
         "gpu" if path == ["ps"] => {
@@ -232,10 +228,7 @@ fn dockers_value(flag: &str, typed: &str) -> Vec<Proposal> {
     match flag {
         "--gpus" => of(&Kind::Gpus, typed),
         "--from" => containers(State::Any),
-        "--restart" => match place::policies() {
-            Place::Words(words) => words,
-            _ => Vec::new(),
-        },
+        "--restart" => place::policies(),
         _ => Vec::new(),
     }
 }

@@ -142,8 +142,8 @@ fn below(command: &Command) -> Vec<Proposal> {
 }
 
 /// What `--restart` may be.
-pub(super) fn policies() -> Place {
-    words(&[
+pub(super) fn policies() -> Vec<Proposal> {
+    proposals(&[
         ("no", "Never"),
         ("always", "Whenever it ends"),
         ("unless-stopped", "Whenever it ends, unless it was stopped by hand"),
@@ -198,9 +198,9 @@ fn operands<'w>(command: &Command, words: &'w [String]) -> Vec<&'w str> {
     found
 }
 
-fn words(list: &[(&str, &str)]) -> Place {
+fn proposals(list: &[(&str, &str)]) -> Vec<Proposal> {
     let own = |(word, about): &(&str, &str)| ((*word).to_owned(), (*about).to_owned());
-    Place::Words(list.iter().map(own).collect())
+    list.iter().map(own).collect()
 }
 
 /// What may be a flag's value.
@@ -209,14 +209,14 @@ fn value_of<'a>(path: &[&str], arg: &Arg, typed: &'a str) -> (Place, &'a str) {
     let place = match (path.first().copied().unwrap_or_default(), name) {
         (_, "gpus") => Place::Names(Kind::Gpus),
         (_, "image") => Place::Names(Kind::Images),
-        ("inspect", "format") => words(&[("json", "One object a line")]),
-        ("volume", "format") if path.get(1) == Some(&"inspect") => {
-            words(&[("json", "One object a line")])
+        (_, "format") if path.last() == Some(&"inspect") => {
+            Place::Words(proposals(&[("json", "One object a line")]))
         }
-        (_, "format") => {
-            words(&[("table", "With a header, as without --format"), ("json", "One object a line")])
-        }
-        ("update", "restart") => policies(),
+        (_, "format") => Place::Words(proposals(&[
+            ("table", "With a header, as without --format"),
+            ("json", "One object a line"),
+        ])),
+        ("update", "restart") => Place::Words(policies()),
         (_, "filter") => match typed.split_once('=') {
             // Whole, since a shell knows of no part: `-f owner=r` is one word.
             Some((key, _)) => {
@@ -225,7 +225,9 @@ fn value_of<'a>(path: &[&str], arg: &Arg, typed: &'a str) -> (Place, &'a str) {
             }
             None => {
                 let keys = filters::of_command(path).into_iter();
-                Place::Words(keys.map(|(key, about)| (format!("{key}="), about.into())).collect())
+                Place::Words(
+                    keys.map(|known| (format!("{}=", known.key), known.about.into())).collect(),
+                )
             }
         },
         _ => {

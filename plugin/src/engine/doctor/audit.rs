@@ -10,9 +10,8 @@ use gpuctl_ledger::audit;
 use gpuctl_ledger::config::{Config, plain_io_error};
 use rustix::fs::Access;
 
-use super::programs::close;
-use super::{Checks, by_fix, check};
-use crate::engine::api::Verdict;
+use super::programs::closed;
+use super::{Checks, by_fix};
 use crate::gpu;
 
 const NAME: &str = "audit";
@@ -39,13 +38,13 @@ pub(super) fn checks(config: &Config, fix: bool, checks: &mut Checks) {
     let asked = path.clone();
     let seen = gpu::within(LIMIT, move || Ok(look(&asked)));
     let seen = seen.unwrap_or(Seen::Shut("its disk does not answer"));
-    let closed = fix
+    if fix
         && seen == Seen::Writable
-        && path.symlink_metadata().is_ok_and(|meta| meta.is_file() && close(&path, &meta));
-    if closed {
-        let text =
-            format!("{} could be written by others than root, and no longer can", path.display());
-        return checks.0.push(check(NAME, Verdict::Fixed, text, None));
+        && let Ok(meta) = path.symlink_metadata()
+        && meta.is_file()
+        && closed(NAME, &path, &meta, checks)
+    {
+        return;
     }
     judge(&path, &seen, checks);
 }
@@ -100,6 +99,7 @@ fn judge(path: &Path, seen: &Seen, checks: &mut Checks) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::api::Verdict;
 
     #[test]
     fn what_takes_no_lines_is_told_from_what_does() {
@@ -126,7 +126,8 @@ mod tests {
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o666);
         std::fs::set_permissions(&log, mode).unwrap();
         assert_eq!(look(&log), Seen::Writable);
-        assert!(close(&log, &log.metadata().unwrap()));
+        let meta = log.metadata().unwrap();
+        assert!(closed(NAME, &log, &meta, &mut Checks::default()));
         assert_eq!(look(&log), Seen::Open);
         if nix::unistd::geteuid().is_root() {
             std::os::unix::fs::chown(&log, Some(4711), None).unwrap();

@@ -90,10 +90,7 @@ fn program(name: &str, path: &Path, fix: bool, checks: &mut Checks, good: impl F
             );
             checks.problem(name, text, Some(packaged::again(Path::new("/"))));
         }
-        Wrong::Open if fix && close(path, &meta) => {
-            let text = format!("{shown} could be written by others than root, and no longer can");
-            checks.0.push(check(name, Verdict::Fixed, text, None));
-        }
+        Wrong::Open if fix && closed(name, path, &meta, checks) => {}
         Wrong::Open => {
             let text = format!("{shown} can be written by others than root");
             checks.problem(name, text, by_fix());
@@ -101,10 +98,16 @@ fn program(name: &str, path: &Path, fix: bool, checks: &mut Checks, good: impl F
     }
 }
 
-/// Takes the right to write from all but the owner.
-pub(super) fn close(path: &Path, meta: &Metadata) -> bool {
+/// Takes the right to write from all but the owner, and says so. Whether that could be done.
+pub(super) fn closed(name: &str, path: &Path, meta: &Metadata, checks: &mut Checks) -> bool {
     let mode = std::fs::Permissions::from_mode(meta.mode() & 0o7777 & !0o022);
-    std::fs::set_permissions(path, mode).is_ok()
+    let done = std::fs::set_permissions(path, mode).is_ok();
+    if done {
+        let shown = path.display();
+        let text = format!("{shown} could be written by others than root, and no longer can");
+        checks.0.push(check(name, Verdict::Fixed, text, None));
+    }
+    done
 }
 
 /// What is wrong with a program.
@@ -166,9 +169,8 @@ fn state(folder: &Path, fix: bool, checks: &mut Checks) {
     if seen.uid == 0 && seen.mode & 0o022 == 0 {
         return checks.ok(NAME, format!("{shown}: root's alone to write"));
     }
-    if seen.uid == 0 && fix && close(folder, &meta) {
-        let text = format!("{shown} could be written by others than root, and no longer can");
-        return checks.0.push(check(NAME, Verdict::Fixed, text, None));
+    if seen.uid == 0 && fix && closed(NAME, folder, &meta, checks) {
+        return;
     }
     let fix = if seen.uid == 0 { by_fix() } else { Some(format!("chown root {shown}")) };
     checks.problem(NAME, format!("{shown} can be written by others than root"), fix);
