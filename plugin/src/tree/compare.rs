@@ -14,7 +14,7 @@ use super::error::TreeError;
 use super::file;
 use super::meta::Meta;
 use super::pool::{self, Done, Pool, Work};
-use super::same::{self, Pair};
+use super::same::{self, Pair, Proofs};
 use super::watch::{Step, Watch};
 use super::xattr::{self, Attributes, Bearer, Room};
 
@@ -63,8 +63,13 @@ pub fn compare(
 ) -> Result<Differences, TreeError> {
     let dirs = Dirs::new([open_root(a)?, open_root(b)?])
         .map_err(|why| TreeError::system("read", a, why))?;
-    let comparing =
-        Comparing { dirs, how, done: Done::default(), found: Mutex::new(Found::default()) };
+    let comparing = Comparing {
+        dirs,
+        how,
+        done: Done::default(),
+        proofs: Proofs::default(),
+        found: Mutex::new(Found::default()),
+    };
     comparing.root()?;
     pool::run(&comparing, vec![Job::Directory(0)], watch, Step::Compare, &comparing.done)?;
     let several = std::mem::take(&mut comparing.found().several);
@@ -79,6 +84,7 @@ pub(super) struct Comparing<'a> {
     pub(super) dirs: Dirs<2>,
     how: &'a Compare,
     pub(super) done: Done,
+    pub(super) proofs: Proofs,
     found: Mutex<Found>,
 }
 

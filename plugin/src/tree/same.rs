@@ -3,8 +3,8 @@
 
 use std::ffi::CString;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use fiemap::{Fiemap, FiemapExtentFlags as Extent, FiemapFlags};
 use rustix::fs::SeekFrom;
@@ -44,7 +44,8 @@ pub(super) fn content(
         return Ok(Vec::new());
     }
     let [one, other] = &fds;
-    if a.dev == b.dev && a.allocated != 0 && are_shared(one.as_fd(), other.as_fd()) {
+    if a.dev == b.dev && a.allocated != 0 && comparing.proofs.are_shared(one.as_fd(), other.as_fd())
+    {
         comparing.done.bytes(a.data());
         return Ok(Vec::new());
     }
@@ -59,14 +60,32 @@ pub(super) fn content(
     Ok(pieces.map(|n| Job::Piece(Arc::clone(&pair), range(n))).collect())
 }
 
-/// Whether two files of one file system are the same blocks of its disk, so that they have the same
-/// bytes. "No" also where it cannot be told: where content is packed, encrypted, kept with the
-/// metadata or not placed yet.
+/// Proofs that files share their blocks.
 ///
-/// A file that shares nothing is known by its first blocks, without a wait for the disk: on file systems that
-/// share none, that is all of them.
-fn are_shared(a: BorrowedFd<'_>, b: BorrowedFd<'_>) -> bool {
-    if !matches!(extents(a, FiemapFlags::empty()).next(), Some(Some(_))) {
+/// One thread at a time asks: xfs holds its allocation group while it answers, so that two that ask at once
+/// put each other to sleep, and take three times as long as one.
+#[derive(Debug, Default)]
+pub(super) struct Proofs {
+    /// Whether the last one shared its blocks.
+    last: Mutex<bool>,
+}
+
+impl Proofs {
+    /// Whether two files of one file system are the same blocks of its disk, so that they have the same
+    /// bytes. "No" also where it cannot be told: where content is packed, encrypted, kept with the
+    /// metadata or not placed yet.
+    fn are_shared(&self, a: BorrowedFd<'_>, b: BorrowedFd<'_>) -> bool {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        *last = are_shared(a, b, *last);
+        *last
+    }
+}
+
+/// See [`Proofs::are_shared`]. A file that shares nothing is known by its first blocks, without a wait for
+/// the disk: on file systems that share none, that is all of them. Where it is `likely` that blocks are
+/// shared, that look is saved.
+fn are_shared(a: BorrowedFd<'_>, b: BorrowedFd<'_>, likely: bool) -> bool {
+    if !likely && !matches!(extents(a, FiemapFlags::empty()).next(), Some(Some(_))) {
         return false;
     }
     let (mut a, mut b) = (extents(a, FiemapFlags::SYNC), extents(b, FiemapFlags::SYNC));
