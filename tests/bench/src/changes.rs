@@ -11,15 +11,13 @@ use gpuctl_sim::{Result, command, engine};
 use gpuctl_tests::loop_fs::{Kind, loop_fs};
 use gpuctl_tests::{Node, Options};
 
-use crate::layers::{CONTENTS, Content, IMAGE, sh};
-use crate::listing::timed;
+use crate::commands::{docker, sh, timed};
+use crate::layers::{CONTENTS, Content, IMAGE, write_once};
 use crate::stats::Sample;
 use crate::table::{Aim, Row};
 
 /// The image, the layer, an image of both and one more copy, with room to spare, in bytes.
 const ROOM: u64 = 6 << 30;
-/// The longest that one step may take.
-const LIMIT: Duration = Duration::from_secs(1800);
 
 /// A node whose Docker keeps everything on a file system of its own.
 struct Stage {
@@ -78,8 +76,7 @@ impl Stage {
     }
 
     fn docker(&self, words: &[&str]) -> Result<()> {
-        let mut docker = self.node.site().engine().docker();
-        command::run(docker.args(words), LIMIT)?.ok().map(drop)
+        docker(&self.node, words).map(drop)
     }
 
     /// What was removed is not to go to the disk in the next one's time.
@@ -136,6 +133,7 @@ fn on(kind: Kind, rounds: usize, rows: &mut Vec<Row>) -> Result<()> {
         rows.push(Row::skipped(&format!("a container replaced on {name}"), "see above"));
         return Ok(());
     };
+    write_once(fs.path())?;
     let stage = Stage::set(fs.path())?;
     // The aims: with shared blocks a tenth of the old way, without no slower than cp.
     let (layer, whole) = match kind.shares() {

@@ -1,11 +1,11 @@
 //! `docker gpuctl ps` beside `docker ps`.
 
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
 
-use gpuctl_sim::{Result, command};
+use gpuctl_sim::Result;
 use gpuctl_tests::Node;
 
+use crate::commands::timed;
 use crate::stats::Sample;
 use crate::table::{Aim, Row};
 
@@ -13,15 +13,6 @@ use crate::table::{Aim, Row};
 const COUNTS: [usize; 3] = [0, 10, 30];
 /// So many of them have a GPU.
 const WITH_GPU: usize = 6;
-
-/// Runs a command to its end, which must be a success; how long it took.
-pub(crate) fn timed(command: &mut Command) -> Result<Duration> {
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    let began = Instant::now();
-    let status = command.status().map_err(|e| e.to_string())?;
-    let took = began.elapsed();
-    if status.success() { Ok(took) } else { Err(format!("{}: {status}", command::shown(command))) }
-}
 
 /// Both tables.
 pub(crate) fn measure(node: &Node, rounds: usize, smoke: bool) -> Result<(Vec<Row>, Vec<Row>)> {

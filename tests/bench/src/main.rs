@@ -3,6 +3,7 @@
 
 mod bundle;
 mod changes;
+mod commands;
 mod cycle;
 mod layers;
 mod listing;

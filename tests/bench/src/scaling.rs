@@ -8,7 +8,7 @@ use gpuctl_sim::{Result, command};
 use gpuctl_tests::Node;
 use nix::sys::statvfs::statvfs;
 
-use crate::listing::timed;
+use crate::commands::timed;
 use crate::stats::Sample;
 use crate::table::{Aim, Row};
 

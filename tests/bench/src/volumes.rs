@@ -2,22 +2,17 @@
 //! large volume.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::Duration;
 
-use gpuctl_sim::{Result, command};
+use gpuctl_sim::Result;
 use gpuctl_tests::{Node, Options};
 use nix::sys::statvfs::statvfs;
 
-use crate::listing::timed;
+use crate::commands::{docker, sh, timed};
 use crate::stats::Sample;
 use crate::table::{Aim, Row};
 
 /// Below so much free room nothing is measured, in bytes: a volume, its next version, and a copy.
 const ROOM: u64 = 7 << 29;
-
-/// How long one command may take.
-const LIMIT: Duration = Duration::from_secs(1800);
 
 /// What the rows of the backend size are called.
 const SIZE: &str = "backend size";
@@ -49,16 +44,8 @@ fn folder(node: &Node, version: &str) -> PathBuf {
     if image.exists() { image } else { quota }
 }
 
-/// docker gpuctl, with time for a machine that is emulated.
 fn gpuctl(node: &Node, words: &[&str]) -> Result<String> {
-    let mut docker = node.site().engine().docker();
-    command::run(docker.arg("gpuctl").args(words), LIMIT)?.ok()
-}
-
-fn sh(script: &str, folder: &Path) -> Command {
-    let mut sh = Command::new("sh");
-    sh.args(["-c", script]).current_dir(folder);
-    sh
+    docker(node, &[&["gpuctl"][..], words].concat())
 }
 
 /// Why Docker cannot keep volumes to a size by itself here; `None` where it can.
