@@ -233,19 +233,27 @@ fn what_a_user_of_the_service_gives_up_leaves_all_as_it_was() {
 
 #[test]
 fn a_terminal_shows_one_line_that_is_drawn_over() {
-    let Some(stage) = Stage::of_size(Kind::Ext4, 7 << 29, false, 0) else { return };
+    let Some(stage) = Stage::of_size(Kind::Ext4, 5 << 30, false, 0) else { return };
     stage.start();
     let fill = "dd if=/dev/zero of=large bs=1M count=1500 2>/dev/null";
     trees::run(&stage.within("train-0"), &["sh", "-ec", fill]);
     let node = &stage.served.node;
-    for (version, via) in [(1, "local"), (2, "service")] {
-        let line = format!("docker gpuctl update train --env A={version}");
+    let drawn = |line: &str, via: &str| {
         let mut script = std::process::Command::new("script");
-        script.args(["-qec", &line, "/dev/null"]).envs(node.site().engine().environment());
+        script.args(["-qec", line, "/dev/null"]).envs(node.site().engine().environment());
         script.env("GPUCTL_VIA", via);
         let got = command::run(&mut script, Duration::from_secs(120)).unwrap();
-        let shown = &got.stdout;
         assert_eq!(got.code, 0, "{got}");
+        got.stdout
+    };
+    for (version, via) in [(1, "local"), (2, "service")] {
+        // Docker tells of no commit how far it is: it is shown how much there is, and that it goes on.
+        let shown = drawn("docker gpuctl commit train kept:1", via);
+        let of = format!("\rDocker makes the image of train-{}, for ", version - 1);
+        assert!(shown.contains(&of) && shown.contains(" s now: 1.4GB in "), "{shown:?}");
+        assert!(shown.rsplit_once("\r\u{1b}[K").is_some_and(|(_, end)| end.starts_with("sha256:")));
+        node.docker_ok(&["image", "rm", "kept:1"]);
+        let shown = drawn(&format!("docker gpuctl update train --env A={version}"), via);
         for part in ["\rcopying train-", " of 1.4GB", " files", "\rcomparing train-"] {
             assert!(shown.contains(part), "no {part:?}\n{shown:?}");
         }

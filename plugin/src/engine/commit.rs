@@ -6,16 +6,18 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::api::{Answer, CommitRequest, Event, Failure, Front, MoreAnswer};
+use super::api::{
+    Amount, Answer, CommitRequest, Doing, Event, Failure, Front, MoreAnswer, Progress,
+};
 use super::context::{Context, DOCKER_LIMIT};
 use super::create::OPERATION_LABEL;
 use super::journal::Locked;
-use super::lifecycle;
 use super::names::Found;
+use super::{layers, lifecycle};
 use crate::client::signals::INTERRUPTED_CODE;
 use crate::docker::{Commit, Docker, Inspect};
 
-/// How often it is asked whether somebody still waits.
+/// How often it is asked whether somebody still waits, and told that it goes on.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// commit.
@@ -40,8 +42,15 @@ pub(super) fn commit(
         changes: changes(&request.changes, shown.label(OPERATION_LABEL).is_some()),
         pause: request.pause,
     };
+    let all = layers::size(ctx, &found, &shown, front)?;
     let stands = request.pause && shown.running();
-    let Some(made) = made(ctx, lock, found, how, front) else {
+    let goes_on = Progress {
+        doing: Doing::Committing,
+        of: found.docker_name.to_string(),
+        done: Amount::default(),
+        all,
+    };
+    let Some(made) = made(ctx, lock, found, how, &goes_on, front) else {
         return Err(given_up(&request.name, stands));
     };
     let id = made.map_err(|failure| {
@@ -59,6 +68,7 @@ fn made(
     lock: Locked,
     found: Found,
     how: Commit,
+    goes_on: &Progress,
     front: &mut dyn Front,
 ) -> Option<Result<String, Failure>> {
     let host = ctx.docker().map(|docker| docker.host().to_owned());
@@ -72,7 +82,9 @@ fn made(
     loop {
         match told.recv_timeout(LOOK) {
             Ok(made) => return Some(made),
-            Err(RecvTimeoutError::Timeout) if front.listens() => {}
+            Err(RecvTimeoutError::Timeout) if front.listens() => {
+                front.event(Event::Progress(goes_on.clone()));
+            }
             Err(RecvTimeoutError::Timeout) => return None,
             Err(RecvTimeoutError::Disconnected) => {
                 return Some(Err(Failure::new("the commit has ended without a word")));

@@ -7,9 +7,10 @@ use gpuctl_ledger::model::{ByteSize, ContainerId, DockerName};
 use gpuctl_ledger::node::notes;
 use serde_json::Value;
 
-use super::api::{Event, Failure, Front};
+use super::api::{Amount, Event, Failure, Front};
 use super::asker::Asker;
 use super::context::Context;
+use super::names::Found;
 use crate::client::signals::INTERRUPTED_CODE;
 use crate::docker::Inspect;
 use crate::layer::{self, Facts, Fit, LayerError};
@@ -31,6 +32,28 @@ pub(super) struct Source {
     pub(super) kept: bool,
     /// In words: `the snapshot of version 2`.
     pub(super) words: String,
+}
+
+/// How much a container has in files of its own, where its layer is one that is known. The look is told
+/// to whoever asked.
+///
+/// # Errors
+/// When nobody waits for it any more.
+pub(super) fn size(
+    ctx: &Context,
+    found: &Found,
+    shown: &Inspect,
+    front: &mut dyn Front,
+) -> Result<Option<Amount>, Failure> {
+    let Ok(Some(upper)) = upper(ctx, &found.id, shown, &found.docker_name) else {
+        return Ok(None);
+    };
+    let asker = Asker::of(front, found.docker_name.as_str(), None);
+    match tree::measure(&upper, &asker) {
+        Ok(size) => Ok(Some(Amount { files: size.entries, bytes: size.bytes })),
+        Err(why) if why.is_stopped() => Err(failure(LayerError::Tree(why))),
+        Err(_) => Ok(None),
+    }
 }
 
 /// A container's upper directory. `None` of one that never ran and has no files of its own.

@@ -96,6 +96,13 @@ fn text(progress: &Progress, since: Duration) -> String {
     let verb = match doing {
         Doing::Measuring => return format!("looking at {of}: {} files", grouped(done.files)),
         Doing::Syncing => return format!("bringing the copy of {of} to the disk"),
+        Doing::Committing => {
+            let size = all.map(|all| {
+                format!(": {} in {} files", shown(ByteSize(all.bytes)), grouped(all.files))
+            });
+            let size = size.unwrap_or_default();
+            return format!("Docker makes the image of {of}, for {} s now{size}", since.as_secs());
+        }
         Doing::Copying => "copying",
         Doing::Comparing => "comparing",
     };
@@ -194,6 +201,14 @@ mod tests {
             "comparing train-0, 0 s left: 2KB of 2KB (1KB/s), 7 of 7 files (3/s)"
         );
         assert_eq!(at(Doing::Measuring, (1234, 5), None, 9000), "looking at train-0: 1,234 files");
+        assert_eq!(
+            at(Doing::Committing, (0, 0), Some((1234, 11 << 20)), 9700),
+            "Docker makes the image of train-0, for 9 s now: 11MB in 1,234 files"
+        );
+        assert_eq!(
+            at(Doing::Committing, (0, 0), None, 0),
+            "Docker makes the image of train-0, for 0 s now"
+        );
         assert_eq!(at(Doing::Syncing, (1, 5), all, 1), "bringing the copy of train-0 to the disk");
         assert!(
             at(Doing::Copying, (1, 5), None, 1000)

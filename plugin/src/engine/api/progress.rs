@@ -1,8 +1,8 @@
-//! How far a copy of files is.
+//! How far long work is.
 
 use serde::{Deserialize, Serialize};
 
-/// How far a copy of files is: told several times a second while it goes on.
+/// How far a copy of files is, or an image of them: told several times a second while it goes on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
     /// What is being done.
@@ -37,4 +37,6 @@ pub enum Doing {
     Syncing,
     /// They are compared with the copy.
     Comparing,
+    /// Docker makes an image of them, and does not tell how much of them it has.
+    Committing,
 }
