@@ -37,7 +37,7 @@ pub fn main(words: impl Iterator<Item = std::ffi::OsString>) -> u8 {
             Ok(word) => text.push(word),
             Err(word) => {
                 ui::tell(&format!("error: {} is not UTF-8", word.to_string_lossy()));
-                return 2;
+                return 1;
             }
         }
     }

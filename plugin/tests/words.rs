@@ -65,7 +65,13 @@ fn help_is_data_and_wrong_usage_is_not() {
         assert_eq!((code, err.as_str()), (0, ""), "{words}");
         assert!(out.contains("Usage:") && out.contains("docker gpuctl"), "{words}: {out}");
     }
-    for (words, code) in [("gpuctl nope", 2), ("gpuctl scale x", 2), ("gpuctl stop", 2)] {
+    for (words, code) in [
+        ("gpuctl nope", 1),
+        ("gpuctl scale x", 1),
+        ("gpuctl stop", 1),
+        ("gpuctl stop --nope x", 125),
+        ("gpuctl ps --format xml", 125),
+    ] {
         let (got, out, err) = run(words);
         assert_eq!((got, out.as_str()), (code, ""), "{words}");
         assert!(err.starts_with("error: ") && err.contains("hint: "), "{words}: {err}");

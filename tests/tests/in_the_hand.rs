@@ -117,23 +117,35 @@ fn lists_are_filtered_and_printed_as_asked() {
     let granted = node.gpuctl_ok(&[&events[..], &["--format", "{{.Name}} {{.GPUs}}"]].concat());
     assert!(granted.lines().any(|line| line == "train-0 0,1"), "{granted}");
     assert_eq!(node.gpuctl_ok(&["version", "--format", "{{.node}}"]), "node1");
-    // Wrong usage is 2, on stderr, and says what there is.
-    for (words, said) in [
-        (&["ps", "--format", "{{.Nope}}"][..], "only .Name, .Version, .GPUs"),
-        (&["ps", "--format", "xml"], "neither table nor json"),
-        (&["ps", "--format", "{{if .Name}}x{{end}}"], "docs/json.md"),
-        (&["gpus", "-f", "colour=red"], "only gpu, model, holder"),
-        (&["ports", "-f", "name"], "is not KEY=VALUE"),
+    // What is wrong is on stderr, and says what there is; the exit codes are Docker's.
+    for (words, code, said) in [
+        (&["ps", "--format", "{{.Nope}}"][..], 1, "only .Name, .Version, .GPUs"),
+        (&["ps", "--format", "xml"], 125, "neither table nor json"),
+        (&["ps", "--format", "{{if .Name}}x{{end}}"], 125, "docs/json.md"),
+        (&["gpus", "-f", "colour=red"], 1, "only gpu, model, holder"),
+        (&["ports", "-f", "name"], 1, "is not KEY=VALUE"),
+        (&["stop", "-t", "x", "train"], 125, "--timeout"),
+        (&["stop", "--frob", "train"], 125, "unknown flag: --frob"),
+        (&["exec", "--frob", "train", "true"], 125, "unknown flag: --frob"),
+        (&["logs", "--frob", "train"], 125, "unknown flag: --frob"),
+        (&["create", "--frob", "busybox"], 125, "unknown flag: --frob"),
+        (&["stop"], 1, "requires"),
+        (&["exec", "train"], 1, "requires COMMAND"),
+        (&["logs"], 1, "requires CONTAINER"),
+        (&["run", "--rm"], 1, "an image is missing"),
+        (&["create"], 1, "an image is missing"),
+        (&["rename", "train"], 1, "requires"),
+        (&["volume", "frob"], 1, "has no command"),
     ] {
         let got = node.gpuctl(words);
-        assert_eq!((got.code, got.stdout.as_str()), (2, ""), "{got}");
+        assert_eq!((got.code, got.stdout.as_str()), (code, ""), "{words:?}: {got}");
         assert!(got.stderr.contains(said), "no {said:?} in\n{got}");
     }
     // Slips are put right; the flags of run are Docker's.
     let got = node.gpuctl(&["run", "--gpu", "2", "busybox"]);
     assert!(got.code == 125 && got.stderr.contains("did you mean --gpus?"), "{got}");
     let got = node.gpuctl(&["sacle", "train"]);
-    assert!(got.code == 2 && got.stderr.contains("did you mean docker gpuctl scale?"), "{got}");
+    assert!(got.code == 1 && got.stderr.contains("did you mean docker gpuctl scale?"), "{got}");
     // By their old names.
     assert_eq!(node.gpuctl_ok(&["execute", "train", "echo", "yes"]), "yes");
     node.gpuctl_ok(&["pause", "train"]);

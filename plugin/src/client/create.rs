@@ -55,11 +55,13 @@ pub struct Wrong {
     pub message: String,
     /// What to type instead.
     pub hint: Option<String>,
+    /// Nothing is wrong with what is there, but something is missing besides flags.
+    pub is_missing: bool,
 }
 
 impl Wrong {
     fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), hint: None }
+        Self { message: message.into(), hint: None, is_missing: false }
     }
     fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
@@ -164,8 +166,11 @@ impl Wanted {
             .hint("--gpus, --name and -d go with --from"));
         }
         match (&self.from, self.operands.first()) {
-            (None, None) => Err(Wrong::new("an image is missing")
-                .hint("docker gpuctl run [OPTIONS] IMAGE [COMMAND] [ARG...]")),
+            (None, None) => {
+                let hint = "docker gpuctl run [OPTIONS] IMAGE [COMMAND] [ARG...]";
+                let wrong = Wrong::new("an image is missing").hint(hint);
+                Err(Wrong { is_missing: true, ..wrong })
+            }
             (Some(_), Some(operand)) => Err(Wrong::new(format!(
                 "--from takes image and command from the record; {operand:?} is given besides"
             ))),

@@ -24,8 +24,7 @@ pub(super) fn dial(words: &[String]) -> Result<u8, Failure> {
             [flag, value] if flag == "--root" => root = Some(PathBuf::from(value)),
             _ => {
                 return Err(Failure::new("dial is for docker gpuctl on another host")
-                    .hint("docker --context NAME gpuctl ... uses it")
-                    .code(super::USAGE));
+                    .hint("docker --context NAME gpuctl ... uses it"));
             }
         }
     }

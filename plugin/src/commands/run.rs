@@ -84,7 +84,8 @@ pub(super) fn make(
                 Some(flag) => format!("did you mean {flag}? {help} shows all"),
                 None => help,
             });
-            failure.hint(hint).code(if run { 125 } else { super::USAGE })
+            let code = if run { super::WRONG_FLAG_CODE } else { super::WRONG_FLAG };
+            failure.hint(hint).code(if wrong.is_missing { 1 } else { code })
         })?;
     if wanted.help {
         ui::print(&help::fitted(help, ui::Screen::stdout().width));

@@ -71,11 +71,10 @@ pub(super) struct Args {
 pub(super) fn update(session: &Session, args: Args) -> Result<u8, Failure> {
     let (how, shown) = (args.how.how(), args.how.shown());
     let name = args.name.clone();
-    let change = asked(args).map_err(|wrong| Failure::from(wrong).code(super::USAGE))?;
+    let change = asked(args).map_err(|wrong| Failure::from(wrong).code(super::WRONG_FLAG))?;
     if change.is_empty() && !how.replace {
         return Err(Failure::new("nothing is to be changed")
-            .hint("docker gpuctl update --help lists what can be; --replace makes a new container of the same")
-            .code(super::USAGE));
+            .hint("docker gpuctl update --help lists what can be; --replace makes a new container of the same"));
     }
     tell(session, Request::Change(Box::new(ChangeRequest { name, change, how })), shown)
 }

@@ -3,7 +3,7 @@
 use clap::CommandFactory as _;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
-use super::{USAGE, Words, command, help, near};
+use super::{WRONG_FLAG, Words, command, help, near};
 use crate::engine::api::Failure;
 
 /// clap's words in our form.
@@ -35,8 +35,12 @@ pub(super) fn usage(error: &clap::Error, words: &[String]) -> Failure {
     let meant = at.and_then(|at| match error.kind() {
         ErrorKind::InvalidSubcommand => {
             let word = invalid(ContextKind::InvalidSubcommand)?;
+            // Whoever means an old name gets it, but none is proposed for a slip of one that there is.
             let names = at.get_subcommands().flat_map(clap::Command::get_name_and_visible_aliases);
-            near::nearest(&word, names).map(|name| format!("{help} {name}"))
+            let name = near::nearest(&word, names.chain(["help"])).or_else(|| {
+                near::nearest(&word, at.get_subcommands().flat_map(clap::Command::get_all_aliases))
+            });
+            name.map(|name| format!("{help} {name}"))
         }
         ErrorKind::UnknownArgument => {
             let word = invalid(ContextKind::InvalidArg)?;
@@ -75,7 +79,19 @@ pub(super) fn usage(error: &clap::Error, words: &[String]) -> Failure {
         Some(usage) => format!("{usage}; {help} --help tells more"),
         None => format!("{help} --help"),
     };
-    Failure::new(message).details(details).hint(hint).code(USAGE)
+    let failure = Failure::new(message).details(details).hint(hint);
+    if is_of_a_flag(error) { failure.code(WRONG_FLAG) } else { failure }
+}
+
+/// A flag is wrong by itself: not that one is missing or goes with no other, nor that there are too few words
+/// or too many.
+fn is_of_a_flag(error: &clap::Error) -> bool {
+    let about = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(about)) => about.starts_with('-'),
+        _ => false,
+    };
+    let of_several = [ErrorKind::MissingRequiredArgument, ErrorKind::ArgumentConflict];
+    about && !of_several.contains(&error.kind())
 }
 
 /// Flags by their names alone: `--format` for `'--format <FORMAT>'`.
@@ -131,6 +147,8 @@ mod tests {
         assert_eq!(message, "unknown flag: --gpu");
         assert!(said.starts_with("did you mean docker gpuctl scale --gpus? "), "{said}");
         assert!(hint("volume crate data").1.contains("docker gpuctl volume create?"));
+        assert!(hint("hlep").1.starts_with("did you mean docker gpuctl help? "));
+        assert!(hint("contine").1.starts_with("did you mean docker gpuctl continue? "));
         assert_eq!(hint("frobnicate").1, "docker gpuctl --help");
         assert_eq!(hint("ps --frobnicate").1, "docker gpuctl ps --help");
         assert!(hint("ps --al").1.starts_with("did you mean docker gpuctl ps --all? "));

@@ -61,7 +61,7 @@ pub(super) fn adopt(
     let name = match &request.name {
         Some(name) => name.clone(),
         None => ContainerName::new(shown.name()).map_err(|e| {
-            Failure::new(e.to_string()).hint("docker gpuctl adopt CONTAINER --name NAME").code(2)
+            Failure::new(e.to_string()).hint("docker gpuctl adopt CONTAINER --name NAME")
         })?,
     };
     let _lock = journal::lock(ctx, &name, front)?;

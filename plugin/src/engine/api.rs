@@ -299,7 +299,7 @@ pub struct Failure {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
     /// The exit code that run and exec end with where Docker has one of its own (125, 126, 127);
-    /// other commands end with 1, or 2 for wrong usage.
+    /// other commands end with 1.
     pub code: u8,
 }
 

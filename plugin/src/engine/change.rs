@@ -368,8 +368,7 @@ pub(super) fn check_stops(
         _ => return Ok(()),
     };
     Err(Failure::new(message)
-        .hint("--timeout 600 waits ten minutes before it kills; --timeout 0 does not wait")
-        .code(2))
+        .hint("--timeout 600 waits ten minutes before it kills; --timeout 0 does not wait"))
 }
 
 /// `told`: whether a refusal is written down, and as whose.

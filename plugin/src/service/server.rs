@@ -150,7 +150,7 @@ fn connection(mut stream: UnixStream, perform: &Perform, limits: Limits) {
 
 /// The request; nothing to say to a client that went away.
 fn request(lines: &mut Lines, limits: Limits) -> Result<Request, Option<Failure>> {
-    let wrong = |text: &str| Some(Failure::new(text).code(2));
+    let wrong = |text: &str| Some(Failure::new(text));
     let line = match lines.read(Some(Instant::now() + limits.request)) {
         Ok(line) => line,
         Err(NoLine::Ended | NoLine::Broken) => return Err(None),

@@ -35,7 +35,7 @@ pub(super) fn create(session: &Session, args: Args) -> Result<u8, Failure> {
     {
         return Err(Failure::new(format!("the label {key:?} cannot be set"))
             .hint("labels that begin with gpuctl. are ours")
-            .code(2));
+            .code(super::super::WRONG_FLAG));
     }
     let request = VolumeRequest::Create {
         name: args.name,

@@ -38,8 +38,7 @@ pub(super) fn create(
     rules::check_size(wanted.size, backend, volumes.filesystem)?;
     if wanted.allocate && backend != Backend::Image {
         return Err(Failure::new(format!("--allocate is of backend image, this is {backend}"))
-            .hint("leave --allocate out, or add --backend image")
-            .code(2));
+            .hint("leave --allocate out, or add --backend image"));
     }
     let _lock = journal::lock(ctx, name, front)?;
     let before = find::by_name(ctx, name)?;

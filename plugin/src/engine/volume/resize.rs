@@ -132,8 +132,7 @@ fn before(
 fn check_how(how: ResizeHow) -> Result<(), Failure> {
     if how.roll && how.in_place {
         return Err(Failure::new("--in-place makes no new version that --roll could move to")
-            .hint("leave --roll out: with --in-place the containers go on as they are")
-            .code(2));
+            .hint("leave --roll out: with --in-place the containers go on as they are"));
     }
     Ok(())
 }
