@@ -70,7 +70,7 @@ fn help_is_data_and_wrong_usage_is_not() {
         ("gpuctl scale x", 1),
         ("gpuctl stop", 1),
         ("gpuctl stop --nope x", 125),
-        ("gpuctl ps --format xml", 125),
+        ("gpuctl ps --filter name", 125),
     ] {
         let (got, out, err) = run(words);
         assert_eq!((got, out.as_str()), (code, ""), "{words}");

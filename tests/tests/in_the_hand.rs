@@ -120,10 +120,10 @@ fn lists_are_filtered_and_printed_as_asked() {
     // What is wrong is on stderr, and says what there is; the exit codes are Docker's.
     for (words, code, said) in [
         (&["ps", "--format", "{{.Nope}}"][..], 1, "only .Name, .Version, .GPUs"),
-        (&["ps", "--format", "xml"], 125, "neither table nor json"),
-        (&["ps", "--format", "{{if .Name}}x{{end}}"], 125, "docs/json.md"),
+        (&["ps", "--format", "xml"], 1, "neither table nor json"),
+        (&["ps", "--format", "{{if .Name}}x{{end}}"], 1, "docs/json.md"),
         (&["gpus", "-f", "colour=red"], 1, "only gpu, model, holder"),
-        (&["ports", "-f", "name"], 1, "is not KEY=VALUE"),
+        (&["ports", "-f", "name"], 125, "is not KEY=VALUE"),
         (&["stop", "-t", "x", "train"], 125, "--timeout"),
         (&["stop", "--frob", "train"], 125, "unknown flag: --frob"),
         (&["exec", "--frob", "train", "true"], 125, "unknown flag: --frob"),

@@ -3,7 +3,7 @@
 use gpuctl_ledger::audit::Decision;
 use gpuctl_ledger::model::Timestamp;
 
-use super::list_args::format;
+use super::list_args::{format, pair};
 use super::session::{Session, odd};
 use crate::client::when;
 use crate::engine::api::{Answer, Event, EventsRequest, Failure, Front, Request};
@@ -25,7 +25,7 @@ pub(super) struct Args {
     #[arg(short = 'n', long, value_name = "NUMBER")]
     tail: Option<String>,
     /// Only these: container=NAME, gpu=INDEX or UUID, decision=WORD, user=NAME
-    #[arg(short, long, value_name = "KEY=VALUE")]
+    #[arg(short, long, value_name = "KEY=VALUE", value_parser = pair)]
     filter: Vec<String>,
     /// Format output: table, json, or a template as '{{.Field}}'
     #[arg(long, value_name = "FORMAT", value_parser = format, default_value = "table", hide_default_value = true)]

@@ -7,7 +7,7 @@ use crate::ui::{self, Format, List, View};
 #[derive(Debug, clap::Args)]
 pub(super) struct ListArgs {
     /// Filter output based on conditions provided: KEY=VALUE
-    #[arg(short, long, value_name = "FILTER")]
+    #[arg(short, long, value_name = "FILTER", value_parser = pair)]
     pub(super) filter: Vec<String>,
     /// Format output: table, json, or a template as '{{.Name}}' or 'table {{.Name}}\t{{.GPUs}}'
     #[arg(long, value_name = "FORMAT", value_parser = format, default_value = "table", hide_default_value = true)]
@@ -23,6 +23,14 @@ pub(super) struct ListArgs {
 /// Reads `--format`.
 pub(super) fn format(text: &str) -> Result<Format, String> {
     text.parse()
+}
+
+/// Reads `--filter`, as far as that is the same everywhere.
+pub(super) fn pair(text: &str) -> Result<String, String> {
+    match text.split_once('=') {
+        Some(_) => Ok(text.to_owned()),
+        None => Err("it is not KEY=VALUE".to_owned()),
+    }
 }
 
 /// What is wrong with a filter or a template.

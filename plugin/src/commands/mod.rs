@@ -332,17 +332,18 @@ mod tests {
             "commit -p=maybe a",
             "start",
             "ps --nope",
+            "ps -f name",
             "ps nope",
         ] {
             let error = read(wrong).unwrap_err();
             let flags = [
                 "scale --gpus x a",
-                "ps --format xml",
                 "volume create data --size 20XB",
                 "volume create data --size 1GB --backend plain",
                 "top --interval 0",
                 "commit -p=maybe a",
                 "ps --nope",
+                "ps -f name",
             ];
             let is_of_a_flag = usage::usage(&error, &[]).code == WRONG_FLAG;
             assert_eq!(is_of_a_flag, flags.contains(&wrong), "{wrong}");

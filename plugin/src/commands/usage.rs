@@ -84,10 +84,12 @@ pub(super) fn usage(error: &clap::Error, words: &[String]) -> Failure {
 }
 
 /// A flag is wrong by itself: not that one is missing or goes with no other, nor that there are too few words
-/// or too many.
+/// or too many. A template is read by Docker's commands themselves, not as a flag: its faults are no flag's.
 fn is_of_a_flag(error: &clap::Error) -> bool {
     let about = match error.get(ContextKind::InvalidArg) {
-        Some(ContextValue::String(about)) => about.starts_with('-'),
+        Some(ContextValue::String(about)) => {
+            about.starts_with('-') && !about.starts_with("--format ")
+        }
         _ => false,
     };
     let of_several = [ErrorKind::MissingRequiredArgument, ErrorKind::ArgumentConflict];
