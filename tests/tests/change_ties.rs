@@ -88,11 +88,27 @@ fn a_container_that_another_one_names_is_followed_through_its_changes() {
     let beside = ["run", "-d", "--name", "side", "--volumes-from", "main-0"];
     let program = ["--network", "container:main-0", "busybox", "sleep", "100000"];
     node.gpuctl_ok(&[&beside[..], &program].concat());
-    // In place: its name is another.
-    node.gpuctl_ok(&["update", "main", "--memory", "64m"]);
+    let run = ["run", "-d", "--name", "foreign", "--network", "container:main-0"];
+    node.docker_ok(&[&run[..], &["busybox", "sleep", "100000"]].concat());
+    // In place: its name is another. Nothing restarts, so nobody loses a network.
+    let limits = node.gpuctl(&["update", "main", "--memory", "64m"]);
+    assert!(limits.code == 0 && !limits.stderr.contains("loses it"), "{limits}");
     node.gpuctl_ok(&["update", "side", "-t", "0", "--env", "A=1"]);
     // By a new container: its id is another.
-    node.gpuctl_ok(&["update", "main", "-t", "0", "--env", "A=1"]);
+    let told = [
+        "side-1 shares the network of main-1 and loses it: docker gpuctl update side --replace gives it that of main-2",
+        "foreign shares the network of main-1 and loses it: made anew with --network container:main-2",
+    ];
+    let change = ["update", "main", "-t", "0", "--env", "A=1"];
+    let plan = node.gpuctl_ok(&[&change[..], &["--dry-run"]].concat());
+    let done = node.gpuctl(&change);
+    assert_eq!(done.code, 0, "{done}");
+    for line in told {
+        assert!(
+            plan.contains(line) && done.stderr.contains(&format!("warning: {line}")),
+            "{plan}{done}"
+        );
+    }
     node.gpuctl_ok(&["prune", "-f", "main"]);
     node.gpuctl_ok(&["update", "side", "-t", "0", "--env", "A=2"]);
     let (main, side) = (inspect(&node, "main-2"), inspect(&node, "side-2"));
@@ -100,6 +116,14 @@ fn a_container_that_another_one_names_is_followed_through_its_changes() {
     assert_eq!(side["HostConfig"]["NetworkMode"], format!("container:{id}"));
     assert_eq!(side["Mounts"][0]["Name"], main["Mounts"][0]["Name"]);
     assert_eq!(side["State"]["Running"], true);
+    // A restart takes the network of who shares it, until that one restarts too.
+    let lost = node.gpuctl(&["scale", "main", "-t", "0", "--gpus", "1"]);
+    let line = "side-2 shares the network of main-2 and loses it until docker gpuctl restart side";
+    assert!(lost.code == 0 && lost.stderr.contains(line), "{lost}");
+    let links = |container: &str| node.docker_ok(&["exec", container, "ls", "/sys/class/net"]);
+    assert_eq!(links("side-2"), "lo", "it has lost it");
+    node.gpuctl_ok(&["restart", "-t", "0", "side"]);
+    assert!(links("side-2").contains("eth0"), "it has it again");
     // Where it is gone, that is said before anything stops.
     node.gpuctl_ok(&["rm", "-f", "main"]);
     refused(&node, "side-2", &["update", "side", "--env", "A=3"], "has no such container");

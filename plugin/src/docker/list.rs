@@ -23,6 +23,8 @@ pub struct Summary {
     pub running: bool,
     /// Its labels.
     pub labels: HashMap<String, String>,
+    /// Its network, as it was asked for: `bridge`, `container:ID`.
+    pub network: String,
 }
 
 pub(super) fn summary(raw: ContainerSummary) -> Summary {
@@ -44,6 +46,7 @@ pub(super) fn summary(raw: ContainerSummary) -> Summary {
         running: matches!(state.as_str(), "running" | "paused" | "restarting" | "stopping"),
         state,
         labels: raw.labels.unwrap_or_default(),
+        network: raw.host_config.and_then(|host| host.network_mode).unwrap_or_default(),
     }
 }
 

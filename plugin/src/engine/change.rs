@@ -12,6 +12,7 @@ use super::in_place::{self, words};
 use super::journal::Locked;
 use super::layers::Source;
 use super::names::{self, Found};
+use super::neighbours::{self, Network};
 use super::{creation, images, leases, lifecycle, replace, snapshot, supply, version, volume};
 use crate::change::{self, Change, Difference, HostPort, Publish, Way, Wrong};
 use crate::docker::Inspect;
@@ -201,7 +202,7 @@ pub(super) fn bring(
         Some((update, gpus)) => {
             if how.dry_run {
                 let limits = update.is_some();
-                let steps = in_place_steps(
+                let mut steps = in_place_steps(
                     found,
                     &what,
                     (before, &target.gpus),
@@ -209,6 +210,9 @@ pub(super) fn bring(
                     &new_name,
                     how,
                 );
+                if running && gpus {
+                    steps.extend(neighbours::told(ctx, found, Network::Restarted));
+                }
                 return Ok(Answer::Plan { steps: with_snapshot(ctx, subject, how, steps, front)? });
             }
             if how.snapshot {
@@ -216,6 +220,7 @@ pub(super) fn bring(
             }
             if running && gpus {
                 warn_restart(found, front);
+                warn_of(neighbours::told(ctx, found, Network::Restarted), front);
             }
             let data = in_place::Data {
                 id: found.id.clone(),
@@ -237,7 +242,8 @@ pub(super) fn bring(
         None => {
             let prepared = replace::prepare(ctx, subject, &target, how, why, front)?;
             if how.dry_run {
-                let steps = prepared.steps(found, &what, &new_name, how);
+                let mut steps = prepared.steps(found, &what, &new_name, how);
+                steps.extend(neighbours::told(ctx, found, Network::Replaced(&new_name)));
                 return Ok(Answer::Plan { steps: with_snapshot(ctx, subject, how, steps, front)? });
             }
             // Once all else has been looked at: where nothing is changed, nothing is kept.
@@ -247,6 +253,7 @@ pub(super) fn bring(
             if running {
                 warn_restart(found, front);
             }
+            warn_of(neighbours::told(ctx, found, Network::Replaced(&new_name)), front);
             replace::execute(ctx, prepared, &target, found, front)?;
         }
     }
@@ -268,8 +275,13 @@ fn with_snapshot(
 }
 
 fn warn_restart(found: &Found, front: &mut dyn Front) {
-    let text = format!("processes in {} restart", found.docker_name);
-    front.event(Event::Warning { text });
+    warn_of(vec![format!("processes in {} restart", found.docker_name)], front);
+}
+
+fn warn_of(texts: Vec<String>, front: &mut dyn Front) {
+    for text in texts {
+        front.event(Event::Warning { text });
+    }
 }
 
 fn changed(found: &Found, docker_name: DockerName, summary: String) -> Answer {

@@ -32,6 +32,7 @@ mod links;
 mod list;
 mod look;
 mod names;
+mod neighbours;
 mod node;
 mod pause;
 mod ports;
