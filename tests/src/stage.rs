@@ -218,7 +218,11 @@ impl Stage {
             stat -c '%A %t %T' /tree/run/fifo /tree/run/block; stat -c %a /
             cd /deep; i=0; while [ $i -lt 100 ]; do cd folder-$i; i=$((i+1)); done; ls
             busybox sha256sum /big/file /many/d3000/3999";
-        let got = self.served.node.docker(&["exec", container, "sh", "-c", script]);
+        let mut docker = self.served.node.site().engine().docker();
+        docker.args(["exec", container, "sh", "-c", script]);
+        // In full size it reads 4 GB.
+        let got = command::run(&mut docker, LIMIT).expect("docker starts");
+        assert_eq!(got.code, 0, "{got}");
         assert!(got.stderr.contains("can't open '/etc/gone'"), "{got}");
         got.stdout
     }

@@ -17,6 +17,18 @@ use crate::{Node, state};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Look(BTreeMap<String, Value>);
 
+/// A lease that is kept for the few seconds in which `docker stop` may turn out to be `docker restart`. On a
+/// machine that is busy they are over before a command ends, on another they are not: it counts as free.
+fn is_about_to_be_freed(node: &Node, containers: &[Value], record: &Value) -> bool {
+    if record["state"] != "reserved" || record["evidence"]["ended"].is_null() {
+        return false;
+    }
+    let holder = record["holder"]["container"].as_str().expect("a holder");
+    let exited = |shown: &&Value| shown["Id"] == holder && shown["State"]["Status"] == "exited";
+    let shown = containers.iter().find(exited);
+    shown.is_some_and(|_| state::written_by_docker(node, holder).1)
+}
+
 /// Looks.
 ///
 /// # Panics
@@ -26,6 +38,9 @@ pub fn look(node: &Node) -> Look {
     let names = Names::of(&containers);
     let mut all = BTreeMap::new();
     for (key, value) in state::ledger(node) {
+        if is_about_to_be_freed(node, &containers, &value) {
+            continue;
+        }
         all.insert(names.text(&format!("ledger/{key}")), names.value(&value));
     }
     let granted = node.granted();
