@@ -140,15 +140,19 @@ fn an_image_of_a_container_has_its_files_and_says_what_it_has_not() {
             "{words:?}"
         );
     }
+    let images = || node.docker_ok(&["image", "ls", "-aq"]).lines().count();
+    let before = images();
     for (words, why) in [
         (&["commit", "nobody"][..], "no container nobody"),
-        (&["commit", "train", "UPPER"], "lowercase"),
+        (&["commit", "train", "UPPER"], "an image cannot be called \"UPPER\""),
+        (&["commit", "train", "x:y:z"], "an image cannot be called"),
         (&["commit", "-c", "RUN x", "train"], "not a valid change command"),
     ] {
         let got = node.gpuctl(words);
         assert_eq!((got.code, got.stdout.as_str()), (1, ""), "{got}");
         assert!(got.stderr.contains(why) && got.stderr.contains("hint: "), "{got}");
     }
+    assert_eq!(images(), before, "none was made");
     node.check();
 }
 

@@ -459,3 +459,33 @@ fn docker_run_that_passes_by_is_told() {
     assert_eq!((line.verdict.as_str(), line.fix.as_str()), ("warning", "docker gpuctl setup"));
     assert_eq!(bad(&lines, "level").verdict, "warning");
 }
+
+#[test]
+fn what_never_ran_is_kept_where_the_ledger_has_lost_it() {
+    if !engine_runs_here() {
+        return;
+    }
+    let node = Node::start(Options::default());
+    let sleep = ["busybox", "sleep", "1000"];
+    for name in ["made", "filled"] {
+        node.gpuctl_ok(&[&["create", "--name", name, "--gpus", "1"], &sleep[..]].concat());
+    }
+    node.docker_ok(&["cp", "/etc/hostname", "filled-0:/precious"]);
+    for file in ["ledger.db", "ledger.db-wal", "ledger.db-shm"] {
+        let _ = std::fs::remove_file(node.place().state().join(file));
+    }
+    // Where the node's own copies are lost as well, files still speak for it.
+    let copy = format!("bindings/{}.json", node.id("filled-0"));
+    std::fs::remove_file(node.place().state().join(copy)).unwrap();
+    let got = node.gpuctl(&["doctor", "--fix"]);
+    for name in ["made-0", "filled-0"] {
+        let line = format!("{name} is marked as managed and the ledger does not know it");
+        assert!(got.code == 1 && got.stdout.contains(&line), "{got}");
+    }
+    for name in ["made", "filled"] {
+        node.gpuctl_ok(&["adopt", &format!("{name}-0"), "--name", name]);
+        node.gpuctl_ok(&["start", name]);
+    }
+    node.docker_ok(&["exec", "filled-0", "test", "-e", "/precious"]);
+    node.check();
+}

@@ -67,7 +67,9 @@ const WRONG_FLAG_CODE: u8 = 125;
     bin_name = "docker gpuctl",
     version,
     about = "Run GPU containers and change how many GPUs they have",
-    disable_version_flag = false
+    disable_version_flag = false,
+    // As Docker's flags: the last one counts.
+    args_override_self = true
 )]
 struct Words {
     #[command(subcommand)]
@@ -307,6 +309,9 @@ mod tests {
             "commit --pause --no-pause a",
             "ports -q",
             "ports --format json",
+            "ps -a --all -q -q --format json --format table",
+            "stop -t 1 -t 2 a b",
+            "scale a --gpus 1 --gpus 3",
         ] {
             assert!(read(line).is_ok(), "{line}: {:?}", read(line).err().map(|e| e.to_string()));
         }

@@ -53,6 +53,39 @@ fn path(id: &ContainerId, how: &Commit) -> String {
     path
 }
 
+/// Whether an image can be called so: the CLI looks at that, and the Engine makes the image first and then
+/// finds no name for it.
+pub fn is_name(image: &str) -> bool {
+    let (repository, tag) = parts(image);
+    let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let tag_fits = tag.len() <= 128
+        && tag.starts_with(word)
+        && tag.chars().all(|c| word(c) || matches!(c, '.' | '-'));
+    let tag_fits = tag_fits || tag.is_empty() && !image.ends_with(':');
+    let path_fits = |part: &str| {
+        let small = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+        let ends = part.starts_with(small) && part.ends_with(small);
+        let twice = ["..", "._", "_.", ".-", "-.", "_-", "-_", "___"];
+        ends && !twice.iter().any(|two| part.contains(two))
+            && part.chars().all(|c| small(c) || matches!(c, '.' | '_' | '-'))
+    };
+    // The first of several may be a host: it has a dot or a port, or is localhost.
+    let host_fits = |part: &str| {
+        let (name, port) = part.split_once(':').unwrap_or((part, "0"));
+        let is_host = part.contains(['.', ':']) || part == "localhost";
+        let known = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-');
+        let port_fits = !port.is_empty() && port.chars().all(|c| c.is_ascii_digit());
+        is_host && !name.is_empty() && name.chars().all(known) && port_fits
+    };
+    let repository_fits = match repository.split_once('/') {
+        Some((first, rest)) => {
+            (host_fits(first) || path_fits(first)) && rest.split('/').all(path_fits)
+        }
+        None => path_fits(repository),
+    };
+    tag_fits && repository_fits && repository.len() <= 255
+}
+
 /// `host:5000/train:v1` is `host:5000/train` and `v1`.
 fn parts(image: &str) -> (&str, &str) {
     match image.rsplit_once(':') {
@@ -93,6 +126,49 @@ mod tests {
         assert_eq!(path(&id, &how), expected);
         let without = path(&id, &Commit::default());
         assert_eq!(without, format!("/commit?container={id}&pause=0&author=&comment="));
+    }
+
+    #[test]
+    fn a_name_is_told_from_what_the_engine_would_make_an_image_without_one_for() {
+        let good = [
+            "a",
+            "train:v1",
+            "host:5000/a/b",
+            "host:5000/a:V_1.x-",
+            "Host.Example/a",
+            "localhost/x",
+            "a_b/c__d/e-f--g.h",
+            "library/a",
+        ];
+        for name in good {
+            assert!(is_name(name), "{name}");
+        }
+        let long = format!("a:{}", "t".repeat(129));
+        let bad = [
+            "",
+            ":",
+            "a:",
+            ":v1",
+            "UPPER",
+            "x:y:z",
+            "a:b/c:d",
+            "x@sha256:aaaa",
+            "a//b",
+            "/a",
+            "a/",
+            "-a",
+            "a..b",
+            "a___b",
+            "a b",
+            "a:v 1",
+            "a:-v",
+            "é",
+            "Host/a",
+            &long,
+        ];
+        for name in bad {
+            assert!(!is_name(name), "{name}");
+        }
     }
 
     #[test]

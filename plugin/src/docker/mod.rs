@@ -28,7 +28,7 @@ use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Bytes;
 use serde_json::Value;
 
-pub use commit::Commit;
+pub use commit::{Commit, is_name as is_image_name};
 pub use create::Changes;
 pub use error::{DockerError, gpuctl_part, start_exit_code};
 pub use inspect::Inspect;

@@ -15,7 +15,7 @@ use super::journal::Locked;
 use super::names::Found;
 use super::{layers, lifecycle};
 use crate::client::signals::INTERRUPTED_CODE;
-use crate::docker::{Commit, Docker, Inspect};
+use crate::docker::{Commit, Docker, Inspect, is_image_name};
 
 /// How often it is asked whether somebody still waits, and told that it goes on.
 const LOOK: Duration = Duration::from_millis(100);
@@ -29,6 +29,11 @@ pub(super) fn commit(
     request: &CommitRequest,
     front: &mut dyn Front,
 ) -> Result<Answer, Failure> {
+    if let Some(image) = request.image.as_deref().filter(|image| !is_image_name(image)) {
+        return Err(Failure::new(format!("an image cannot be called {image:?}")).hint(
+            "a name is [HOST[:PORT]/]PATH[:TAG], in small letters but for the tag, as in lab/train:v1",
+        ));
+    }
     let (lock, found, shown) = lifecycle::locked(ctx, &request.name, front)?;
     let volumes = volumes(&shown);
     if !volumes.is_empty() {

@@ -20,6 +20,7 @@ use super::api::Failure;
 use super::context::Context;
 use super::create::OPERATION_LABEL;
 use super::{ending, journal, leftovers, ports, recover, remove, under_way, volume};
+use crate::docker::Inspect;
 
 /// What was found amiss, and whether it was mended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -394,7 +395,7 @@ fn strays(ctx: &Context, fix: bool, findings: &mut Vec<Finding>) -> Result<(), F
             continue;
         }
         let name = shown.name().to_owned();
-        if shown.never_started() {
+        if shown.never_started() && !is_kept(ctx, &shown)? {
             // docker create outlived the run that had asked for it; or it is one that has just begun.
             let Some((base, _)) = DockerName::split(shown.name()) else { continue };
             let Some(_lock) = journal::try_lock(ctx, &base)? else { continue };
@@ -407,7 +408,10 @@ fn strays(ctx: &Context, fix: bool, findings: &mut Vec<Finding>) -> Result<(), F
                 continue;
             }
             let done = fix && ctx.docker()?.remove(&summary.id, false, true).is_ok();
-            found(findings, done, format!("{name} was left by a run that was broken off"));
+            let removed = if done { ", and is removed" } else { "" };
+            let text =
+                format!("{name} never ran, and was left by a run that was broken off{removed}");
+            found(findings, done, text);
         } else {
             findings.push(Finding {
                 text: format!("{name} is marked as managed and the ledger does not know it"),
@@ -419,4 +423,12 @@ fn strays(ctx: &Context, fix: bool, findings: &mut Vec<Finding>) -> Result<(), F
         }
     }
     Ok(())
+}
+
+/// Whether a container that never ran was whole once: this node wrote down that it is managed, or it has files.
+/// Then it is the ledger that has lost it, or another one that is asked.
+fn is_kept(ctx: &Context, shown: &Inspect) -> Result<bool, Failure> {
+    let Some(id) = shown.id() else { return Ok(true) };
+    let noted = notes::read_binding(&ctx.config.paths, &id).map_or(true, |noted| noted.is_some());
+    Ok(noted || ctx.docker()?.has_files(id.as_str())?)
 }

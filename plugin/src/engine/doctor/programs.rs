@@ -145,6 +145,18 @@ fn open_folder(seen: Seen) -> Option<String> {
 /// Whether names that stand for the hook's program lead to it.
 fn names(hook: &Path, checks: &mut Checks) {
     let Some(folder) = hook.parent() else { return };
+    let [runtime, gate, ..] = NAMES;
+    let gone = |name: &&'static str| {
+        let seen = folder.join(name).symlink_metadata();
+        hook.exists() && seen.is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound)
+    };
+    for name in [runtime, gate].into_iter().filter(gone) {
+        let text = format!(
+            "{} is not there: no container starts whose runtime it is",
+            folder.join(name).display()
+        );
+        checks.problem("hook's names", text, Some(packaged::again(Path::new("/"))));
+    }
     let foreign: Vec<String> = NAMES
         .iter()
         .map(|name| folder.join(name))
