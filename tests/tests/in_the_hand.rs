@@ -131,6 +131,7 @@ fn lists_are_filtered_and_printed_as_asked() {
         (&["create", "--frob", "busybox"], 125, "unknown flag: --frob"),
         (&["stop"], 1, "requires"),
         (&["exec", "train"], 1, "requires COMMAND"),
+        (&["exec", "nobody", "true"], 1, "no container nobody"),
         (&["logs"], 1, "requires CONTAINER"),
         (&["run", "--rm"], 1, "an image is missing"),
         (&["create"], 1, "an image is missing"),

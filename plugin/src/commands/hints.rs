@@ -149,7 +149,9 @@ fn told(granted: &[(String, Vec<String>)], managed: fn(&str) -> Option<String>) 
         1 => {
             let how = match managed(name) {
                 Some(name) => format!("docker gpuctl scale {name} --gpus N"),
-                None => format!("docker gpuctl adopt {name}, then docker gpuctl scale"),
+                None => {
+                    format!("docker gpuctl adopt {name}, then docker gpuctl scale {name} --gpus N")
+                }
             };
             format!("{what}; to change that while it keeps its files → {how}")
         }
@@ -221,7 +223,7 @@ mod tests {
         };
         let web = [("plain", 0), ("web", 0)];
         let said = line("run", &["gpus", "detach"], &web).unwrap();
-        let whole = "web holds GPU 0,3; to change that while it keeps its files → docker gpuctl adopt web, then docker gpuctl scale";
+        let whole = "web holds GPU 0,3; to change that while it keeps its files → docker gpuctl adopt web, then docker gpuctl scale web --gpus N";
         assert_eq!(said, whole);
         for (command, flags) in
             [("compose up", &["d"][..]), ("start", &[]), ("container run", &["gpus"])]

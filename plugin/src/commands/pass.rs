@@ -62,7 +62,9 @@ pub(super) fn words(globals: &Globals, words: &[String], passed: &Passed) -> Res
     else {
         return Err(passed.too_few(split.operands.len()));
     };
-    let Answer::Resolved { id, .. } = session.look(Request::Resolve { name: name.clone() })? else {
+    // 125 is what Docker ends with for a wrong flag alone.
+    let resolved = session.look(Request::Resolve { name: name.clone() }).map_err(|f| f.code(1))?;
+    let Answer::Resolved { id, .. } = resolved else {
         return Err(odd());
     };
     let mut line = vec![passed.command.to_owned()];
