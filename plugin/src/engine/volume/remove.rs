@@ -135,8 +135,13 @@ fn check_unused(ctx: &Context, going: &[&VolumeVersionRecord]) -> Result<(), Fai
 /// Carries a removal to its end, from wherever it stands.
 fn finish(ctx: &Context, journal: Journal) -> Result<(), Failure> {
     let data: Data = journal.data()?;
-    for target in &data.targets {
-        match remove_target(ctx, target) {
+    for (number, target) in data.targets.iter().enumerate() {
+        let removed = match remove_target(ctx, target) {
+            // Some are gone, so the others are to go: a connection that broke is made anew.
+            Err(_) if number > 0 => remove_target(ctx, target),
+            removed => removed,
+        };
+        match removed {
             Ok(()) => {}
             Err(why) => {
                 // Nothing is lost: what is gone is no longer shown, the rest is as it was.
