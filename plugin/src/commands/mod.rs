@@ -149,8 +149,8 @@ pub fn main(globals: Globals, words: &[String]) -> u8 {
         Err(failure) => {
             ui::failure(&failure);
             match failure.code {
-                code if like_run(name) => code,
                 WRONG_FLAG => WRONG_FLAG_CODE,
+                code if like_run(name) => code,
                 code @ crate::client::signals::INTERRUPTED_CODE => code,
                 _ => 1,
             }

@@ -45,10 +45,7 @@ pub(super) fn words(globals: &Globals, words: &[String], passed: &Passed) -> Res
             Some(flag) => format!("did you mean {flag}? {help} shows all"),
             None => help,
         };
-        Failure::new(text).hint(hint).code(match super::like_run(passed.command) {
-            true => super::WRONG_FLAG_CODE,
-            false => super::WRONG_FLAG,
-        })
+        Failure::new(text).hint(hint).code(super::WRONG_FLAG)
     };
     let split = table.split(words).map_err(|e| wrong(e.to_string()))?;
     if split.flags.iter().any(|f| f.name == "help") {

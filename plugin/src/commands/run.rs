@@ -84,8 +84,7 @@ pub(super) fn make(
                 Some(flag) => format!("did you mean {flag}? {help} shows all"),
                 None => help,
             });
-            let code = if run { super::WRONG_FLAG_CODE } else { super::WRONG_FLAG };
-            failure.hint(hint).code(if wrong.is_missing { 1 } else { code })
+            failure.hint(hint).code(if wrong.is_missing { 1 } else { super::WRONG_FLAG })
         })?;
     if wanted.help {
         ui::print(&help::fitted(help, ui::Screen::stdout().width));

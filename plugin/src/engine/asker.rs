@@ -18,10 +18,16 @@ pub(super) struct Asker<'a> {
     told: Cell<Option<(Step, Instant)>>,
 }
 
+impl From<tree::Size> for Amount {
+    fn from(size: tree::Size) -> Self {
+        Self { files: size.entries, bytes: size.bytes }
+    }
+}
+
 impl<'a> Asker<'a> {
     /// One that is told how far it is with the files of this, of which there are so many in all.
     pub(super) fn of(front: &'a mut dyn Front, of: &str, all: Option<tree::Size>) -> Self {
-        let all = all.map(|size| Amount { files: size.entries, bytes: size.bytes });
+        let all = all.map(Amount::from);
         Self { front: RefCell::new(front), of: of.to_owned(), all, told: Cell::new(None) }
     }
 

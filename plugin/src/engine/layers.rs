@@ -50,7 +50,7 @@ pub(super) fn size(
     };
     let asker = Asker::of(front, found.docker_name.as_str(), None);
     match tree::measure(&upper, &asker) {
-        Ok(size) => Ok(Some(Amount { files: size.entries, bytes: size.bytes })),
+        Ok(size) => Ok(Some(size.into())),
         Err(why) if why.is_stopped() => Err(failure(LayerError::Tree(why))),
         Err(_) => Ok(None),
     }

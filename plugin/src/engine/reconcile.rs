@@ -395,7 +395,7 @@ fn strays(ctx: &Context, fix: bool, findings: &mut Vec<Finding>) -> Result<(), F
             continue;
         }
         let name = shown.name().to_owned();
-        if shown.never_started() && !is_kept(ctx, &shown)? {
+        if shown.never_started() {
             // docker create outlived the run that had asked for it; or it is one that has just begun.
             let Some((base, _)) = DockerName::split(shown.name()) else { continue };
             let Some(_lock) = journal::try_lock(ctx, &base)? else { continue };
@@ -407,20 +407,22 @@ fn strays(ctx: &Context, fix: bool, findings: &mut Vec<Finding>) -> Result<(), F
             if bound || ctx.ledger.operation(&base)?.is_some() {
                 continue;
             }
-            let done = fix && ctx.docker()?.remove(&summary.id, false, true).is_ok();
-            let removed = if done { ", and is removed" } else { "" };
-            let text =
-                format!("{name} never ran, and was left by a run that was broken off{removed}");
-            found(findings, done, text);
-        } else {
-            findings.push(Finding {
-                text: format!("{name} is marked as managed and the ledger does not know it"),
-                mended: false,
-                by_hand: Some(format!(
-                    "restore the ledger that knew it; or docker gpuctl adopt {name} takes it in with all its files"
-                )),
-            });
+            if !is_kept(ctx, &shown)? {
+                let done = fix && ctx.docker()?.remove(&summary.id, false, true).is_ok();
+                let removed = if done { ", and is removed" } else { "" };
+                let text =
+                    format!("{name} never ran, and was left by a run that was broken off{removed}");
+                found(findings, done, text);
+                continue;
+            }
         }
+        findings.push(Finding {
+            text: format!("{name} is marked as managed and the ledger does not know it"),
+            mended: false,
+            by_hand: Some(format!(
+                "restore the ledger that knew it; or docker gpuctl adopt {name} takes it in with all its files"
+            )),
+        });
     }
     Ok(())
 }

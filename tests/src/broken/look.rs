@@ -24,9 +24,8 @@ fn is_about_to_be_freed(node: &Node, containers: &[Value], record: &Value) -> bo
         return false;
     }
     let holder = record["holder"]["container"].as_str().expect("a holder");
-    let exited = |shown: &&Value| shown["Id"] == holder && shown["State"]["Status"] == "exited";
-    let shown = containers.iter().find(exited);
-    shown.is_some_and(|_| state::written_by_docker(node, holder).1)
+    let exited = |shown: &Value| shown["Id"] == holder && shown["State"]["Status"] == "exited";
+    containers.iter().any(exited) && state::written_by_docker(node, holder).1
 }
 
 /// Looks.
