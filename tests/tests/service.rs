@@ -99,7 +99,7 @@ fn who_may_not_and_nobody_there_are_told_what_to_do() {
         (&["gpus"], 1),
         (&run, 125),
         (&["scale", "job", "--gpus", "2"], 1),
-        (&["exec", "job", "true"], 125),
+        (&["exec", "job", "true"], 1),
     ];
     for (line, code) in lines {
         let got = node.gpuctl_as(DAEMON, 54321, line);

@@ -165,10 +165,10 @@ fn wrong_use_is_told_and_changes_nothing() {
         (&["run", "-d", "--name", "word", "--gpus", "some", "busybox", "true"], 125),
         (&["scale", "nobody", "--gpus", "1"], 1),
         (&["scale", "train-7", "--gpus", "2"], 1),
-        (&["scale", "train"], 2),
+        (&["scale", "train"], 1),
         (&["stop", "nobody"], 1),
         (&["rm", "train"], 1),
-        (&["fly"], 2),
+        (&["fly"], 1),
     ];
     for (arguments, code) in wrong {
         let got = node.gpuctl(arguments);
