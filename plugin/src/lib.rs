@@ -36,7 +36,9 @@ pub fn main(words: impl Iterator<Item = std::ffi::OsString>) -> u8 {
         match word.into_string() {
             Ok(word) => text.push(word),
             Err(word) => {
-                ui::tell(&format!("error: {} is not UTF-8", word.to_string_lossy()));
+                let text = format!("{} is not UTF-8", word.to_string_lossy());
+                let hint = "names and values are read as UTF-8: docker gpuctl --help";
+                ui::failure(&engine::api::Failure::new(text).hint(hint));
                 return 1;
             }
         }

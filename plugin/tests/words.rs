@@ -109,7 +109,7 @@ fn asked(listener: &UnixListener) -> UnixStream {
     let (stream, _) = listener.accept().unwrap();
     let mut line = String::new();
     BufReader::new(stream.try_clone().unwrap()).read_line(&mut line).unwrap();
-    assert!(line.starts_with(r#"{"protocol":7,"request":"#), "{line}");
+    assert!(line.starts_with(r#"{"protocol":8,"request":"#), "{line}");
     stream
 }
 

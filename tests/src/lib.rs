@@ -44,6 +44,12 @@ pub fn full() -> bool {
     std::env::var_os("GPUCTL_FULL").is_some()
 }
 
+/// Whether who mends what was broken off at a point is to be tried there: in the full run everybody at each
+/// point, else one of `menders` at each, in turn.
+pub fn mends_here(mender: usize, point: usize, menders: usize) -> bool {
+    full() || point % menders == mender
+}
+
 /// Whether this machine can run an Engine; says so where not.
 pub fn engine_runs_here() -> bool {
     if !nix::unistd::geteuid().is_root() {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use gpuctl_tests::node::wait_for;
 use gpuctl_tests::state::{self, Seen};
-use gpuctl_tests::{Node, Options, Output, engine_runs_here, programs, skip};
+use gpuctl_tests::{Node, Options, Output, engine_runs_here, mends_here, programs, skip};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
@@ -196,8 +196,11 @@ fn scale(from: usize, to: usize, running: bool) {
     }
     let (from_word, to_word) = (from.to_string(), to.to_string());
     let next = if running { ["start", "train"] } else { ["stop", "train"] };
-    for mender in MENDERS {
-        for (point, end) in SCALE {
+    for (mends, mender) in MENDERS.into_iter().enumerate() {
+        for (number, (point, end)) in SCALE.into_iter().enumerate() {
+            if !mends_here(mends, number, MENDERS.len()) {
+                continue;
+            }
             let at = format!("{point}, {mender:?}");
             let old = state::seen(&node, "train").expect("it is there");
             let ledger = state::ledger(&node);

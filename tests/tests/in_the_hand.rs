@@ -57,15 +57,29 @@ fn completion_knows_what_there_is_and_is_silent_when_nobody_answers() {
     assert_eq!(completed(&node, &["exec", "-it", "train", ""]), [":4"]);
     assert_eq!(completed(&node, &["run", "--gpus", "2", "busy"])[0], "busybox:latest");
     assert!(completed(&node, &["run", "--gp"]).contains(&"--gpus".to_owned()));
-    // Of eight GPUs train has three and bare one.
+    // What Docker's own flags take.
+    node.docker_ok(&["network", "create", "lab"]);
+    let run = |words: &[&str]| completed(&node, &[&["run"], words].concat());
+    assert_eq!(run(&["--network", "l"]), ["lab", ":4"]);
+    assert_eq!(run(&["--network=ho"]), ["host", ":4"]);
+    assert_eq!(run(&["--pull", "n"]), ["never", ":4"]);
+    assert_eq!(run(&["--volumes-from", "b"]), ["bare", ":4"]);
+    assert_eq!(run(&["--env-file", "x"]), [":0"], "a file");
+    assert_eq!(run(&["--from", "train@"]), ["train@1", "train@0", ":4"]);
+    node.docker_ok(&["volume", "create", "plain"]);
+    assert_eq!(completed(&node, &["volume", "adopt", ""]), ["plain", ":4"]);
+    assert_eq!(completed(&node, &["volume", "create", "--backend", ""]), ["size", "image", ":4"]);
+    // Of eight GPUs train has three and bare one: a scale keeps what it has, a clone takes more.
     let counts = completed(&node, &["scale", "train", "--gpus", ""]);
+    assert_eq!(counts[..8], ["1", "2", "3", "4", "5", "6", "7", "all"]);
+    let counts = completed(&node, &["clone", "train", "twin", "--gpus", ""]);
     assert_eq!(counts[..5], ["1", "2", "3", "4", "all"]);
     let held: Vec<String> = node
         .gpuctl_ok(&["gpus", "-f", "free=false", "--format", "{{.GPU}}"])
         .lines()
         .map(str::to_owned)
         .collect();
-    let free = completed(&node, &["scale", "train", "--gpus", "device="]);
+    let free = completed(&node, &["run", "--gpus", "device="]);
     assert_eq!((held.len(), free.len()), (4, 2 * 4 + 1), "{free:?}");
     assert!(held.iter().all(|index| !free.contains(&format!("device={index}"))), "{free:?}");
     assert!(completed(&node, &["ps", "-f", "ow"]).contains(&"owner=".to_owned()));
@@ -102,6 +116,23 @@ fn lists_are_filtered_and_printed_as_asked() {
     assert_eq!(of(&["-f", "name=tra", "-f", "status=exited"]), "");
     assert_eq!(of(&["-f", "ancestor=busybox", "-f", "gpu=1"]), "train");
     assert_eq!(of(&["-a", "-f", "owner=root"]), "none\ntool\ntrain");
+    assert_eq!(of(&["-f", "name=^trai$"]), "");
+    assert_eq!(of(&["-f", "name=^train$"]), "train");
+    assert_eq!(of(&["-f", "name="]), "none\ntrain");
+    assert_eq!(of(&["--all=true", "-f", "name=o"]), "none\ntool");
+    assert_eq!(of(&["-a", "--all=false", "-f", "name=o"]), "none");
+    // One that is not there keeps nothing of the others back.
+    let got = node.gpuctl(&["inspect", "-f", "{{.Name}}", "tool", "nobody", "train"]);
+    assert_eq!((got.code, got.stdout.as_str()), (1, "tool\ntrain"), "{got}");
+    assert!(got.stderr.contains("no container nobody"), "{got}");
+    // By force it is told, and is no failure.
+    for words in
+        [&["rm", "-f", "nobody"][..], &["rm", "-f=true", "nobody"], &["volume", "rm", "-f", "no"]]
+    {
+        let got = node.gpuctl(words);
+        assert!(got.code == 0 && got.stdout.is_empty(), "{got}");
+        assert!(got.stderr.starts_with("error: no "), "{got}");
+    }
     let table = ps(&["--format", "table {{.Name}}\\t{{upper .State}}\\t{{.Version}}"]);
     assert_eq!(table, "NAME    STATE     VERSION\nnone    RUNNING   0\ntrain   RUNNING   0");
     assert_eq!(ps(&["-f", "name=train", "--format", "{{json .Held}} {{.Asked}}"]), "[0,1] 2");

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use gpuctl_tests::node::wait_for;
 use gpuctl_tests::state::{self, Records};
-use gpuctl_tests::{Ledger, Node, Options, engine_runs_here};
+use gpuctl_tests::{Ledger, Node, Options, engine_runs_here, mends_here};
 
 fn run<'a>(name: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     let first = ["run", "-d", "--name", name, "--gpus", "2", "--stop-signal", "KILL"];
@@ -133,8 +133,11 @@ fn killed_everywhere(ledger: Ledger) {
         &["doctor", "--fix"],
         &["rename", "train", "learn"],
     ];
-    for mender in menders {
-        for (point, done) in POINTS {
+    for (mends, mender) in menders.into_iter().enumerate() {
+        for (number, (point, done)) in POINTS.into_iter().enumerate() {
+            if !mends_here(mends, number, menders.len()) {
+                continue;
+            }
             let at = format!("{point}, {mender:?}");
             let (old, records) = (state::seen(&node, "train").unwrap(), state::ledger(&node));
             node.gpuctl_killed_at(point, &["rename", "train", "learn"]);

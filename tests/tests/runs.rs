@@ -117,6 +117,37 @@ fn a_run_whose_id_cannot_be_shown_is_named() {
 }
 
 #[test]
+fn a_stop_that_is_interrupted_ends_the_one_under_way_and_leaves_the_others() {
+    if !engine_runs_here() {
+        return;
+    }
+    let served = Served::start();
+    let node = &served.node;
+    let script = "trap 'echo asked' TERM; while true; do sleep 1; done";
+    let names = ["one", "two"];
+    for name in names {
+        let line = ["run", "-d", "--stop-timeout", "8", "--name", name, "--gpus", "1"];
+        served.ok(DAEMON, &[&line[..], &["busybox", "sh", "-c", script]].concat());
+    }
+    for user in [DAEMON, 0] {
+        let asked = || node.docker_ok(&["logs", "one-0"]).lines().count();
+        let before = asked();
+        let child = served.begin(user, &["stop", "one", "two"]);
+        wait_for("the signal", Duration::from_secs(30), || asked() > before);
+        killpg(Pid::from_raw(i32::try_from(child.id()).unwrap()), Signal::SIGINT).unwrap();
+        let (code, text) = ended(child);
+        assert_eq!(code, 130, "{text}");
+        // It goes on to its end, whoever waits for it; the other is not asked.
+        let runs = |name: &str| state::row(node, name).is_some_and(|row| row["running"] == true);
+        wait_for("its end", Duration::from_secs(30), || !runs("one"));
+        assert!(runs("two"), "{text}");
+        assert_eq!(node.docker_ok(&["logs", "two-0"]), "", "{text}");
+        served.ok(DAEMON, &["start", "one"]);
+    }
+    node.check();
+}
+
+#[test]
 fn a_run_that_is_interrupted_says_what_became_of_it() {
     if !engine_runs_here() {
         return;

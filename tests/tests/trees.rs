@@ -185,6 +185,10 @@ fn a_hundred_thousand_files_and_a_large_one_arrive_on_ext4() {
 
 #[test]
 fn a_hundred_thousand_files_and_a_large_one_arrive_on_xfs() {
+    if !gpuctl_tests::full() {
+        gpuctl_tests::skip("a hundred thousand files on xfs: in the full run");
+        return;
+    }
     many_and_large(Kind::Xfs);
 }
 

@@ -85,7 +85,7 @@ const OTHERS: [Wrong; 39] = [
     (&["rm", "nobody"], 1, &["nobody"]),
     (&["rm", "train"], 1, &["running"]),
     (&["rm", "-f", "train-0"], 1, &["train-0"]),
-    (&["rm", "-f", "gone"], 1, &["gone"]),
+    (&["rm", "gone"], 1, &["gone"]),
     (&["rm"], 1, &["NAME"]),
     (&["logs", "nobody"], 1, &["nobody"]),
     (&["inspect", "nobody"], 1, &["nobody"]),

@@ -25,8 +25,9 @@ const GROUPS: [(&str, &[&str]); 4] = [
 ];
 
 /// Examples by the words of the command: what is typed, and what that does.
-const EXAMPLES: [(&str, &[&str]); 40] = [
+const EXAMPLES: [(&str, &[&str]); 41] = [
     ("top", &["docker gpuctl top"]),
+    ("serve", &["docker gpuctl serve", "docker gpuctl serve --socket /run/gpuctl/test.sock"]),
     (
         "",
         &[

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::quick;
+use crate::client::front::this_user;
 use crate::docker::gpuctl_part;
 use crate::engine::api::{Answer, GpuRow, PsRow, Request};
 use crate::ui;
@@ -44,6 +45,7 @@ pub(super) fn answer(data: &str) {
         managed: managed_name,
         started: started(),
         gpus: gpus(),
+        user: this_user(),
     });
     if let Some(line) = line.filter(|line| !line.contains(BRACES)) {
         ui::print(&json!({"Type": 0, "Template": ui::visible(&line)}).to_string());
@@ -58,6 +60,8 @@ struct Seen {
     started: Vec<(String, u64)>,
     /// The GPUs and their holders.
     gpus: Vec<GpuRow>,
+    /// Who has typed the command.
+    user: Option<String>,
 }
 
 fn managed_name(docker_name: &str) -> Option<String> {
@@ -130,12 +134,14 @@ fn line(
     told(&granted, managed)
 }
 
-/// Containers that were started just now and hold GPUs, the last first, and those GPUs.
+/// Containers that were started just now and hold GPUs, the last first, and those GPUs. What is known to be
+/// another user's is none of it.
 fn granted(seen: Seen) -> Vec<(String, Vec<String>)> {
-    let Seen { mut started, gpus, .. } = seen;
+    let Seen { mut started, gpus, user, .. } = seen;
     started.sort_by_key(|(_, age)| *age);
     let with_gpus = started.into_iter().map(|(name, _)| {
-        let held = gpus.iter().filter(|row| row.holder.as_deref() == Some(&name));
+        let is_ours = |row: &GpuRow| row.owner.is_none() || row.owner == user;
+        let held = gpus.iter().filter(|row| row.holder.as_deref() == Some(&name) && is_ours(row));
         let places = held.map(|row| row.place().to_string()).collect();
         (name, places)
     });
@@ -183,7 +189,7 @@ mod tests {
         let started = started.iter().map(|(name, age)| ((*name).to_owned(), *age)).collect();
         let gpus = [row(0, "web"), row(3, "web"), row(5, "old"), row(6, "db"), row(7, "m-2")];
         let managed = |name: &str| (name == "m-2").then(|| "m".to_owned());
-        Seen { started, gpus: gpus.into(), managed }
+        Seen { started, gpus: gpus.into(), managed, user: Some("ann".into()) }
     }
 
     #[test]

@@ -17,10 +17,14 @@ pub(super) struct Args {
 }
 
 pub(super) fn inspect(session: &Session, args: Args) -> Result<u8, Failure> {
-    let Answer::Inspect(objects) = session.look(Request::Inspect { names: args.names })? else {
+    let answer = session.look(Request::Inspect { names: args.names })?;
+    let Answer::Inspect { objects, failed } = answer else {
         return Err(odd());
     };
     let text = ui::inspect(&objects, args.format).map_err(|text| wrong("inspect", text))?;
     ui::table(&text);
-    Ok(0)
+    for failure in &failed {
+        ui::failure(failure);
+    }
+    Ok(u8::from(!failed.is_empty()))
 }

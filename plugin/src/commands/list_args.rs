@@ -28,8 +28,8 @@ pub(super) fn format(text: &str) -> Result<Format, String> {
 /// Reads `--filter`, as far as that is the same everywhere.
 pub(super) fn pair(text: &str) -> Result<String, String> {
     match text.split_once('=') {
-        Some(_) => Ok(text.to_owned()),
-        None => Err("it is not KEY=VALUE".to_owned()),
+        Some((key, _)) if !key.is_empty() => Ok(text.to_owned()),
+        _ => Err("it is not KEY=VALUE".to_owned()),
     }
 }
 

@@ -39,6 +39,7 @@ mod setup;
 mod snapshot;
 mod start;
 mod stop;
+mod switches;
 mod top;
 mod unpause;
 mod update;
@@ -59,6 +60,8 @@ pub use session::Session;
 const WRONG_FLAG: u8 = 2;
 /// The exit code of that, as Docker's. What else is wrong with a command's words ends with 1.
 const WRONG_FLAG_CODE: u8 = 125;
+/// The exit code of run where it starts nothing.
+const REFUSED_CODE: u8 = 125;
 
 /// GPU containers on this node: run, scale, stop, start, without losing anything.
 #[derive(Debug, Parser)]
@@ -150,6 +153,7 @@ pub fn main(globals: Globals, words: &[String]) -> u8 {
             ui::failure(&failure);
             match failure.code {
                 WRONG_FLAG => WRONG_FLAG_CODE,
+                _ if failure.is_not_there() && like_run(name) => REFUSED_CODE,
                 code if like_run(name) => code,
                 code @ crate::client::signals::INTERRUPTED_CODE => code,
                 _ => 1,
@@ -173,7 +177,8 @@ fn parsed(globals: Globals, words: &[String]) -> Result<u8, Failure> {
     if words == ["-v"] {
         return parsed(globals, &["--version".to_owned()]);
     }
-    let all = std::iter::once("docker gpuctl").chain(words.iter().map(String::as_str));
+    let plain = switches::plain(&Words::command(), words);
+    let all = std::iter::once("docker gpuctl").chain(plain.iter().map(String::as_str));
     let read = command().try_get_matches_from(all);
     let command = match read.and_then(|matches| Words::from_arg_matches(&matches)) {
         Ok(Words { command: Some(command) }) => command,

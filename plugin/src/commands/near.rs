@@ -9,6 +9,8 @@ pub(super) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) 
         3..=4 => 1,
         _ => 2,
     };
+    let word = word.to_lowercase();
+    let word = word.as_str();
     let distance = |one: &str| strsim::damerau_levenshtein(word, one);
     // The beginning of a word is it, where no other is as near; two letters, where no other begins so.
     let begins = |one: &&str| word.len() >= 2 && one.starts_with(word);

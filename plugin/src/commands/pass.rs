@@ -51,7 +51,8 @@ pub(super) fn words(globals: &Globals, words: &[String], passed: &Passed) -> Res
     if split.flags.iter().any(|f| f.name == "help") {
         let options = dockers.split_once("Options:").map_or("", |(_, o)| o);
         let after = help::after(passed.command, false);
-        ui::print(&format!("{}\n{after}\nOptions:{options}", passed.usage));
+        let text = format!("{}\n{after}\nOptions:{options}", passed.usage);
+        ui::print(&help::fitted(&text, ui::Screen::stdout().width));
         return Ok(0);
     }
     let Some((name, rest)) =

@@ -45,7 +45,7 @@ Takes every option of docker run (docker run --help). Those with a meaning of th
 Examples:
   docker gpuctl run -d --name train --gpus 2 my/image python train.py
   docker gpuctl run -it --rm --gpus device=0,3 my/image bash
-  docker gpuctl run -d --name big --gpus 'count=2,memory>=40GB' -p auto:22 my/image
+  docker gpuctl run -d --gpus 'count=2,memory>=40GB' -p auto:22 my/image
   docker gpuctl run -d --from train@3
 ";
 

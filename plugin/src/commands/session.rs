@@ -197,14 +197,24 @@ impl Session {
 }
 
 /// Shows what became of start, stop, restart and rm: the names that were done on stdout, a failure
-/// for each other.
+/// for each other. What was interrupted ends so, also where it was done to its end.
 pub(super) fn each(answer: Answer) -> Result<u8, Failure> {
+    shown(answer, false)
+}
+
+/// As [`each`], of what is removed by force: what is not there is told, and is no failure.
+pub(super) fn each_by_force(answer: Answer) -> Result<u8, Failure> {
+    shown(answer, true)
+}
+
+fn shown(answer: Answer, by_force: bool) -> Result<u8, Failure> {
     let Answer::Each { done, failed } = answer else { return Err(odd()) };
     ui::lines(done);
     for failure in &failed {
         ui::failure(failure);
     }
-    Ok(u8::from(!failed.is_empty()))
+    let is_failed = failed.iter().any(|failure| !(by_force && failure.is_not_there()));
+    Ok(if signals::interrupted() { signals::INTERRUPTED_CODE } else { u8::from(is_failed) })
 }
 
 /// For an answer to another question.

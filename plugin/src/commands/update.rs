@@ -71,7 +71,10 @@ pub(super) struct Args {
 pub(super) fn update(session: &Session, args: Args) -> Result<u8, Failure> {
     let (how, shown) = (args.how.how(), args.how.shown());
     let name = args.name.clone();
-    let change = asked(args).map_err(|wrong| Failure::from(wrong).code(super::WRONG_FLAG))?;
+    // As docker update has it: its words are read, and then not known.
+    let restart = args.restart.as_deref().map(change::restart).transpose()?;
+    let change =
+        asked(args, restart).map_err(|wrong| Failure::from(wrong).code(super::WRONG_FLAG))?;
     if change.is_empty() && !how.replace {
         return Err(Failure::new("nothing is to be changed")
             .hint("docker gpuctl update --help lists what can be; --replace makes a new container of the same"));
@@ -79,7 +82,7 @@ pub(super) fn update(session: &Session, args: Args) -> Result<u8, Failure> {
     tell(session, Request::Change(Box::new(ChangeRequest { name, change, how })), shown)
 }
 
-fn asked(args: Args) -> Result<Change, Wrong> {
+fn asked(args: Args, restart: Option<change::Restart>) -> Result<Change, Wrong> {
     let own = |name: &str| std::env::var(name).ok();
     let mut publish = Vec::new();
     for text in &args.publish {
@@ -103,7 +106,7 @@ fn asked(args: Args) -> Result<Change, Wrong> {
             .collect::<Result<_, _>>()?,
         mount_rm: args.mount_rm,
         image: args.image,
-        restart: args.restart.as_deref().map(change::restart).transpose()?,
+        restart,
         labels: args.label.iter().map(|text| change::label(text)).collect::<Result<_, _>>()?,
         label_rm: args.label_rm,
     })

@@ -6,6 +6,31 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use super::{WRONG_FLAG, Words, command, help, near};
 use crate::engine::api::Failure;
 
+/// Words for what other tools call otherwise, and what it is here.
+const OTHER_WORDS: [(&str, &str); 12] = [
+    ("delete", "rm"),
+    ("del", "rm"),
+    ("list", "ps"),
+    ("ls", "ps"),
+    ("status", "ps"),
+    ("grow", "resize"),
+    ("shell", "exec"),
+    ("copy", "clone"),
+    ("save", "commit"),
+    ("undo", "rollback"),
+    ("check", "doctor"),
+    ("install", "setup"),
+];
+/// Commands of Docker's on containers that need none of ours: they take the name that Docker has.
+const DOCKERS: [&str; 7] = ["attach", "cp", "export", "kill", "port", "stats", "wait"];
+
+/// The command that a word of another tool means.
+fn other_word(at: &clap::Command, word: &str) -> Option<&'static str> {
+    let word = word.to_lowercase();
+    let (_, name) = OTHER_WORDS.iter().find(|(other, _)| *other == word)?;
+    at.find_subcommand(name).map(|_| *name)
+}
+
 /// clap's words in our form.
 pub(super) fn usage(error: &clap::Error, words: &[String]) -> Failure {
     let text = error.render().to_string();
@@ -41,12 +66,25 @@ pub(super) fn usage(error: &clap::Error, words: &[String]) -> Failure {
                 near::nearest(&word, at.get_subcommands().flat_map(clap::Command::get_all_aliases))
             });
             name.map(|name| format!("{help} {name}"))
+                .or_else(|| other_word(at, &word).map(|name| format!("{help} {name}")))
+                .or_else(|| {
+                    let is_dockers = path.is_empty() && DOCKERS.contains(&word.as_str());
+                    is_dockers.then(|| {
+                        format!(
+                            "docker {word}, with the name that Docker has for it (NAME-VERSION)"
+                        )
+                    })
+                })
         }
         ErrorKind::UnknownArgument => {
             let word = invalid(ContextKind::InvalidArg)?;
+            if path == "scale" && word.parse::<u32>().is_ok() {
+                return Some(format!("{help} --gpus {word}"));
+            }
             let word = word.strip_prefix("--")?;
-            let names: Vec<&str> = at.get_arguments().filter_map(|arg| arg.get_long()).collect();
-            near::nearest(word, names).map(|name| format!("{help} --{name}"))
+            let names = at.get_arguments().filter_map(|arg| arg.get_long());
+            near::nearest(word, names.chain(["help"]).chain(path.is_empty().then_some("version")))
+                .map(|name| format!("{help} --{name}"))
         }
         _ => None,
     });
@@ -151,6 +189,15 @@ mod tests {
         assert!(hint("volume crate data").1.contains("docker gpuctl volume create?"));
         assert!(hint("hlep").1.starts_with("did you mean docker gpuctl help? "));
         assert!(hint("contine").1.starts_with("did you mean docker gpuctl continue? "));
+        // By other words, and with the shift key.
+        assert!(hint("PS").1.starts_with("did you mean docker gpuctl ps? "));
+        assert!(hint("--verison").1.starts_with("did you mean docker gpuctl --version? "));
+        assert!(hint("ps --hlep").1.starts_with("did you mean docker gpuctl ps --help? "));
+        assert!(hint("volume delete x").1.starts_with("did you mean docker gpuctl volume rm? "));
+        assert!(hint("delete x").1.starts_with("did you mean docker gpuctl rm? "));
+        assert!(hint("kill x").1.starts_with("did you mean docker kill, with the name "));
+        let (_, said) = hint("scale train 2");
+        assert!(said.starts_with("did you mean docker gpuctl scale --gpus 2? "), "{said}");
         assert_eq!(hint("frobnicate").1, "docker gpuctl --help");
         assert_eq!(hint("ps --frobnicate").1, "docker gpuctl ps --help");
         assert!(hint("ps --al").1.starts_with("did you mean docker gpuctl ps --all? "));

@@ -261,8 +261,13 @@ pub enum Answer {
     Gpus(Vec<GpuRow>),
     /// Of top.
     Top(TopView),
-    /// Of inspect: one object a name.
-    Inspect(Vec<Value>),
+    /// Of inspect.
+    Inspect {
+        /// One object of each name that is there.
+        objects: Vec<Value>,
+        /// Why there is none of the others.
+        failed: Vec<Failure>,
+    },
     /// Of history, oldest first.
     History(Vec<HistoryRow>),
     /// Of resolve.
@@ -303,6 +308,9 @@ pub struct Failure {
     pub code: u8,
 }
 
+/// In [`Failure::code`]: what is named is not there. The exit code is a refusal's.
+const NOT_THERE: u8 = 3;
+
 impl Failure {
     /// A refusal: exit code 125 of run, 1 elsewhere.
     pub fn new(message: impl Into<String>) -> Self {
@@ -321,6 +329,17 @@ impl Failure {
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
+    }
+
+    /// What is named is not there: no failure for who has it removed by force, as of Docker's rm.
+    #[must_use]
+    pub fn not_there(self) -> Self {
+        self.code(NOT_THERE)
+    }
+
+    /// Whether what was named is not there.
+    pub fn is_not_there(&self) -> bool {
+        self.code == NOT_THERE
     }
 
     /// With more lines.

@@ -19,7 +19,12 @@ pub(super) fn each(
 ) -> Answer {
     let mut done = Vec::new();
     let mut failed = Vec::new();
-    for name in names {
+    for (at, name) in names.iter().enumerate() {
+        // Who gave up while one was done does not mean the others any more.
+        if at > 0 && !front.listens() {
+            failed.push(Failure::new(format!("interrupted: nothing was done to {name}")));
+            continue;
+        }
         match act(name, front) {
             Ok(()) => done.push(name.clone()),
             Err(failure) => failed.push(failure),

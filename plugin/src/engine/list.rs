@@ -240,12 +240,20 @@ fn row(
 /// inspect.
 ///
 /// # Errors
-/// When one of the names is not there.
+/// The ledger's. What is not there keeps nothing of the others back: it is in the answer.
 pub(super) fn inspect(ctx: &Context, names: &[String]) -> Result<Answer, Failure> {
-    let mut objects = Vec::new();
+    let (mut objects, mut failed) = (Vec::new(), Vec::new());
     let leases = ctx.ledger.leases()?;
     for name in names {
-        let found = names::existing(ctx, name)?;
+        let (found, shown) = match names::existing(ctx, name)
+            .and_then(|found| Ok((lifecycle::shown(ctx, &found)?.0, found)))
+        {
+            Ok((shown, found)) => (found, shown),
+            Err(failure) => {
+                failed.push(failure);
+                continue;
+            }
+        };
         let held: Vec<Value> = leases
             .values()
             .filter(|at| at.record.holder.container == found.id)
@@ -261,8 +269,8 @@ pub(super) fn inspect(ctx: &Context, names: &[String]) -> Result<Answer, Failure
             "GPUs": binding.as_ref().map(|b| b.gpus.to_string()),
             "Binding": binding,
             "Leases": held,
-            "Docker": lifecycle::shown(ctx, &found)?.0,
+            "Docker": shown,
         }));
     }
-    Ok(Answer::Inspect(objects))
+    Ok(Answer::Inspect { objects, failed })
 }

@@ -21,6 +21,7 @@ fn unknown(text: &str) -> Failure {
     let shown: String = text.chars().filter(|c| !c.is_control()).take(80).collect();
     Failure::new(format!("no container {shown} in the ledger of this node"))
         .hint("docker gpuctl ps -a lists them; containers that docker run made are docker's")
+        .not_there()
 }
 
 /// The record that `foo`, `foo-N` or an id in Docker names: whole, or so much of its beginning that
@@ -95,7 +96,8 @@ pub(super) fn existing(ctx: &Context, text: &str) -> Result<Found, Failure> {
     let name = &record.record.name;
     let Some(id) = record.record.container.clone() else {
         return Err(Failure::new(format!("container {name} was removed; its history is left"))
-            .hint(format!("docker gpuctl run --from {name} ... builds it again")));
+            .hint(format!("docker gpuctl run --from {name} ... builds it again"))
+            .not_there());
     };
     let docker_name = DockerName::of(name, record.record.version);
     Ok(Found { record, id, docker_name })

@@ -31,6 +31,12 @@ impl Runtimes {
         Self { known: known.collect() }
     }
 
+    /// Whether a runtime is a path at which no program was found. Pure.
+    pub(super) fn is_gone(&self, name: &str, programs: &BTreeMap<String, String>) -> bool {
+        let is_path = programs.get(name).is_some_and(|program| program.starts_with('/'));
+        is_path && !self.known.contains_key(name)
+    }
+
     /// Whether what this one starts passes us. Pure.
     pub(super) fn is_ours(&self, config: &Config, name: &str) -> bool {
         let by_name = name == config.runtime.managed_name || name.starts_with("gpuctl");

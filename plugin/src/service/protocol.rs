@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::engine::api::{Answer, CreateAsk, Event, Failure, Request};
 
 /// The version of this protocol.
-pub const PROTOCOL: u32 = 7;
+pub const PROTOCOL: u32 = 8;
 /// The longest line that the server reads, in bytes.
 pub const LONGEST_TO_SERVER: usize = 1 << 20;
 /// The longest line that the client reads, in bytes.

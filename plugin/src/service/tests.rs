@@ -343,8 +343,8 @@ fn bad_requests_are_answered_and_the_service_goes_on() {
         (b"garbage\n", "not understood"),
         (b"{}\n", "not understood"),
         (b"[]\n", "not understood"),
-        (b"{\"protocol\":7,\"request\":{\"op\":\"format_disk\"}}\n", "not understood"),
-        (b"{\"protocol\":1,\"request\":{\"op\":\"gpus\"}}\n", "speaks protocol 7, the plugin 1"),
+        (b"{\"protocol\":8,\"request\":{\"op\":\"format_disk\"}}\n", "not understood"),
+        (b"{\"protocol\":1,\"request\":{\"op\":\"gpus\"}}\n", "speaks protocol 8, the plugin 1"),
         (&long, "longer than 1 MiB"),
         (b"{\"protocol\":", "in time"),
     ];

@@ -130,6 +130,26 @@ pub struct Filter<R: 'static> {
     pub values: &'static [&'static str],
 }
 
+/// Whether a name is meant by a filter, as Docker's reads it in what is mostly typed: part of it, or with `^`
+/// and `$` its beginning, its end, or all of it.
+pub(super) fn is_named(name: &str, wanted: &str) -> bool {
+    let (begins, wanted) = match wanted.strip_prefix('^') {
+        // The Engine's names begin so.
+        Some(rest) => (true, rest.strip_prefix('/').unwrap_or(rest)),
+        None => (false, wanted),
+    };
+    let (ends, wanted) = match wanted.strip_suffix('$') {
+        Some(rest) => (true, rest),
+        None => (false, wanted),
+    };
+    match (begins, ends) {
+        (false, false) => name.contains(wanted),
+        (true, false) => name.starts_with(wanted),
+        (false, true) => name.ends_with(wanted),
+        (true, true) => name == wanted,
+    }
+}
+
 /// The values of a filter that asks whether something is so.
 pub(super) const TRUTH: &[&str] = &["true", "false", "1", "0"];
 
@@ -204,9 +224,6 @@ impl<R> List<R> {
         let mut asked: Vec<(&Filter<R>, Vec<&str>)> = Vec::new();
         for filter in wanted {
             let (key, value) = filter.split_once('=').unwrap_or((filter, ""));
-            if value.is_empty() {
-                return Err(format!("--filter {filter:?} is not KEY=VALUE"));
-            }
             let found = self.filters.iter().find(|f| f.key == key).ok_or_else(|| {
                 let known: Vec<&str> = self.filters.iter().map(|f| f.key).collect();
                 format!("--filter knows no {key:?}, only {}", known.join(", "))
@@ -403,6 +420,18 @@ mod tests {
     }
 
     #[test]
+    fn a_name_is_meant_by_a_part_or_by_where_it_begins_and_ends() {
+        let meant = |wanted| ["train", "trainer", "retrain"].map(|name| is_named(name, wanted));
+        assert_eq!(meant("train"), [true; 3]);
+        assert_eq!(meant(""), [true; 3]);
+        assert_eq!(meant("^train"), [true, true, false]);
+        assert_eq!(meant("train$"), [true, false, true]);
+        assert_eq!(meant("^train$"), [true, false, false]);
+        assert_eq!(meant("^/train$"), [true, false, false]);
+        assert_eq!(meant("/train"), [false; 3]);
+    }
+
+    #[test]
     fn filters_of_one_key_add_up_and_of_several_take_away() {
         let kept = |filters: &[&str]| {
             let filters: Vec<String> = filters.iter().map(|f| (*f).to_owned()).collect();
@@ -415,7 +444,6 @@ mod tests {
         assert_eq!(kept(&["name=a", "name=b"]), ok("a1 b2 a2"));
         assert_eq!(kept(&["name=a", "number=2"]), ok("a2"));
         assert!(kept(&["colour=red"]).unwrap_err().contains("only name, number"));
-        assert!(kept(&["name"]).is_err() && kept(&["name="]).is_err());
         // A slip is no empty list.
         let wrong = kept(&["name=x", "number=two"]).unwrap_err();
         assert_eq!(wrong, "--filter number knows no \"two\", only 1, 2");

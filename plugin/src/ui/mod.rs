@@ -138,15 +138,24 @@ fn failure_text(failure: &Failure, colour: bool) -> String {
     let mut text = String::new();
     if !failure.message.is_empty() {
         let error = Tint::Bad.paint("error:", colour);
-        text.push_str(&format!("{error} {}\n", visible(&failure.message)));
+        text.push_str(&format!("{error} {}\n", bounded(&visible(&failure.message))));
     }
     for line in &failure.details {
         text.push_str(&format!("  {}\n", visible(line)));
     }
     if let Some(hint) = &failure.hint {
-        text.push_str(&format!("hint: {}\n", visible(hint)));
+        text.push_str(&format!("hint: {}\n", bounded(&visible(hint))));
     }
     text
+}
+
+/// A line of a message: a word of a hundred thousand letters that was wrong need not come back whole.
+fn bounded(line: &str) -> std::borrow::Cow<'_, str> {
+    const MOST: usize = 4000;
+    match line.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{}...", line.get(..end).unwrap_or_default()).into(),
+        None => line.into(),
+    }
 }
 
 #[cfg(test)]

@@ -20,6 +20,8 @@ use place::{Kind, Place};
 const NO_FILES: &str = ":4";
 /// To the shell: no space after the word, and no file names.
 const GOES_ON: &str = ":6";
+/// To the shell: file names, as it proposes them itself.
+const FILES: &str = ":0";
 
 /// A proposal, and what it is.
 type Proposal = (String, String);
@@ -33,27 +35,29 @@ pub fn complete(words: &[String], described: bool) {
     let (place, typed) = place::of(before, partial);
     // What is named already is not meant again.
     let once = matches!(&place, Place::Names(Kind::Containers(_) | Kind::Volumes));
-    let mut found = proposals(place, typed.to_owned());
+    let Some(mut found) = proposals(place, typed.to_owned()) else {
+        return ui::print(FILES);
+    };
     let mut seen = BTreeSet::new();
     found.retain(|(name, _)| {
         name.starts_with(typed) && !(once && before.contains(name)) && seen.insert(name.clone())
     });
-    // `container=` waits for its value.
-    let goes_on = !found.is_empty() && found.iter().all(|(name, _)| name.ends_with('='));
+    // `container=` waits for its value, `data:` for its path.
+    let goes_on = !found.is_empty() && found.iter().all(|(name, _)| name.ends_with(['=', ':']));
     ui::print(&answer(&found, described, if goes_on { GOES_ON } else { NO_FILES }));
 }
 
-/// All that may stand there; nothing after the limit, however many questions it takes.
-fn proposals(place: Place, typed: String) -> Vec<Proposal> {
+/// All that may stand there; nothing after the limit, however many questions it takes. `None`: files.
+fn proposals(place: Place, typed: String) -> Option<Vec<Proposal>> {
     let asked = match place {
-        Place::Nothing => return Vec::new(),
-        Place::Words(words) => return words,
-        Place::Names(kind) => in_time(move || Some(names::of(&kind, &typed))),
+        Place::Nothing => return Some(Vec::new()),
+        Place::Words(words) => return Some(words),
+        Place::Names(kind) => in_time(move || Some(Some(names::of(&kind, &typed)))),
         Place::DockersWords { command, words, flag } => {
             in_time(move || names::dockers(&command, &words, flag.as_deref(), &typed))
         }
     };
-    asked.unwrap_or_default()
+    asked.unwrap_or_else(|| Some(Vec::new()))
 }
 
 /// The proposals, and what the shell is to do besides.

@@ -18,9 +18,10 @@ pub(super) fn of(kind: &Kind, typed: &str) -> Vec<Proposal> {
         Kind::Containers(state) => containers(*state),
         Kind::Foreign => foreign(),
         Kind::Versions(name) => versions(name),
-        Kind::Gpus => gpu_requests(&gpus(), typed),
+        Kind::Gpus(own) => gpu_requests(&gpus(), own.as_deref(), typed),
         Kind::Images => images(),
         Kind::Volumes => volumes(),
+        Kind::ForeignVolumes => foreign_volumes(),
         Kind::VolumeVersions(name) => volume_versions(name),
         Kind::FilterValue { of, key } => {
             let whole = |(value, about)| (format!("{key}={value}"), about);
@@ -91,6 +92,14 @@ fn volumes() -> Vec<Proposal> {
     volume_rows().into_iter().map(|row| (row.name.to_string(), size(row.size))).collect()
 }
 
+/// The volumes of docker's own that have no size yet.
+fn foreign_volumes() -> Vec<Proposal> {
+    let ours = volume_rows();
+    let all = quick::names(&["volume", "ls", "--format", "{{.Name}}"]).into_iter();
+    let foreign = all.filter(|name| ours.iter().all(|row| row.name.as_str() != name));
+    foreign.map(|name| (name, String::new())).collect()
+}
+
 /// The versions of a volume to which it can go back, and how they came to be.
 fn volume_versions(name: &str) -> Vec<Proposal> {
     let request = Request::Volume(VolumeRequest::History { name: name.to_owned() });
@@ -108,9 +117,14 @@ fn gpus() -> Vec<GpuRow> {
     }
 }
 
-/// What `--gpus` may be: counts of what is free, and GPUs by index and UUID. Pure.
-fn gpu_requests(rows: &[GpuRow], typed: &str) -> Vec<Proposal> {
-    let free = |row: &&GpuRow| row.holder.is_none() && row.health == "ok";
+/// What `--gpus` may be: counts of what is free, or what the container that is changed has itself, and GPUs
+/// by index and UUID. Pure.
+fn gpu_requests(rows: &[GpuRow], own: Option<&str>, typed: &str) -> Vec<Proposal> {
+    let is_own = |holder: &str| {
+        own == Some(holder)
+            || DockerName::split(holder).is_some_and(|(name, _)| own == Some(name.as_str()))
+    };
+    let free = |row: &&GpuRow| row.health == "ok" && row.holder.as_deref().is_none_or(is_own);
     if let Some(list) = typed.strip_prefix("device=") {
         let named: Vec<&str> = list.split(',').collect();
         let (_, chosen) = named.split_last().unwrap_or((&"", &[]));
@@ -131,10 +145,11 @@ fn gpu_requests(rows: &[GpuRow], typed: &str) -> Vec<Proposal> {
     }
     let whole = rows.iter().filter(free).filter(|row| row.mig.is_none() && row.slot.is_none());
     let whole = whole.count();
+    let can = if own.is_some() { "free or its own" } else { "free" };
     let mig = rows.iter().filter(free).filter(|row| row.mig.is_some()).count();
     let slots = rows.iter().filter(free).filter(|row| row.slot.is_some()).count();
     let mut found: Vec<Proposal> =
-        (1..=whole).map(|n| (n.to_string(), format!("of {whole} free"))).collect();
+        (1..=whole).map(|n| (n.to_string(), format!("of {whole} {can}"))).collect();
     found.push(("all".into(), "Every GPU".into()));
     found.push(("device=".into(), "By index or UUID".into()));
     found.push(("count=".into(), "By what they are: count=2,memory>=40GB,name=A100".into()));
@@ -186,13 +201,14 @@ fn filter_values(of: &[String], key: &str) -> Vec<Proposal> {
     }
 }
 
-/// For run, create, exec and logs: their flags are Docker's, so they are read of the Docker CLI.
+/// For run, create, exec and logs: their flags are Docker's, so they are read of the Docker CLI. Within:
+/// `None` for files.
 pub(super) fn dockers(
     command: &str,
     words: &[String],
     flag: Option<&str>,
     typed: &str,
-) -> Option<Vec<Proposal>> {
+) -> Option<Option<Vec<Proposal>>> {
     let asked = if command == "run" { "create" } else { command }.to_owned();
     let help = in_time(move || Session::open(&Globals::default()).ok()?.cli().help(&asked).ok())?;
     let table = FlagTable::from_help(&help);
@@ -208,29 +224,47 @@ pub(super) fn dockers(
     }
     let split = table.split(words).ok()?;
     if !split.operands.is_empty() {
-        return Some(Vec::new());
+        return Some(Some(Vec::new()));
     }
     if let Some(flag) = flag.filter(|_| !split.dashes) {
         return Some(dockers_value(flag, typed));
     }
     if typed.starts_with('-') && !split.dashes {
-        return Some(table.all().map(|(name, ..)| (format!("--{name}"), String::new())).collect());
+        let flags = table.all().map(|(name, ..)| (format!("--{name}"), String::new()));
+        return Some(Some(flags.collect()));
     }
-    Some(match command {
+    Some(Some(match command {
         "exec" => containers(State::Running),
         "logs" => containers(State::Any),
         _ => images(),
-    })
+    }))
 }
 
-/// What may be the value of a flag of run and create.
-fn dockers_value(flag: &str, typed: &str) -> Vec<Proposal> {
-    match flag {
-        "--gpus" => of(&Kind::Gpus, typed),
-        "--from" => containers(State::Any),
+/// What may be the value of a flag of run and create; `None`: a file.
+fn dockers_value(flag: &str, typed: &str) -> Option<Vec<Proposal>> {
+    Some(match flag {
+        "--gpus" => of(&Kind::Gpus(None), typed),
+        "--from" => match typed.split_once('@') {
+            Some((name, _)) => {
+                let whole = |(version, why)| (format!("{name}@{version}"), why);
+                versions(name).into_iter().map(whole).collect()
+            }
+            None => containers(State::Any),
+        },
         "--restart" => place::policies(),
+        "--pull" => place::pulls(),
+        "--network" | "--net" => {
+            let names = quick::names(&["network", "ls", "--format", "{{.Name}}"]);
+            names.into_iter().map(|name| (name, String::new())).collect()
+        }
+        "--volume" | "-v" if typed.starts_with(['/', '.', '~']) => return None,
+        "--volume" | "-v" if !typed.contains(':') => {
+            volumes().into_iter().map(|(name, size)| (format!("{name}:"), size)).collect()
+        }
+        "--volumes-from" => quick::containers(true),
+        "--env-file" | "--label-file" | "--cidfile" => return None,
         _ => Vec::new(),
-    }
+    })
 }
 
 #[cfg(test)]
@@ -257,11 +291,15 @@ mod tests {
     fn gpus_are_proposed_that_are_free() {
         let rows = [row(0, Some("train-0")), row(1, None), row(2, None)];
         let words = |typed: &str| -> Vec<String> {
-            gpu_requests(&rows, typed).into_iter().map(|(word, _)| word).collect()
+            gpu_requests(&rows, None, typed).into_iter().map(|(word, _)| word).collect()
         };
         assert_eq!(words(""), ["1", "2", "all", "device=", "count="]);
         assert_eq!(words("device="), ["device=1", "device=GPU-1", "device=2", "device=GPU-2"]);
         assert_eq!(words("device=1,"), ["device=1,2", "device=1,GPU-2"]);
         assert_eq!(words("device=GPU-2,G"), ["device=GPU-2,1", "device=GPU-2,GPU-1"]);
+        // Who is changed keeps what it has.
+        let own = |name| gpu_requests(&rows, Some(name), "").into_iter().map(|(word, _)| word);
+        assert_eq!(own("train").collect::<Vec<_>>(), ["1", "2", "3", "all", "device=", "count="]);
+        assert_eq!(own("tra").collect::<Vec<_>>(), ["1", "2", "all", "device=", "count="]);
     }
 }

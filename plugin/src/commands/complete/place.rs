@@ -35,12 +35,14 @@ pub(super) enum Kind {
     Foreign,
     /// Versions of a container.
     Versions(String),
-    /// What `--gpus` takes.
-    Gpus,
+    /// What `--gpus` takes, for a new container or this one.
+    Gpus(Option<String>),
     /// Images.
     Images,
     /// Volumes with a size.
     Volumes,
+    /// Volumes that docker made.
+    ForeignVolumes,
     /// Versions that a volume can go back to.
     VolumeVersions(String),
     /// A filter with its value, `KEY=VALUE`.
@@ -116,12 +118,12 @@ pub(super) fn of<'a>(before: &[String], partial: &'a str) -> (Place, &'a str) {
     if let Some((flag, value)) = partial.split_once('=').filter(|_| partial.starts_with("--"))
         && let Some(arg) = flag_of(command, flag)
     {
-        return value_of(&path, arg, value);
+        return value_of(&path, arg, value, &operands(command, rest));
     }
     if let Some(last) = rest.last()
         && let Some(arg) = flag_of(command, last).filter(|arg| takes_value(arg))
     {
-        return value_of(&path, arg, partial);
+        return value_of(&path, arg, partial, &operands(command, rest));
     }
     if partial.starts_with('-') {
         return (Place::Words(flags(command, rest)), partial);
@@ -148,6 +150,15 @@ pub(super) fn policies() -> Vec<Proposal> {
         ("always", "Whenever it ends"),
         ("unless-stopped", "Whenever it ends, unless it was stopped by hand"),
         ("on-failure", "When it ends with an error"),
+    ])
+}
+
+/// What `--pull` may be.
+pub(super) fn pulls() -> Vec<Proposal> {
+    proposals(&[
+        ("always", "Before each container"),
+        ("missing", "Where the image is not there"),
+        ("never", "Not at all"),
     ])
 }
 
@@ -203,11 +214,17 @@ fn proposals(list: &[(&str, &str)]) -> Vec<Proposal> {
     list.iter().map(own).collect()
 }
 
-/// What may be a flag's value.
-fn value_of<'a>(path: &[&str], arg: &Arg, typed: &'a str) -> (Place, &'a str) {
+/// What may be a flag's value, beside these operands.
+fn value_of<'a>(path: &[&str], arg: &Arg, typed: &'a str, operands: &[&str]) -> (Place, &'a str) {
     let name = arg.get_long().unwrap_or_default();
     let place = match (path.first().copied().unwrap_or_default(), name) {
-        (_, "gpus") => Place::Names(Kind::Gpus),
+        // A clone holds GPUs beside the first one.
+        ("clone", "gpus") => Place::Names(Kind::Gpus(None)),
+        (_, "gpus") => Place::Names(Kind::Gpus(operands.first().map(|&name| name.to_owned()))),
+        ("volume", "backend") => Place::Words(proposals(&[
+            ("size", "A limit of the filesystem"),
+            ("image", "A filesystem in a file"),
+        ])),
         (_, "image") => Place::Names(Kind::Images),
         (_, "format") if path.last() == Some(&"inspect") => {
             Place::Words(proposals(&[("json", "One object a line")]))
@@ -279,6 +296,7 @@ fn volume_operand(command: &str, before: &[&str]) -> Place {
             Place::Names(Kind::Volumes)
         }
         ("rollback", [name]) => Place::Names(Kind::VolumeVersions((*name).to_owned())),
+        ("adopt", []) => Place::Names(Kind::ForeignVolumes),
         _ => Place::Nothing,
     }
 }
@@ -369,8 +387,10 @@ mod tests {
         assert!(flags.contains(&"--gpus".to_owned()) && flags.contains(&"--dry-run".to_owned()));
         assert!(!proposed("scale a --dry-run --").contains(&"--dry-run".to_owned()));
         assert!(proposed("update a -e X=1 --").contains(&"--env".to_owned()), "it stands often");
-        assert_eq!(at("scale a --gpus "), Place::Names(Kind::Gpus));
-        assert_eq!(place("scale a --gpus=de"), (Place::Names(Kind::Gpus), "de".into()));
+        let own = || Place::Names(Kind::Gpus(Some("a".into())));
+        assert_eq!(at("scale a --gpus "), own());
+        assert_eq!(at("clone a b --gpus "), Place::Names(Kind::Gpus(None)));
+        assert_eq!(place("scale a --gpus=de"), (own(), "de".into()));
         assert_eq!(proposed("ps --format "), ["table", "json"]);
         assert_eq!(
             proposed("update a --restart "),

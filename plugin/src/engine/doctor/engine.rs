@@ -58,7 +58,13 @@ pub(super) fn judge(
         checks.problem("runtime", text, setup());
     }
     let default = &info.default_runtime;
-    if runtimes.is_ours(config, default) {
+    if runtimes.is_gone(default, &info.runtimes) {
+        let text = format!(
+            "the default runtime {default} is {}, which is not there: no container starts",
+            program(default)
+        );
+        checks.problem("enforcement", text, Some(packaged::again(Path::new("/"))));
+    } else if runtimes.is_ours(config, default) {
         checks.ok("enforcement", format!("containers of docker run pass {default}"));
     } else if default.starts_with("gpuctl") {
         let text = format!(
@@ -98,7 +104,8 @@ mod tests {
         };
         change(&mut info);
         let mut checks = Checks::default();
-        let runtimes = Runtimes::of(&info.runtimes, |path| Some(path.starts_with("/ours")));
+        let look = |path: &Path| (!path.starts_with("/gone")).then(|| path.starts_with("/ours"));
+        let runtimes = Runtimes::of(&info.runtimes, look);
         judge(&info, &runtimes, &Config::default(), Path::new("/c"), &mut checks);
         let bad = checks.0.into_iter().filter(|c| c.verdict != Verdict::Ok);
         bad.map(|c| (c.name, c.verdict)).collect()
@@ -123,6 +130,7 @@ mod tests {
         assert_eq!(led("gpuctl", "/usr/bin/runc"), one("runtime", Verdict::Problem));
         assert_eq!(led("gpuctl-gate", "/usr/bin/runc"), one("enforcement", Verdict::Problem));
         assert_eq!(led("gpuctl", "/ours/gpuctl-runtime"), []);
+        assert_eq!(led("gpuctl-gate", "/gone/gate"), one("enforcement", Verdict::Problem));
         let house = judged(|i| {
             i.default_runtime = "house".into();
             i.runtimes.insert("house".into(), "/ours/gate".into());

@@ -90,6 +90,11 @@ fn program(name: &str, path: &Path, fix: bool, checks: &mut Checks, good: impl F
             );
             checks.problem(name, text, Some(packaged::again(Path::new("/"))));
         }
+        Wrong::SetUid => {
+            let text =
+                format!("{shown} has a set-uid or set-gid bit: whoever starts it is root by it");
+            checks.problem(name, text, Some(format!("chmod 755 {shown}")));
+        }
         Wrong::Open if fix && closed(name, path, &meta, checks) => {}
         Wrong::Open => {
             let text = format!("{shown} can be written by others than root");
@@ -119,6 +124,8 @@ enum Wrong {
     NotRun,
     Owner(u32),
     Open,
+    /// It runs as its owner, whoever starts it.
+    SetUid,
 }
 
 fn judge(seen: Seen) -> Wrong {
@@ -127,6 +134,7 @@ fn judge(seen: Seen) -> Wrong {
         Seen { uid, .. } if uid != 0 => Wrong::Owner(uid),
         Seen { mode, .. } if mode & 0o111 == 0 => Wrong::NotRun,
         Seen { mode, .. } if mode & 0o022 != 0 => Wrong::Open,
+        Seen { mode, .. } if mode & 0o6000 != 0 => Wrong::SetUid,
         _ => Wrong::Nothing,
     }
 }

@@ -20,6 +20,7 @@ fn unknown(text: &str) -> Failure {
     Failure::new(format!("no volume {shown} in the ledger of this node")).hint(
         "docker gpuctl volume ls lists them; docker gpuctl volume adopt takes one of Docker's in",
     )
+    .not_there()
 }
 
 /// The record of a volume by its name.

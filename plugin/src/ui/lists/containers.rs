@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::{NOTHING, ago, has, is, joined, or_dash};
 use crate::engine::api::PsRow;
-use crate::ui::list::{Column, Filter, List, TRUTH, View};
+use crate::ui::list::{Column, Filter, List, TRUTH, View, is_named};
 use crate::ui::screen::Tint;
 
 /// `3 (0,2,5)` while it holds GPUs; what it is to get otherwise.
@@ -70,7 +70,7 @@ pub static CONTAINERS: List<PsRow> = List {
         .hidden(),
     ],
     filters: &[
-        Filter::new("name", "Part of its name", |r, v| r.name.as_str().contains(v)),
+        Filter::new("name", "Part of its name, or ^NAME$", |r, v| is_named(r.name.as_str(), v)),
         Filter::new("id", "Beginning of its id", |r, v| {
             r.id.as_ref().is_some_and(|id| id.as_str().starts_with(v))
         }),

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::{ago, is};
 use crate::engine::api::PortRow;
-use crate::ui::list::{Column, Filter, List, TRUTH};
+use crate::ui::list::{Column, Filter, List, TRUTH, is_named};
 
 /// ports.
 pub static PORTS: List<PortRow> = List {
@@ -19,7 +19,9 @@ pub static PORTS: List<PortRow> = List {
     ],
     filters: &[
         Filter::new("port", "Its number", |r, v| v.parse() == Ok(r.port)),
-        Filter::new("name", "Part of the container's name", |r, v| r.name.as_str().contains(v)),
+        Filter::new("name", "Part of the container's name, or ^NAME$", |r, v| {
+            is_named(r.name.as_str(), v)
+        }),
         Filter::new("inside", "What is behind it: 22, 22/tcp", |r, v| {
             r.inside == v || r.inside.split('/').next() == Some(v)
         }),

@@ -4,7 +4,7 @@ use gpuctl_ledger::model::ByteSize;
 
 use super::{NOTHING, ago, has, is, object, or_dash};
 use crate::engine::api::{BackendRow, VolumeRow, VolumeVersionRow};
-use crate::ui::list::{Column, Filter, List, TRUTH};
+use crate::ui::list::{Column, Filter, List, TRUTH, is_named};
 use crate::ui::screen::Tint;
 
 fn size(size: Option<ByteSize>) -> String {
@@ -43,7 +43,7 @@ pub static VOLUMES: List<VolumeRow> = List {
         .hidden(),
     ],
     filters: &[
-        Filter::new("name", "Part of its name", |r, v| r.name.as_str().contains(v)),
+        Filter::new("name", "Part of its name, or ^NAME$", |r, v| is_named(r.name.as_str(), v)),
         Filter::new("backend", "size, image, plain", |r: &VolumeRow, v| r.backend.to_string() == v)
             .only(&["size", "image", "plain"]),
         Filter::new("owner", "Who made it", |r, v| r.owner.as_deref() == Some(v)),
