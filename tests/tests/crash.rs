@@ -146,7 +146,7 @@ fn every_command_on_a_name_ends_what_was_broken_off() {
         &["start", "job"],
         &["stop", "job"],
         &["restart", "job"],
-        &["rm", "-f", "job"],
+        &["rm", "job"],
         &["scale", "job", "--gpus", "1"],
         &["scale", "job-0", "--gpus", "1"],
     ];

@@ -123,7 +123,7 @@ fn lists_are_filtered_and_printed_as_asked() {
     assert_eq!(of(&["-a", "--all=false", "-f", "name=o"]), "none");
     // One that is not there keeps nothing of the others back.
     let got = node.gpuctl(&["inspect", "-f", "{{.Name}}", "tool", "nobody", "train"]);
-    assert_eq!((got.code, got.stdout.as_str()), (1, "tool\ntrain"), "{got}");
+    assert_eq!((got.code, got.stdout.as_str()), (1, "tool\ntrain\n"), "{got}");
     assert!(got.stderr.contains("no container nobody"), "{got}");
     // By force it is told, and is no failure.
     for words in
@@ -133,6 +133,14 @@ fn lists_are_filtered_and_printed_as_asked() {
         assert!(got.code == 0 && got.stdout.is_empty(), "{got}");
         assert!(got.stderr.starts_with("error: no "), "{got}");
     }
+    // Docker's own are there, whatever the force.
+    node.docker_ok(&["create", "--name", "plain", "busybox"]);
+    node.docker_ok(&["volume", "create", "plain"]);
+    for words in [&["rm", "-f", "plain"][..], &["volume", "rm", "-f", "plain"]] {
+        let got = node.gpuctl(words);
+        assert!(got.code == 1 && got.stderr.contains("it is docker's own\nhint: docker "), "{got}");
+    }
+    node.docker_ok(&["rm", "plain"]);
     let table = ps(&["--format", "table {{.Name}}\\t{{upper .State}}\\t{{.Version}}"]);
     assert_eq!(table, "NAME    STATE     VERSION\nnone    RUNNING   0\ntrain   RUNNING   0");
     assert_eq!(ps(&["-f", "name=train", "--format", "{{json .Held}} {{.Asked}}"]), "[0,1] 2");

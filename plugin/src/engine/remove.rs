@@ -36,6 +36,19 @@ struct Data {
     how: How,
 }
 
+/// Says of what is not there for us, but for Docker, that it is Docker's: it is not gone.
+fn or_dockers_own(ctx: &Context, name: &str, why: Failure) -> Failure {
+    let is_theirs = || {
+        let shown = ctx.docker().ok()?.inspect(name).ok()?;
+        shown.map(drop)
+    };
+    if !why.is_not_there() || ContainerName::new(name).is_err() || is_theirs().is_none() {
+        return why;
+    }
+    Failure::new(format!("{}: it is docker's own", why.message))
+        .hint(format!("docker rm {name} removes it"))
+}
+
 /// Removes containers.
 ///
 /// # Errors
@@ -47,43 +60,41 @@ pub(super) fn remove(
     front: &mut dyn Front,
 ) -> Result<Answer, Failure> {
     Ok(each(names, front, |name, front| {
-        let lock = journal::lock_named(ctx, name, front)?;
-        let removed = lock.ended == Some(OperationKind::Remove);
-        let record = match names::record(ctx, name) {
-            // With its history, just now.
-            Err(_) if removed => return Ok(()),
-            found => found?.record,
-        };
-        lock.is_of(&record.name)?;
-        let id = record.container.clone();
-        if id.is_none() && !how.history && removed {
-            return Ok(());
-        }
-        if id.is_none() && !how.history {
-            return names::existing(ctx, name).map(drop);
-        }
-        if let Some(id) = &id
-            && let Some(shown) = ctx.docker()?.inspect(id.as_str())?
-            && shown.running()
-            && !how.force
-        {
-            return Err(Failure::new(format!("{} is running", shown.name()))
-                .hint(format!("docker gpuctl stop {name} first, or docker gpuctl rm -f {name}")));
-        }
-        let data = Data { id, how };
-        let journal = Journal::begin(
-            ctx,
-            &record.name,
-            OperationKind::Remove,
-            front.user(),
-            "remove",
-            &data,
-        )?;
-        if let Some(text) = finish(ctx, journal)? {
-            front.event(Event::Warning { text });
-        }
-        Ok(())
+        remove_one(ctx, name, how, front).map_err(|why| or_dockers_own(ctx, name, why))
     }))
+}
+
+fn remove_one(ctx: &Context, name: &str, how: How, front: &mut dyn Front) -> Result<(), Failure> {
+    let lock = journal::lock_named(ctx, name, front)?;
+    let removed = lock.ended == Some(OperationKind::Remove);
+    let record = match names::record(ctx, name) {
+        // With its history, just now.
+        Err(_) if removed => return Ok(()),
+        found => found?.record,
+    };
+    lock.is_of(&record.name)?;
+    let id = record.container.clone();
+    if id.is_none() && !how.history && removed {
+        return Ok(());
+    }
+    if id.is_none() && !how.history {
+        return names::existing(ctx, name).map(drop);
+    }
+    if let Some(id) = &id
+        && let Some(shown) = ctx.docker()?.inspect(id.as_str())?
+        && shown.running()
+        && !how.force
+    {
+        return Err(Failure::new(format!("{} is running", shown.name()))
+            .hint(format!("docker gpuctl stop {name} first, or docker gpuctl rm -f {name}")));
+    }
+    let data = Data { id, how };
+    let journal =
+        Journal::begin(ctx, &record.name, OperationKind::Remove, front.user(), "remove", &data)?;
+    if let Some(text) = finish(ctx, journal)? {
+        front.event(Event::Warning { text });
+    }
+    Ok(())
 }
 
 /// Carries a removal to its end, from wherever it stands; what keeps its GPUs all the same.

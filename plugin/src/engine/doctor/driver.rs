@@ -27,14 +27,15 @@ struct Seen {
     took: Duration,
 }
 
-/// Asks it; also writes down what it says, where `fix` says so.
+/// Asks it; also writes down what it says, where `fix` says so or nothing is written down.
 pub(super) fn with_ledger(ctx: &Context, fix: bool, checks: &mut Checks) {
     let Some(seen) = said(&ctx.config, checks) else { return };
     let known = gpu::read_inventory(&ctx.config).ok().flatten();
     match news(known.as_ref(), &seen.inventory) {
         None if !fix => {}
         None => drop(node::refresh(ctx)),
-        Some(_) if fix => match node::refresh(ctx) {
+        // Without it no GPU container starts at all, so it is not waited for.
+        Some(_) if fix || known.is_none() => match node::refresh(ctx) {
             Ok(_) => {
                 let text = "the node's list of its GPUs was not the driver's, and is now";
                 checks.0.push(check(INVENTORY, Verdict::Fixed, text, None));

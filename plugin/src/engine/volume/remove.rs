@@ -58,7 +58,19 @@ pub(super) fn remove(
     history: bool,
     front: &mut dyn Front,
 ) -> Answer {
-    each(names, front, |text, front| remove_one(ctx, text, history, front))
+    each(names, front, |text, front| {
+        remove_one(ctx, text, history, front).map_err(|why| or_dockers_own(ctx, text, why))
+    })
+}
+
+/// Says of what is not there for us, but for Docker, that it is Docker's: it is not gone.
+fn or_dockers_own(ctx: &Context, name: &str, why: Failure) -> Failure {
+    let is_theirs = || ctx.docker().ok()?.volume(name).ok()?.map(drop);
+    if !why.is_not_there() || VolumeName::new(name).is_err() || is_theirs().is_none() {
+        return why;
+    }
+    Failure::new(format!("{}: it is docker's own", why.message))
+        .hint(format!("docker volume rm {name} removes it"))
 }
 
 fn remove_one(
