@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
+use docker_gpuctl::service::protocol::PROTOCOL;
 use gpuctl_tests::node::wait_for;
 use gpuctl_tests::served::{DAEMON, NOBODY, Served, ended};
 use gpuctl_tests::{Output, engine_runs_here, state};
@@ -124,6 +125,13 @@ fn who_may_not_and_nobody_there_are_told_what_to_do() {
     node.check();
 }
 
+/// A request as it comes over the socket.
+fn create(name: &str) -> String {
+    format!(
+        r#"{{"op":"create","name":"{name}","gpus":{{"count":1}},"start":"detached","auto_remove":false,"from":null}}"#
+    )
+}
+
 #[test]
 fn nothing_that_comes_over_the_socket_kills_it() {
     if !engine_runs_here() {
@@ -143,11 +151,12 @@ fn nothing_that_comes_over_the_socket_kills_it() {
     };
     let deep = format!("{}\n", "[".repeat(500_000));
     let long = "x".repeat(3 << 20);
-    let create = |name: &str| {
-        format!(
-            r#"{{"protocol":7,"request":{{"op":"create","name":"{name}","gpus":{{"count":1}},"start":"detached","auto_remove":false,"from":null}}}}"#
-        ) + "\n"
-    };
+    let hello = |more: &str| format!("{{\"protocol\":{PROTOCOL}{more}}}\n");
+    let other = format!("{{\"protocol\":{},\"request\":{{\"op\":\"gpus\"}}}}\n", PROTOCOL + 1);
+    let nothing = hello("");
+    let unknown = hello(r#","request":{"op":"format_disk"}"#);
+    let odd_names = hello(r#","request":{"op":"start","names":["../../../etc","","\u0000"]}"#);
+    let create = |name: &str| hello(&format!(",\"request\":{}", create(name)));
     let odd_name = create("../../etc/passwd");
     let dashes = create("--privileged");
     let garbage: [&[u8]; 17] = [
@@ -160,10 +169,10 @@ fn nothing_that_comes_over_the_socket_kills_it() {
         b"\xff\xfe\x00\n",
         b"{}\n",
         b"null\n",
-        b"{\"protocol\":7}\n",
-        b"{\"protocol\":7,\"request\":{\"op\":\"format_disk\"}}\n",
-        b"{\"protocol\":8,\"request\":{\"op\":\"gpus\"}}\n",
-        b"{\"protocol\":7,\"request\":{\"op\":\"start\",\"names\":[\"../../../etc\",\"\",\"\\u0000\"]}}\n",
+        nothing.as_bytes(),
+        unknown.as_bytes(),
+        other.as_bytes(),
+        odd_names.as_bytes(),
         odd_name.as_bytes(),
         dashes.as_bytes(),
         deep.as_bytes(),
@@ -236,7 +245,7 @@ fn a_client_names_no_container_that_it_did_not_create() {
     let before = (state::ledger(node), state::containers(node));
     let mut stream = UnixStream::connect(node.place().socket()).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    let ask = r#"{"protocol":7,"request":{"op":"create","name":"mine","gpus":{"count":1},"start":"detached","auto_remove":false,"from":null}}"#;
+    let ask = format!("{{\"protocol\":{PROTOCOL},\"request\":{}}}", create("mine"));
     stream.write_all(format!("{ask}\n").as_bytes()).unwrap();
     read_until(&mut stream, "\"create\"");
     stream.write_all(format!("{{\"created\":\"{victim}\"}}\n").as_bytes()).unwrap();
