@@ -158,23 +158,30 @@ fn ports(spec: &mut Value, change: &Change) -> Result<(), Wrong> {
 }
 
 fn unpublish(spec: &mut Value, text: &str) -> Result<(), Wrong> {
-    let (host, inside) = match text.rsplit_once(':') {
-        Some((host, inside)) => (host.rsplit(':').next(), inside),
+    let (before, inside) = match text.rsplit_once(':') {
+        Some((before, inside)) => (Some(before), inside),
         None => (None, text),
+    };
+    // 8080, 127.0.0.1:8080, [::1]:8080.
+    let (address, host) = match before.and_then(|before| before.rsplit_once(':')) {
+        Some((address, host)) => (Some(address.trim_matches(['[', ']'])), Some(host)),
+        None => (None, before),
+    };
+    let is = |binding: &Value, field: &str, wanted: Option<&str>| {
+        let found = binding.get(field).and_then(Value::as_str).unwrap_or_default();
+        wanted.is_none_or(|wanted| found == wanted || found.is_empty() && wanted == "0.0.0.0")
     };
     let key = if inside.contains('/') { inside.to_owned() } else { format!("{inside}/tcp") };
     let bindings = object(&mut spec["HostConfig"], "PortBindings");
     let list = bindings.get_mut(&key).and_then(Value::as_array_mut);
     let removed = list.is_some_and(|list| {
         let before = list.len();
-        list.retain(|b| {
-            host.is_some_and(|host| b.get("HostPort").and_then(Value::as_str) != Some(host))
-        });
+        list.retain(|b| !(is(b, "HostIp", address) && is(b, "HostPort", host)));
         list.len() != before
     });
     if !removed {
         return Err(Wrong::new(format!("--publish-rm {text}: it is not published")).hint(
-            "docker gpuctl ps shows what is: --publish-rm takes the container's port, or HOST:PORT",
+            "docker gpuctl ps shows what is: --publish-rm takes the container's port, HOST:PORT or IP:HOST:PORT",
         ));
     }
     if bindings.get(&key).and_then(Value::as_array).is_some_and(Vec::is_empty) {

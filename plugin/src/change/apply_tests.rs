@@ -98,7 +98,21 @@ fn ports_are_published_and_taken_back() {
     assert_eq!(new["Config"]["ExposedPorts"], json!({"80/tcp": {}, "22/tcp": {}}));
     let same = applied(Change { publish_rm: vec!["8080:80/tcp".into()], ..Change::default() });
     assert_eq!(same["HostConfig"]["PortBindings"], json!({}));
-    for wrong in ["81", "80/udp", "9090:80"] {
+    // Of several addresses one.
+    let two = json!({"Config": {}, "HostConfig": {"PortBindings": {"80/tcp": [
+        {"HostIp": "127.0.0.1", "HostPort": "8080"}, {"HostIp": "::1", "HostPort": "8080"},
+        {"HostIp": "", "HostPort": "8080"}]}}});
+    let left = |text: &str| {
+        let change = Change { publish_rm: vec![text.into()], ..Change::default() };
+        let new = apply(&two, &change).unwrap();
+        let list = new["HostConfig"]["PortBindings"]["80/tcp"].as_array().cloned();
+        list.unwrap_or_default().iter().map(|b| b["HostIp"].to_string()).collect::<String>()
+    };
+    assert_eq!(left("127.0.0.1:8080:80"), r#""::1""""#);
+    assert_eq!(left("[::1]:8080:80"), r#""127.0.0.1""""#);
+    assert_eq!(left("0.0.0.0:8080:80"), r#""127.0.0.1""::1""#);
+    assert_eq!(left("8080:80"), "");
+    for wrong in ["81", "80/udp", "9090:80", "127.0.0.1:8080:80"] {
         assert!(
             refused(Change { publish_rm: vec![wrong.into()], ..Change::default() }).hint.is_some()
         );

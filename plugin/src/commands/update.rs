@@ -40,7 +40,7 @@ pub(super) struct Args {
     /// Publish a port: 8080:80, or auto:22 for one that is chosen and kept
     #[arg(short, long, value_name = "PORT")]
     publish: Vec<String>,
-    /// Publish a port no more: 80, 80/udp, 8080:80
+    /// Publish a port no more: 80, 80/udp, 8080:80, 127.0.0.1:8080:80
     #[arg(long, value_name = "PORT")]
     publish_rm: Vec<String>,
     /// Mount another volume where one is
