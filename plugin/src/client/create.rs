@@ -57,11 +57,13 @@ pub struct Wrong {
     pub hint: Option<String>,
     /// Nothing is wrong with what is there, but something is missing besides flags.
     pub is_missing: bool,
+    /// It is no flag's fault for docker create, whose Engine refuses it.
+    pub is_refused: bool,
 }
 
 impl Wrong {
     fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), hint: None, is_missing: false }
+        Self { message: message.into(), hint: None, is_missing: false, is_refused: false }
     }
     fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
@@ -87,7 +89,8 @@ impl Wanted {
             match flag.name.as_str() {
                 "help" => wanted.help = true,
                 "name" => {
-                    let name = ContainerName::new(value).map_err(|e| Wrong::new(e.to_string()))?;
+                    let name = ContainerName::new(value)
+                        .map_err(|e| Wrong { is_refused: true, ..Wrong::new(e.to_string()) })?;
                     wanted.name = Some(name);
                 }
                 "gpus" if wanted.gpus.is_some() => {

@@ -21,6 +21,8 @@ use crate::docker::DockerError;
 use crate::engine::api::{AskError, CreateAsk, Event, Failure, Front};
 use crate::ui;
 
+/// What `docker create` ends with where it does not understand a flag.
+const FLAG_CODE: u8 = 125;
 /// How long `docker create` may take: it pulls images.
 const CREATE_LIMIT: Duration = Duration::from_secs(3600);
 
@@ -47,6 +49,8 @@ pub struct Terminal {
     failed: Option<u8>,
     /// What our runtime said in a refused start, held back for the engine to tell.
     refusal: Option<String>,
+    /// `docker create` ended with the code that it has for flags.
+    flag_was_wrong: bool,
     /// Only warnings are shown.
     quiet: bool,
     meter: ui::Meter,
@@ -67,6 +71,7 @@ impl Terminal {
             ended: None,
             failed: None,
             refusal: None,
+            flag_was_wrong: false,
             quiet: false,
             meter: ui::Meter::default(),
         }
@@ -154,6 +159,11 @@ impl Terminal {
         }
     }
 
+    /// Whether `docker create` did not understand a flag, or its value.
+    pub fn flag_was_wrong(&self) -> bool {
+        self.flag_was_wrong
+    }
+
     fn settle(&mut self) {
         self.lent = None;
         self.passing_to = None;
@@ -205,7 +215,10 @@ impl Front for Terminal {
             }
             Ok(_) | Err(NoOutput::GivenUp) if signals::interrupted() => Err(AskError::Gone),
             // docker run ends with 125 where docker create ends with 1.
-            Ok((code, _)) => Err(AskError::Refused { code: if code == 1 { 125 } else { code } }),
+            Ok((code, _)) => {
+                self.flag_was_wrong = code == FLAG_CODE;
+                Err(AskError::Refused { code: if code == 1 { 125 } else { code } })
+            }
             Err(NoOutput::NotStarted) => {
                 ui::tell("the docker program cannot be started; is it on PATH?");
                 Err(AskError::Refused { code: 125 })

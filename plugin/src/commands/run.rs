@@ -84,7 +84,12 @@ pub(super) fn make(
                 Some(flag) => format!("did you mean {flag}? {help} shows all"),
                 None => help,
             });
-            failure.hint(hint).code(if wrong.is_missing { 1 } else { super::WRONG_FLAG })
+            let failure = failure.hint(hint);
+            match wrong {
+                Wrong { is_missing: true, .. } => failure.code(1),
+                Wrong { is_refused: true, .. } => failure,
+                _ => failure.code(super::WRONG_FLAG),
+            }
         })?;
     if wanted.help {
         ui::print(&help::fitted(help, ui::Screen::stdout().width));
@@ -102,7 +107,10 @@ pub(super) fn make(
     let mut front = session.terminal().creating(wanted);
     let outcome = session.change(request, &mut front);
     let code = front.wait();
-    match outcome.map_err(|failure| front.told(failure))? {
+    match outcome.map_err(|failure| {
+        let failure = front.told(failure);
+        if front.flag_was_wrong() { failure.code(super::WRONG_FLAG) } else { failure }
+    })? {
         Answer::Created { id, name, .. } if attached => {
             if auto_remove {
                 // What cannot be forgotten now the service finds.
