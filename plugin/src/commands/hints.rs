@@ -193,6 +193,18 @@ mod tests {
     }
 
     #[test]
+    fn what_is_another_users_is_not_named() {
+        let of = |owner: Option<&str>| {
+            let mut seen = seen(&[("web", 1)]);
+            for row in &mut seen.gpus {
+                row.owner = owner.map(str::to_owned);
+            }
+            granted(seen).len()
+        };
+        assert_eq!([of(None), of(Some("ann")), of(Some("bob"))], [1, 1, 0]);
+    }
+
+    #[test]
     fn a_refusal_names_the_command_that_shows_why() {
         let never = || -> Seen { panic!("nobody needs to be asked") };
         let refusal = "docker: Error response from daemon: failed to create task: OCI runtime create failed: gpuctl: 2 GPUs asked for, 0 free; hint: x";

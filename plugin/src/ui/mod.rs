@@ -163,6 +163,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_word_without_end_does_not_come_back_whole() {
+        let text = failure_text(&Failure::new("\u{e4}".repeat(120_000)), false);
+        assert_eq!(text.chars().count(), "error: ".len() + 4000 + "...\n".len());
+        assert!(text.ends_with("\u{e4}...\n"));
+    }
+
+    #[test]
     fn a_failure_reads_as_designed() {
         let f = Failure::new("3 GPUs asked for, 1 free on gpu1")
             .details(vec!["GPU 2  train-4".into()])
