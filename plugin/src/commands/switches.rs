@@ -42,7 +42,7 @@ pub(super) fn plain(root: &Command, words: &[String]) -> Vec<String> {
 }
 
 /// What a word sets, or the last letter of one like `-qa`; nothing where a letter before takes the rest.
-fn flag<'c>(command: &'c Command, word: &str) -> Option<&'c Arg> {
+pub(super) fn flag<'c>(command: &'c Command, word: &str) -> Option<&'c Arg> {
     let all = || command.get_arguments();
     if let Some(long) = word.strip_prefix("--") {
         return all().find(|arg| {

@@ -33,6 +33,21 @@ pub(super) fn each(
     Answer::Each { done, failed }
 }
 
+/// Says of what is not there for us, but for Docker, that it is Docker's: it is not gone, and this command of
+/// Docker's removes it. Docker is asked only then.
+pub(super) fn or_dockers_own(
+    why: Failure,
+    command: &str,
+    name: &str,
+    is_dockers: impl FnOnce() -> Option<bool>,
+) -> Failure {
+    if !why.is_not_there() || is_dockers() != Some(true) {
+        return why;
+    }
+    Failure::new(format!("{}: it is docker's own", why.message))
+        .hint(format!("{command} {name} removes it"))
+}
+
 /// What Docker shows of a container of ours; it is an error when Docker no longer has it.
 ///
 /// # Errors

@@ -13,7 +13,7 @@ use super::api::{Answer, Event, Failure, Front};
 use super::context::Context;
 use super::journal::{self, Journal};
 use super::kept::Stays;
-use super::lifecycle::each;
+use super::lifecycle::{each, or_dockers_own};
 use super::{ending, kept, names, ports};
 
 /// At most so many records go in one commit: etcd's default limit of a transaction is 128.
@@ -36,19 +36,6 @@ struct Data {
     how: How,
 }
 
-/// Says of what is not there for us, but for Docker, that it is Docker's: it is not gone.
-fn or_dockers_own(ctx: &Context, name: &str, why: Failure) -> Failure {
-    let is_theirs = || {
-        let shown = ctx.docker().ok()?.inspect(name).ok()?;
-        shown.map(drop)
-    };
-    if !why.is_not_there() || ContainerName::new(name).is_err() || is_theirs().is_none() {
-        return why;
-    }
-    Failure::new(format!("{}: it is docker's own", why.message))
-        .hint(format!("docker rm {name} removes it"))
-}
-
 /// Removes containers.
 ///
 /// # Errors
@@ -60,7 +47,12 @@ pub(super) fn remove(
     front: &mut dyn Front,
 ) -> Result<Answer, Failure> {
     Ok(each(names, front, |name, front| {
-        remove_one(ctx, name, how, front).map_err(|why| or_dockers_own(ctx, name, why))
+        remove_one(ctx, name, how, front).map_err(|why| {
+            or_dockers_own(why, "docker rm", name, || {
+                let may_be = ContainerName::new(name).is_ok();
+                Some(may_be && ctx.docker().ok()?.inspect(name).ok()?.is_some())
+            })
+        })
     }))
 }
 

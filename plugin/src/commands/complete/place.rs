@@ -4,7 +4,7 @@
 use clap::{Arg, Command, CommandFactory as _};
 
 use super::Proposal;
-use crate::commands::{Words, filters};
+use crate::commands::{Words, filters, switches};
 
 /// What may stand in a place.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,12 +116,12 @@ pub(super) fn of<'a>(before: &[String], partial: &'a str) -> (Place, &'a str) {
         _ => {}
     }
     if let Some((flag, value)) = partial.split_once('=').filter(|_| partial.starts_with("--"))
-        && let Some(arg) = flag_of(command, flag)
+        && let Some(arg) = switches::flag(command, flag)
     {
         return value_of(&path, arg, value, &operands(command, rest));
     }
     if let Some(last) = rest.last()
-        && let Some(arg) = flag_of(command, last).filter(|arg| takes_value(arg))
+        && let Some(arg) = switches::flag(command, last).filter(|arg| takes_value(arg))
     {
         return value_of(&path, arg, partial, &operands(command, rest));
     }
@@ -166,18 +166,6 @@ fn takes_value(arg: &Arg) -> bool {
     arg.get_action().takes_values()
 }
 
-fn flag_of<'c>(command: &'c Command, word: &str) -> Option<&'c Arg> {
-    let mut all = command.get_arguments().filter(|arg| !arg.is_positional());
-    if let Some(long) = word.strip_prefix("--") {
-        return all.find(|arg| {
-            arg.get_long() == Some(long) || arg.get_all_aliases().is_some_and(|a| a.contains(&long))
-        });
-    }
-    // Of a cluster of letters the last takes what follows.
-    let letter = word.strip_prefix('-')?.chars().last()?;
-    all.find(|arg| arg.get_short() == Some(letter))
-}
-
 /// Flags with what they are for, without those that are there and stand only once.
 fn flags(command: &Command, before: &[String]) -> Vec<Proposal> {
     let many = |arg: &Arg| matches!(arg.get_action(), clap::ArgAction::Append);
@@ -201,7 +189,7 @@ fn operands<'w>(command: &Command, words: &'w [String]) -> Vec<&'w str> {
         }
         if word.starts_with('-') && word.len() > 1 {
             let inline = word.starts_with("--") && word.contains('=');
-            is_value = !inline && flag_of(command, word).is_some_and(takes_value);
+            is_value = !inline && switches::flag(command, word).is_some_and(takes_value);
         } else {
             found.push(word.as_str());
         }

@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::super::api::PrunedRow;
 use super::super::api::{Answer, Event, Failure, Front, VolumeAnswer};
 use super::super::context::Context;
-use super::super::lifecycle::each;
+use super::super::lifecycle::{each, or_dockers_own};
 use super::journal::{self, Journal};
 use super::{find, observe};
 use crate::docker::User;
@@ -59,18 +59,13 @@ pub(super) fn remove(
     front: &mut dyn Front,
 ) -> Answer {
     each(names, front, |text, front| {
-        remove_one(ctx, text, history, front).map_err(|why| or_dockers_own(ctx, text, why))
+        remove_one(ctx, text, history, front).map_err(|why| {
+            or_dockers_own(why, "docker volume rm", text, || {
+                let may_be = VolumeName::new(text).is_ok();
+                Some(may_be && ctx.docker().ok()?.volume(text).ok()?.is_some())
+            })
+        })
     })
-}
-
-/// Says of what is not there for us, but for Docker, that it is Docker's: it is not gone.
-fn or_dockers_own(ctx: &Context, name: &str, why: Failure) -> Failure {
-    let is_theirs = || ctx.docker().ok()?.volume(name).ok()?.map(drop);
-    if !why.is_not_there() || VolumeName::new(name).is_err() || is_theirs().is_none() {
-        return why;
-    }
-    Failure::new(format!("{}: it is docker's own", why.message))
-        .hint(format!("docker volume rm {name} removes it"))
 }
 
 fn remove_one(
