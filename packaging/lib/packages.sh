@@ -72,8 +72,9 @@ host_target() {
 # Builds the hook as one static binary: it runs as root in whatever namespaces runc gives it, and must
 # not depend on any file of the host. Not position-independent: relocating itself was half of what it
 # takes to start (docs/adr/0008).
+static_flags='-C target-feature=+crt-static -C relocation-model=static'
 build_static_hook() {
-    RUSTFLAGS='-C target-feature=+crt-static -C relocation-model=static' cargo build -p gpuctl-hook --bins \
+    RUSTFLAGS="$static_flags" cargo build -p gpuctl-hook --bins \
         --target "$(host_target)" "$@"
 }
 
